@@ -1,0 +1,83 @@
+//! Compiles `csrc/<family>/<isa>.c`: one static library per ISA, each with its own flags.
+//!
+//! An ISA whose flags the compiler does not know is left out with a warning; the crate then runs without it and
+//! `hybridq info` says so. Nothing but a C compiler is needed.
+
+use std::path::{Path, PathBuf};
+
+/// File stem = ISA = symbol suffix, the architectures that have it, and its gcc/clang flags.
+const ISAS: &[(&str, &[&str], &[&str])] = &[
+    ("portable", &[], &[]),
+    ("avx2", &["x86_64"], &["-mavx2", "-mfma", "-mpopcnt"]),
+    ("avxvnni", &["x86_64"], &["-mavx2", "-mfma", "-mpopcnt", "-mavxvnni"]),
+    ("avx512", &["x86_64"], &AVX512),
+    (
+        "avx512vnni",
+        &["x86_64"],
+        &["-mavx2", "-mfma", "-mpopcnt", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"],
+    ),
+    ("neon", &["aarch64"], &[]),
+];
+
+const AVX512: [&str; 7] = ["-mavx2", "-mfma", "-mpopcnt", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"];
+
+/// `-ffp-contract=off` keeps every ISA's float arithmetic the same to the bit; a fused multiply-add is written as an
+/// intrinsic where it is wanted. `-fno-math-errno` lets sqrt and rint be single instructions.
+const FLAGS: [&str; 6] =
+    ["-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"];
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=csrc");
+    for (isa, _, _) in ISAS {
+        println!("cargo:rustc-check-cfg=cfg(hqk_{isa})");
+    }
+    let architecture = std::env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the target architecture");
+    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libhybridq.so.0");
+    }
+    for (isa, architectures, flags) in ISAS {
+        if architectures.is_empty() || architectures.contains(&architecture.as_str()) {
+            compile_isa(isa, flags);
+        }
+    }
+}
+
+fn compile_isa(isa: &str, flags: &[&str]) {
+    let sources = sources_of(isa);
+    if sources.is_empty() {
+        return;
+    }
+    let mut build = cc::Build::new();
+    build.files(&sources).include("csrc").opt_level(3).warnings(false);
+    if build.get_compiler().is_like_msvc() {
+        build.flag("/std:c11").flag("/fp:precise");
+        match isa {
+            "portable" | "neon" => {}
+            "avx2" => drop(build.flag("/arch:AVX2")),
+            "avx512" | "avx512vnni" => drop(build.flag("/arch:AVX512")),
+            _ => return println!("cargo:warning={isa} kernels are not built: not supported with this compiler"),
+        }
+    } else {
+        for flag in FLAGS.iter().chain(flags) {
+            if !build.is_flag_supported(flag).unwrap_or(false) {
+                assert!(isa != "portable", "the C compiler does not accept {flag}, which every kernel needs");
+                println!("cargo:warning={isa} kernels are not built: the C compiler does not accept {flag}");
+                return;
+            }
+            build.flag(flag);
+        }
+    }
+    build.compile(&format!("hqk_{isa}"));
+    println!("cargo:rustc-cfg=hqk_{isa}");
+}
+
+fn sources_of(isa: &str) -> Vec<PathBuf> {
+    let mut sources: Vec<PathBuf> = std::fs::read_dir("csrc")
+        .expect("csrc is part of the source tree")
+        .filter_map(|family| Some(family.ok()?.path().join(format!("{isa}.c"))))
+        .filter(|path: &PathBuf| Path::exists(path))
+        .collect();
+    sources.sort();
+    sources
+}

@@ -1,0 +1,6 @@
+//! Where work runs: the context with its threads and kernels.
+
+mod context;
+mod dense;
+
+pub use context::{Context, ContextOptions};

@@ -1,0 +1,56 @@
+//! The kernel table: one version of each kernel, filled from the portable one upwards.
+#![forbid(unsafe_code)]
+
+use std::sync::OnceLock;
+
+use super::isa::Isa;
+use super::norm::NormKernels;
+use crate::{Error, Result};
+
+/// One version of every kernel, chosen for an instruction set level. Where a level has no version of its own, the
+/// next lower one serves.
+#[derive(Debug)]
+pub struct KernelTable {
+    isa: Isa,
+    pub(super) norm: NormKernels,
+}
+
+impl KernelTable {
+    /// The table for `isa`; an error if this CPU or this build lacks it (never a silent fall-back).
+    pub fn for_isa(isa: Isa) -> Result<&'static KernelTable> {
+        Self::available().iter().find(|table| table.isa == isa).ok_or_else(|| {
+            let names: Vec<_> = Self::available().iter().map(|table| table.isa.name()).collect();
+            let expected = format!("a level of this CPU and build ({})", names.join(", "));
+            Error::invalid("HYBRIDQ_ISA", expected, isa.name())
+        })
+    }
+
+    /// The best table of this CPU and build, or the one `HYBRIDQ_ISA` names.
+    pub fn best() -> Result<&'static KernelTable> {
+        match std::env::var("HYBRIDQ_ISA") {
+            Ok(name) if !name.is_empty() => Self::for_isa(Isa::from_name(&name)?),
+            _ => Ok(Self::available().last().expect("the portable table is always there")),
+        }
+    }
+
+    /// Every table this CPU and build can run, weakest first. Always begins with the portable one.
+    pub fn available() -> &'static [KernelTable] {
+        static TABLES: OnceLock<Vec<KernelTable>> = OnceLock::new();
+        TABLES.get_or_init(|| {
+            Isa::ALL
+                .into_iter()
+                .filter(|isa| isa.is_built() && isa.is_supported_by_cpu())
+                .map(KernelTable::fill)
+                .collect()
+        })
+    }
+
+    /// The level this table was filled for.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    fn fill(isa: Isa) -> Self {
+        KernelTable { isa, norm: NormKernels::for_isa(isa) }
+    }
+}

@@ -1,0 +1,222 @@
+//! Parameters: names, shapes and kinds over flat buffers of weights and gradients, and the quantized copies.
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+
+use crate::quant::QuantizedWeight;
+use crate::tensor::{AlignedBuffer, RandomStream};
+use crate::{Error, Result};
+
+/// Random streams of parameter initialisation (see [`RandomStream::new`]).
+const INIT_PURPOSE: u32 = 1;
+
+/// Every tensor starts at a multiple of this many floats (64 bytes).
+const ALIGN_ELEMENTS: usize = 16;
+
+/// Names a parameter of one [`ParamStore`]. Sharing a tensor means holding the same id.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ParamId(pub(super) usize);
+
+impl ParamId {
+    /// Position in [`ParamStore::ids`] and in per-parameter tables of optimizers.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// The role of a parameter: optimizers decide decay and step rule by it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ParamKind {
+    /// A matrix `[out, in]` applied to activations.
+    Linear,
+    /// A lookup table `[entries, width]`.
+    Embedding,
+    /// The gain of a normalisation.
+    Gain,
+    /// An additive vector.
+    Bias,
+}
+
+/// The form a matrix takes in the forward pass; the latent weights are always f32.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// Not quantized.
+    F32,
+    /// {-1, 0, 1} times an absmean scale: the 1.58-bit form.
+    #[default]
+    Ternary,
+    /// {-1, -1/2, 0, 1/2, 1} times a scale: 2.32 bits.
+    FiveLevel,
+    /// sign times absmean: 1 bit.
+    Binary,
+    /// Symmetric 4-bit integers.
+    Int4,
+    /// Symmetric 8-bit integers.
+    Int8,
+}
+
+/// How a parameter starts.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Init {
+    /// Gaussian with mean 0.
+    Normal {
+        /// Standard deviation.
+        std: f32,
+    },
+    /// All elements the same.
+    Constant(f32),
+}
+
+/// What a parameter is: declared by models through [`super::PlanBuilder::parameter`].
+#[derive(Clone, Debug)]
+pub struct ParamSpec {
+    /// Unique name, as stored in model files.
+    pub name: String,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Role.
+    pub kind: ParamKind,
+    /// Quantized form in the forward pass.
+    pub precision: Precision,
+    /// Initial values.
+    pub init: Init,
+}
+
+impl ParamSpec {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// All parameters of a model: latent f32 weights and gradients, each in one flat buffer in declaration order, and the
+/// quantized copies the forward pass reads.
+#[derive(Debug)]
+pub struct ParamStore {
+    specs: Vec<ParamSpec>,
+    offsets: Vec<usize>,
+    weights: AlignedBuffer<f32>,
+    gradients: AlignedBuffer<f32>,
+    quantized: Vec<Option<QuantizedWeight>>,
+}
+
+impl ParamStore {
+    /// A store of zeros for `specs`. Error: two parameters of one name.
+    pub fn new(specs: Vec<ParamSpec>) -> Result<Self> {
+        let mut names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::invalid("parameter", "unique names", pair[0]));
+        }
+        let mut offsets = Vec::with_capacity(specs.len());
+        let mut end = 0usize;
+        for spec in &specs {
+            offsets.push(end);
+            end += spec.len().next_multiple_of(ALIGN_ELEMENTS);
+        }
+        let quantized = specs.iter().map(|_| None).collect();
+        let (weights, gradients) = (AlignedBuffer::zeroed(end), AlignedBuffer::zeroed(end));
+        Ok(ParamStore { specs, offsets, weights, gradients, quantized })
+    }
+
+    /// Draws every parameter's initial values from `seed`.
+    pub fn initialize(&mut self, seed: u64) {
+        for id in self.ids() {
+            let init = self.spec(id).init;
+            let mut stream = RandomStream::new(seed, INIT_PURPOSE, 0, id.0 as u32);
+            for weight in self.weight_mut(id) {
+                *weight = match init {
+                    Init::Normal { std } => (stream.normal() * f64::from(std)) as f32,
+                    Init::Constant(value) => value,
+                };
+            }
+        }
+    }
+
+    /// All ids, in declaration order.
+    pub fn ids(&self) -> impl Iterator<Item = ParamId> + use<> {
+        (0..self.specs.len()).map(ParamId)
+    }
+
+    /// The declaration of a parameter.
+    pub fn spec(&self, id: ParamId) -> &ParamSpec {
+        &self.specs[id.0]
+    }
+
+    /// The parameter called `name`.
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.specs.iter().position(|spec| spec.name == name).map(ParamId)
+    }
+
+    /// Number of elements of all parameters.
+    pub fn total_elements(&self) -> usize {
+        self.specs.iter().map(ParamSpec::len).sum()
+    }
+
+    fn range(&self, id: ParamId) -> std::ops::Range<usize> {
+        let start = self.offsets[id.0];
+        start..start + self.specs[id.0].len()
+    }
+
+    /// Latent weights, row-major.
+    pub fn weight(&self, id: ParamId) -> &[f32] {
+        &self.weights[self.range(id)]
+    }
+
+    /// Latent weights to change; [`ParamStore::quantize`] must follow before the next forward pass.
+    pub fn weight_mut(&mut self, id: ParamId) -> &mut [f32] {
+        let range = self.range(id);
+        &mut self.weights[range]
+    }
+
+    /// The gradient of the loss.
+    pub fn gradient(&self, id: ParamId) -> &[f32] {
+        &self.gradients[self.range(id)]
+    }
+
+    /// The gradient to add to.
+    pub fn gradient_mut(&mut self, id: ParamId) -> &mut [f32] {
+        let range = self.range(id);
+        &mut self.gradients[range]
+    }
+
+    /// A parameter's weights to change beside its gradient: what an optimizer works on.
+    pub fn weight_and_gradient_mut(&mut self, id: ParamId) -> (&mut [f32], &mut [f32]) {
+        let range = self.range(id);
+        (&mut self.weights[range.clone()], &mut self.gradients[range])
+    }
+
+    /// A parameter's weights beside its gradient to add to: what a backward pass works on. The quantized copy comes
+    /// third.
+    pub fn backward_view(&mut self, id: ParamId) -> (&[f32], &mut [f32], Option<&QuantizedWeight>) {
+        let range = self.range(id);
+        (&self.weights[range.clone()], &mut self.gradients[range], self.quantized[id.0].as_ref())
+    }
+
+    /// All gradients as one slice (padding between tensors is zero): for norms and exchange between ranks.
+    pub fn gradients(&self) -> &[f32] {
+        &self.gradients
+    }
+
+    /// All gradients, to scale.
+    pub fn gradients_mut(&mut self) -> &mut [f32] {
+        &mut self.gradients
+    }
+
+    /// Sets every gradient to zero.
+    pub fn zero_gradients(&mut self) {
+        self.gradients.fill(0.0);
+    }
+
+    /// The quantized copy of a parameter, made by [`ParamStore::quantize`]; `None` for [`Precision::F32`].
+    pub fn quantized(&self, id: ParamId) -> Option<&QuantizedWeight> {
+        self.quantized[id.0].as_ref()
+    }
+}

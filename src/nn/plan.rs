@@ -1,0 +1,123 @@
+//! Plans: operations over buffers, and the builder that models write them with.
+#![forbid(unsafe_code)]
+
+use super::executor::Pass;
+use super::param_store::{Init, ParamId, ParamKind, ParamSpec, Precision};
+use crate::Result;
+
+/// Names an activation buffer of one plan.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct BufferId(pub(super) usize);
+
+/// What a buffer holds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum BufferKind {
+    /// f32 `[tokens, width]`.
+    Float,
+    /// int8 `[tokens, width]` with a scale and a sum per token ([`crate::quant::QuantizedRows`]). Its gradient is f32.
+    Quantized,
+}
+
+/// A declared buffer: one row of `width` elements for each token of the batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BufferSpec {
+    /// Element type.
+    pub kind: BufferKind,
+    /// Elements in a row.
+    pub width: usize,
+}
+
+/// One step of a plan, forward and backward side by side.
+///
+/// Contract: a buffer is written by one operation only. `backward` reads gradients of [`Operation::outputs`] and
+/// *overwrites* the gradients of [`Operation::inputs`] handed out by [`Pass::take_gradient`]; the executor adds them up
+/// where a buffer has several readers. Gradients of parameters are *added to* the store.
+pub trait Operation: std::fmt::Debug + Send + Sync {
+    /// A short name for errors and profiles (`linear`).
+    fn name(&self) -> &'static str;
+    /// Buffers read by `forward`; gradients flow to them.
+    fn inputs(&self) -> Vec<BufferId>;
+    /// Buffers written by `forward`.
+    fn outputs(&self) -> Vec<BufferId>;
+    /// Inputs and outputs whose forward values `backward` reads.
+    fn saved(&self) -> Vec<BufferId>;
+    /// Parameters read.
+    fn parameters(&self) -> Vec<ParamId>;
+    /// Computes the outputs.
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<()>;
+    /// Computes the gradients of inputs and parameters.
+    fn backward(&self, pass: &mut Pass<'_>) -> Result<()>;
+}
+
+/// A model's operations in order, over numbered buffers and parameters. Immutable once built.
+#[derive(Debug)]
+pub struct Plan {
+    pub(super) operations: Vec<Box<dyn Operation>>,
+    pub(super) buffers: Vec<BufferSpec>,
+}
+
+impl Plan {
+    /// The operations in forward order.
+    pub fn operations(&self) -> &[Box<dyn Operation>] {
+        &self.operations
+    }
+
+    /// A buffer's declaration.
+    pub fn buffer(&self, id: BufferId) -> BufferSpec {
+        self.buffers[id.0]
+    }
+}
+
+/// Writes a plan top to bottom, as the model's paper reads. Each operation adds its own method in its own file.
+#[derive(Debug, Default)]
+pub struct PlanBuilder {
+    operations: Vec<Box<dyn Operation>>,
+    buffers: Vec<BufferSpec>,
+    parameters: Vec<ParamSpec>,
+}
+
+impl PlanBuilder {
+    /// An empty plan.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Declares a parameter.
+    pub fn parameter(
+        &mut self,
+        name: impl Into<String>,
+        shape: &[usize],
+        kind: ParamKind,
+        precision: Precision,
+        init: Init,
+    ) -> ParamId {
+        self.parameters.push(ParamSpec { name: name.into(), shape: shape.to_vec(), kind, precision, init });
+        ParamId(self.parameters.len() - 1)
+    }
+
+    /// The declaration of a parameter, for shape checks while building.
+    pub fn parameter_spec(&self, id: ParamId) -> &ParamSpec {
+        &self.parameters[id.0]
+    }
+
+    /// Declares a buffer.
+    pub fn buffer(&mut self, kind: BufferKind, width: usize) -> BufferId {
+        self.buffers.push(BufferSpec { kind, width });
+        BufferId(self.buffers.len() - 1)
+    }
+
+    /// A buffer's declaration.
+    pub fn buffer_spec(&self, id: BufferId) -> BufferSpec {
+        self.buffers[id.0]
+    }
+
+    /// Appends an operation.
+    pub fn push(&mut self, operation: impl Operation + 'static) {
+        self.operations.push(Box::new(operation));
+    }
+
+    /// The plan and the parameters it was declared with.
+    pub fn finish(self) -> (Plan, Vec<ParamSpec>) {
+        (Plan { operations: self.operations, buffers: self.buffers }, self.parameters)
+    }
+}

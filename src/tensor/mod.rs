@@ -1,0 +1,7 @@
+//! Memory and numbers below the layers: aligned buffers and the counter-based random generator.
+
+mod aligned_buffer;
+mod philox;
+
+pub use aligned_buffer::AlignedBuffer;
+pub use philox::{Philox, RandomStream};

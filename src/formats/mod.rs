@@ -1,1 +1,13 @@
-//! formats.
+//! Files: mapped reading, atomic writing, safetensors.
+
+#[cfg(target_endian = "big")]
+compile_error!("hybridq writes f32 slices as they lie in memory; big-endian machines are not supported");
+
+mod atomic_write;
+mod mapped_file;
+mod safetensors;
+
+pub use ::safetensors::Dtype;
+pub use atomic_write::{AtomicWriter, atomic_write, remove_unfinished};
+pub use mapped_file::MappedFile;
+pub use safetensors::{Element, SafetensorsFile, TensorData, TensorEntry, write_safetensors};

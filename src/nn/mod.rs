@@ -10,9 +10,12 @@ mod key_value_cache;
 pub mod ops;
 mod param_store;
 mod plan;
+mod quantize;
 
 pub use buffers::Buffers;
 pub use executor::{Batch, Executor, Mode, Pass, StepRandomness};
 pub use key_value_cache::KeyValueCache;
+pub use ops::GradPrecision;
 pub use param_store::{Init, ParamId, ParamKind, ParamSpec, ParamStore, Precision};
 pub use plan::{BufferId, BufferKind, BufferSpec, Operation, Plan, PlanBuilder};
+pub use quantize::QuantizeReport;

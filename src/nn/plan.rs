@@ -43,6 +43,10 @@ pub trait Operation: std::fmt::Debug + Send + Sync {
     fn saved(&self) -> Vec<BufferId>;
     /// Parameters read.
     fn parameters(&self) -> Vec<ParamId>;
+    /// Width of the keys (and of the values) this operation appends to the cache in generation: attention only.
+    fn cache_width(&self) -> Option<usize> {
+        None
+    }
     /// Computes the outputs.
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()>;
     /// Computes the gradients of inputs and parameters.
@@ -60,6 +64,11 @@ impl Plan {
     /// The operations in forward order.
     pub fn operations(&self) -> &[Box<dyn Operation>] {
         &self.operations
+    }
+
+    /// Widths of the attention layers' keys, in plan order: what a [`super::KeyValueCache`] is made for.
+    pub fn cache_widths(&self) -> Vec<usize> {
+        self.operations.iter().filter_map(|operation| operation.cache_width()).collect()
     }
 
     /// A buffer's declaration.

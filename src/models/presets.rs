@@ -1,0 +1,67 @@
+//! Model sizes by name.
+#![forbid(unsafe_code)]
+
+use super::config::{Activation, ModelConfig, ModelType};
+use crate::nn::{GradPrecision, Precision};
+use crate::{Error, Result};
+
+/// Names that [`preset`] knows.
+pub const PRESETS: [&str; 5] = ["tiny", "small", "base", "small-plain", "gpt2-small-plain"];
+
+/// The configuration called `name`: ternary, with a byte-level vocabulary (`gpt2-small-plain`: GPT-2's).
+///
+/// | name | form | layers x width (feed-forward), heads | context |
+/// |---|---|---|---|
+/// | `tiny` | BitNet 2B4T | 4 x 256 (768), 4 | 256 |
+/// | `small` | BitNet 2B4T | 6 x 512 (1536), 8 | 512 |
+/// | `base` | BitNet 2B4T | 12 x 768 (2304), 12 | 1024 |
+/// | `small-plain` | plain | 6 x 384 (1536), 6 | 256 |
+/// | `gpt2-small-plain` | plain | 12 x 768 (3072), 12 | 1024 |
+pub fn preset(name: &str) -> Result<ModelConfig> {
+    let gated = |layers, hidden_size, intermediate_size, positions| ModelConfig {
+        model_type: ModelType::Bitnet,
+        hidden_size,
+        intermediate_size,
+        num_hidden_layers: layers,
+        num_attention_heads: hidden_size / 64,
+        num_key_value_heads: hidden_size / 64,
+        vocab_size: 256,
+        max_position_embeddings: positions,
+        rms_norm_eps: 1e-6,
+        rope_theta: 10_000.0,
+        hidden_act: Activation::Silu,
+        tie_word_embeddings: true,
+        initializer_range: 0.02,
+        sliding_window: None,
+        bos_token_id: None,
+        eos_token_id: None,
+        precision: Precision::Ternary,
+        gradient_precision: GradPrecision::F32,
+    };
+    let plain = |layers, hidden_size, intermediate_size, positions| ModelConfig {
+        model_type: ModelType::Plain,
+        hidden_act: Activation::GeluPytorchTanh,
+        ..gated(layers, hidden_size, intermediate_size, positions)
+    };
+    match name {
+        "tiny" => Ok(gated(4, 256, 768, 256)),
+        "small" => Ok(gated(6, 512, 1536, 512)),
+        "base" => Ok(gated(12, 768, 2304, 1024)),
+        "small-plain" => Ok(plain(6, 384, 1536, 256)),
+        "gpt2-small-plain" => Ok(ModelConfig { vocab_size: 50_257, ..plain(12, 768, 3072, 1024) }),
+        _ => Err(Error::invalid("model", format!("one of {}", PRESETS.join(", ")), name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_is_valid() {
+        for name in PRESETS {
+            preset(name).unwrap().validate().unwrap();
+        }
+        assert!(preset("huge").unwrap_err().to_string().contains("tiny, small"));
+    }
+}

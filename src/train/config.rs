@@ -1,0 +1,274 @@
+//! Everything a run depends on, in one flat TOML table.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::nn::{GradPrecision, Precision};
+use crate::{Error, Result};
+
+/// Which update rule a run uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// AdamW direction, trust region and auxiliary network, batches by clusters; each part has its own switch.
+    #[default]
+    Hybrid,
+    /// Plain AdamW on random batches.
+    Adamw,
+    /// Plain SGD with momentum on random batches.
+    Sgd,
+}
+
+/// How a batch is put together from the clusters of the training data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BatchStrategy {
+    /// Each batch spans the clusters in proportion to their sizes.
+    #[default]
+    Stratified,
+    /// Each batch comes from one cluster, `step mod data_clusters`.
+    RoundRobin,
+    /// Clusters are found but not used (the control).
+    Random,
+}
+
+/// The learning rate over the steps, after the warm-up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// Always the base rate.
+    Constant,
+    /// Half a cosine down to `min_lr_ratio`.
+    #[default]
+    Cosine,
+    /// The two stages of BitNet b1.58: linear decay, and from half-way on a lower rate without weight decay.
+    TwoStage,
+}
+
+/// Configuration of a run: the fields of the hybrid trainer, then data, model and schedule.
+///
+/// Reads and writes as one flat TOML table; a field left out has its default, an unknown one is an error.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Master switch of quantization: off, weights and gradients stay f32.
+    pub use_quantization: bool,
+    /// Factor on the five-level grid's scale; the absmean grids have none and demand 1.
+    pub quantizer_scale: f64,
+    /// Bits a weight may take where `precision` is not given: 1 binary, 1.58 ternary, 2.32 five-level, 4, 8, 32.
+    pub target_bits: f64,
+    /// Whether batches are drawn by clusters of the data.
+    pub use_clustering: bool,
+    /// Clusters of the training data.
+    pub data_clusters: usize,
+    /// Clusters of the rows of each layer, for the report on precision.
+    pub parameter_clusters: usize,
+    /// Whether the auxiliary network steers step size and radius.
+    pub use_auxiliary_nn: bool,
+    /// Hidden units of the auxiliary network.
+    pub auxiliary_nn_hidden_size: usize,
+    /// Its learning rate.
+    pub auxiliary_nn_learning_rate: f64,
+    /// Whether the update's norm is bounded.
+    pub use_trust_region: bool,
+    /// Radius at the start, relative to the norm of the parameters.
+    pub initial_trust_radius: f64,
+    /// Whether the auxiliary network moves the radius.
+    pub trust_radius_adaptation: bool,
+    /// Learning rate before schedule and multiplier.
+    pub base_learning_rate: f64,
+    /// Whether the auxiliary network's multiplier is applied.
+    pub use_adaptive_lr: bool,
+    /// Optimizer steps of the run.
+    pub max_steps: u64,
+    /// Examples of a batch (with `grad_accumulation`: of each part).
+    pub batch_size: usize,
+    /// Momentum of SGD, and AdamW's first beta.
+    pub momentum: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Steps between progress lines (`metrics.jsonl` has every step).
+    pub log_interval: u64,
+    /// Steps between evaluations.
+    pub eval_interval: u64,
+    /// Whether gradients are quantized before the update.
+    pub quantize_gradients: bool,
+    /// Whether weights are quantized in the forward pass.
+    pub quantize_parameters: bool,
+    /// Largest norm of the gradient; 0: no bound.
+    pub gradient_clip_norm: f64,
+    /// Steps at the start that draw random batches instead of clustered ones.
+    pub clustering_warmup_steps: u64,
+    /// How clusters make batches.
+    pub batch_strategy: BatchStrategy,
+
+    /// Training text: a file or a folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+    /// Validation text; without it the last tenth of every training file is held out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val: Option<PathBuf>,
+    /// A preset's name, or a JSON file with a model's configuration.
+    pub model: String,
+    /// A model folder to start from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
+    /// A tokenizer file; without it text is bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+    /// Tokens of an example.
+    pub seq_length: usize,
+    /// Passes over the data, instead of `max_steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
+    /// Batches whose gradients are averaged for one step.
+    pub grad_accumulation: usize,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Threads; without it as many as the process may use. Results do not depend on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// `cpu`, or `cuda:N`.
+    pub device: String,
+    /// Form of the linear layers' weights; without it the widest that `target_bits` allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
+    /// Arithmetic of the linear layers' backward products.
+    pub gradient_precision: GradPrecision,
+    /// Update rule.
+    pub optimizer: OptimizerKind,
+    /// AdamW's second beta.
+    pub adam_beta2: f64,
+    /// Learning rate over the steps.
+    pub schedule: ScheduleKind,
+    /// Steps of linear warm-up.
+    pub warmup_steps: u64,
+    /// Lowest learning rate of the schedule as a share of the base rate.
+    pub min_lr_ratio: f64,
+    /// Steps between checkpoints.
+    pub checkpoint_interval: u64,
+    /// Windows of the validation text that an evaluation reads, evenly spaced.
+    pub eval_windows: usize,
+    /// Evaluations without a lower validation loss after which training ends; 0: never.
+    pub convergence_patience: u64,
+    /// Seconds after which training ends with a checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_limit: Option<f64>,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        TrainConfig {
+            use_quantization: true,
+            quantizer_scale: 1.0,
+            target_bits: 1.58,
+            use_clustering: true,
+            data_clusters: 8,
+            parameter_clusters: 4,
+            use_auxiliary_nn: true,
+            auxiliary_nn_hidden_size: 16,
+            auxiliary_nn_learning_rate: 0.001,
+            use_trust_region: true,
+            initial_trust_radius: 0.01,
+            trust_radius_adaptation: true,
+            base_learning_rate: 0.001,
+            use_adaptive_lr: true,
+            max_steps: 1000,
+            batch_size: 32,
+            momentum: 0.9,
+            weight_decay: 1e-5,
+            log_interval: 10,
+            eval_interval: 50,
+            quantize_gradients: false,
+            quantize_parameters: true,
+            gradient_clip_norm: 1.0,
+            clustering_warmup_steps: 0,
+            batch_strategy: BatchStrategy::Stratified,
+            data: None,
+            val: None,
+            model: "tiny".into(),
+            init: None,
+            tokenizer: None,
+            seq_length: 128,
+            epochs: None,
+            grad_accumulation: 1,
+            seed: 0,
+            threads: None,
+            device: "cpu".into(),
+            precision: None,
+            gradient_precision: GradPrecision::default(),
+            optimizer: OptimizerKind::Hybrid,
+            adam_beta2: 0.95,
+            schedule: ScheduleKind::Cosine,
+            warmup_steps: 20,
+            min_lr_ratio: 0.1,
+            checkpoint_interval: 100,
+            eval_windows: 64,
+            convergence_patience: 0,
+            time_limit: None,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Reads TOML; `path` is for messages. Errors: not TOML, an unknown key, a value of the wrong type. Ranges are checked
+    /// by [`TrainConfig::validate`].
+    pub fn from_toml(text: &str, path: &Path) -> Result<Self> {
+        toml::from_str(text).map_err(|error| toml_error(&error, path, text))
+    }
+
+    /// The configuration as TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a configuration is a flat table")
+    }
+
+    /// Whether cluster batches are on: they are a part of the hybrid.
+    pub fn clusters_data(&self) -> bool {
+        self.use_clustering && self.optimizer == OptimizerKind::Hybrid
+    }
+
+    /// The form of the linear layers' weights: `precision`, or the widest that `target_bits` allows.
+    pub fn weight_precision(&self) -> Precision {
+        if !self.use_quantization || !self.quantize_parameters {
+            return Precision::F32;
+        }
+        self.precision.unwrap_or(match self.target_bits {
+            bits if bits < 1.58 => Precision::Binary,
+            bits if bits < 2.32 => Precision::Ternary,
+            bits if bits < 4.0 => Precision::FiveLevel,
+            bits if bits < 8.0 => Precision::Int4,
+            bits if bits < 32.0 => Precision::Int8,
+            _ => Precision::F32,
+        })
+    }
+
+    /// Fields that a resumed run may change: length, time limit, threads, logging.
+    pub const RESUMABLE: [&str; 5] = ["max_steps", "epochs", "time_limit", "threads", "log_interval"];
+
+    /// The configuration without the fields of [`TrainConfig::RESUMABLE`]: what a checkpoint belongs to.
+    pub(super) fn identity(&self) -> toml::Table {
+        let mut table = self.to_table();
+        for name in Self::RESUMABLE {
+            table.remove(name);
+        }
+        table
+    }
+
+    /// The configuration as a TOML table.
+    pub fn to_table(&self) -> toml::Table {
+        toml::Table::try_from(self).expect("a configuration is a flat table")
+    }
+}
+
+/// A parser's message on one line, with the line of the file that it is about.
+pub(super) fn toml_error(error: &toml::de::Error, path: &Path, text: &str) -> Error {
+    let message = error.message().replace('\n', " ");
+    let Some(start) = error.span().map(|span| span.start.min(text.len())) else {
+        return Error::format(path, None, message);
+    };
+    let before = text.get(..start).unwrap_or_default();
+    let line = text.lines().nth(before.matches('\n').count()).unwrap_or_default();
+    Error::format(path, Some(start as u64), format!("`{}`: {message}", line.trim()))
+}

@@ -1,0 +1,115 @@
+//! Ranges of configuration values; every error names the field and its flag.
+#![forbid(unsafe_code)]
+
+use super::config::TrainConfig;
+use crate::nn::Precision;
+use crate::{Error, Result};
+
+/// Most steps, and most seconds: far beyond any run, well inside the integers the arithmetic uses.
+const MAX_COUNT: u64 = 1_000_000_000;
+
+impl TrainConfig {
+    /// Checks every value. The first one out of range gives an error with the field, its flag, the range and the value.
+    pub fn validate(&self) -> Result<()> {
+        let counts = [
+            ("data_clusters", self.data_clusters as u64, 1, 65_536),
+            ("parameter_clusters", self.parameter_clusters as u64, 1, 65_536),
+            ("auxiliary_nn_hidden_size", self.auxiliary_nn_hidden_size as u64, 1, 4096),
+            ("max_steps (--steps)", self.max_steps, 1, MAX_COUNT),
+            ("batch_size (--batch)", self.batch_size as u64, 1, 1 << 20),
+            ("log_interval", self.log_interval, 1, MAX_COUNT),
+            ("eval_interval (--eval-every)", self.eval_interval, 1, MAX_COUNT),
+            ("clustering_warmup_steps", self.clustering_warmup_steps, 0, MAX_COUNT),
+            ("seq_length (--seq)", self.seq_length as u64, 1, 1 << 22),
+            ("grad_accumulation (--grad-accum)", self.grad_accumulation as u64, 1, 65_536),
+            ("threads (--threads)", self.threads.unwrap_or(1) as u64, 1, 1024),
+            ("warmup_steps", self.warmup_steps, 0, MAX_COUNT),
+            ("checkpoint_interval (--checkpoint-every)", self.checkpoint_interval, 1, MAX_COUNT),
+            ("eval_windows (--eval-windows)", self.eval_windows as u64, 1, MAX_COUNT),
+            ("convergence_patience", self.convergence_patience, 0, MAX_COUNT),
+        ];
+        for (name, value, least, most) in counts {
+            if value < least || value > most {
+                return Err(Error::invalid(name, format!("{least} to {most}"), value));
+            }
+        }
+        let numbers = [
+            ("quantizer_scale", self.quantizer_scale, 1e-6, 1e6),
+            ("target_bits", self.target_bits, 1.0, 32.0),
+            ("auxiliary_nn_learning_rate", self.auxiliary_nn_learning_rate, 0.0, 1.0),
+            ("initial_trust_radius", self.initial_trust_radius, 0.001, 1.0),
+            ("base_learning_rate (--lr)", self.base_learning_rate, 1e-12, 100.0),
+            ("momentum", self.momentum, 0.0, 0.999_999),
+            ("weight_decay", self.weight_decay, 0.0, 10.0),
+            ("gradient_clip_norm", self.gradient_clip_norm, 0.0, 1e12),
+            ("adam_beta2", self.adam_beta2, 0.0, 0.999_999_9),
+            ("min_lr_ratio", self.min_lr_ratio, 0.0, 1.0),
+            ("epochs (--epochs)", self.epochs.unwrap_or(1.0), 1e-6, 1e6),
+            ("time_limit (--time-limit)", self.time_limit.unwrap_or(1.0), 1e-3, MAX_COUNT as f64),
+        ];
+        for (name, value, least, most) in numbers {
+            // A NaN is in no range.
+            if !(least..=most).contains(&value) {
+                return Err(Error::invalid(name, format!("{least} to {most}"), value));
+            }
+        }
+        if self.quantizer_scale != 1.0 && self.weight_precision() != Precision::FiveLevel {
+            let expected = "1 (only the five-level grid has a scale factor)";
+            return Err(Error::invalid("quantizer_scale", expected, self.quantizer_scale));
+        }
+        if self.device != "cpu" {
+            let expected = "cpu (this build has no CUDA)";
+            return Err(Error::invalid("device (--device)", expected, &self.device));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn fault(toml: &str) -> String {
+        let config = TrainConfig::from_toml(toml, Path::new("c.toml"));
+        config.and_then(|config| config.validate()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn values_out_of_range_are_named_with_their_flag() {
+        TrainConfig::default().validate().unwrap();
+        let cases = [
+            ("max_steps = 0", "max_steps (--steps): expected 1 to"),
+            ("max_steps = -3", "max_steps"),
+            ("max_steps = 9223372036854775807", "max_steps (--steps): expected 1 to"),
+            ("batch_size = 0", "batch_size (--batch)"),
+            ("base_learning_rate = nan", "base_learning_rate (--lr)"),
+            ("base_learning_rate = inf", "base_learning_rate (--lr)"),
+            ("base_learning_rate = -1e-3", "base_learning_rate (--lr)"),
+            ("base_learning_rate = 0.0", "base_learning_rate (--lr)"),
+            ("base_learning_rate = 1e30", "base_learning_rate (--lr)"),
+            ("momentum = 1.0", "momentum"),
+            ("epochs = nan", "epochs (--epochs)"),
+            ("time_limit = 0.0", "time_limit (--time-limit)"),
+            ("threads = 0", "threads (--threads)"),
+            ("data_clusters = 0", "data_clusters"),
+            ("initial_trust_radius = 2.0", "initial_trust_radius"),
+            ("device = \"cuda:0\"", "device (--device)"),
+            ("quantizer_scale = 2.0", "quantizer_scale"),
+        ];
+        for (toml, expected) in cases {
+            let message = fault(toml);
+            assert!(message.contains(expected), "{toml}: {message}");
+            assert_eq!(message.lines().count(), 1, "{message}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_types_are_refused() {
+        let message = fault("learning_rate = 1.0");
+        assert!(message.starts_with("c.toml at byte 0: `learning_rate = 1.0`: unknown field"), "{message}");
+        assert!(fault("max_steps = \"many\"").contains("`max_steps = \"many\"`"));
+        assert!(fault("optimizer = \"lion\"").contains("lion"));
+    }
+}

@@ -30,7 +30,7 @@ pub fn atomic_write<T>(path: impl AsRef<Path>, write: impl FnOnce(&mut AtomicWri
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask, as for any new file
     // tempfile removes the file when the handle goes: every early return below leaves nothing behind.
-    let temporary = builder.tempfile_in(folder).map_err(|error| Error::io(path, error.into()))?;
+    let temporary = builder.tempfile_in(folder).map_err(fail)?;
     let value = {
         let mut writer = AtomicWriter { path, inner: BufWriter::with_capacity(BUFFER_BYTES, temporary.as_file()) };
         let value = write(&mut writer)?;

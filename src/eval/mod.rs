@@ -1,1 +1,5 @@
-//! eval.
+//! What a model is worth: tasks and their metrics.
+
+mod language_model;
+
+pub use language_model::{LanguageModelReport, language_model};

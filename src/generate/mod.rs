@@ -1,1 +1,8 @@
-//! generate.
+//! Text from a language model: sampling, and streaming that shows whole characters and no stop string.
+
+mod continuation;
+mod sampler;
+mod stop_filter;
+
+pub use continuation::{Continuation, GenerateOptions, StopReason, generate};
+pub use sampler::{Sampler, SamplerOptions};

@@ -113,8 +113,7 @@ impl TokenDataset {
         }
         tokens.checked_sub(length).and_then(|rest| rest.checked_sub(1)).ok_or_else(|| {
             let name = if split == Split::Training { "training" } else { "validation" };
-            let message =
-                format!("too short: {tokens} {name} tokens, a sequence of {length} and its target need {}", length + 1);
+            let message = format!("too short: {tokens} {name} tokens, expected more than the sequence length {length}");
             Error::format(&self.path, None, message)
         })
     }

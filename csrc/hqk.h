@@ -28,4 +28,33 @@
     void hqk_scale_##isa(float *x, size_t n, float factor);
 HQK_EVERY_ISA(HQK_NORM)
 
+/* adamw: moments and sums of the update, then the update itself. */
+typedef struct {
+    float new_share1, beta2, new_share2, epsilon;     /* 1-beta1, beta2, 1-beta2 */
+    float correction1, correction2;                   /* 1/(1-beta1^t), 1/sqrt(1-beta2^t) */
+    float previous_correction1, previous_correction2; /* the same at t-1; 0 at t = 1 */
+    float bias;                                       /* lean on momentum, -1..1 */
+} hqk_adamw_settings;
+#define HQK_ADAMW(isa)                                                                                        \
+    void hqk_adamw_moments_##isa(const float *gradient, const float *weight, size_t n,                        \
+                                 const hqk_adamw_settings *settings, float *first_moment,                     \
+                                 float *second_moment, double *sums);                                         \
+    void hqk_adamw_apply_##isa(const float *gradient, const float *first_moment, const float *second_moment,  \
+                               size_t n, const hqk_adamw_settings *settings, float keep, float rate,          \
+                               float *weight);
+HQK_EVERY_ISA(HQK_ADAMW)
+
+/* sgd: velocity and sums of the update, then the update itself. */
+typedef struct {
+    float momentum, weight_decay;
+    float whole; /* 1/(1-momentum): length of the velocity of a constant gradient */
+    float bias;  /* lean on momentum, -1..1 */
+} hqk_sgd_settings;
+#define HQK_SGD(isa)                                                                                          \
+    void hqk_sgd_velocity_##isa(const float *gradient, const float *weight, size_t n,                         \
+                                const hqk_sgd_settings *settings, float *velocity, double *sums);             \
+    void hqk_sgd_apply_##isa(const float *gradient, const float *velocity, size_t n,                          \
+                             const hqk_sgd_settings *settings, float rate, float *weight);
+HQK_EVERY_ISA(HQK_SGD)
+
 #endif

@@ -72,3 +72,282 @@ unsafe extern "C" {
 unsafe extern "C" {
     pub fn hqk_scale_neon(x: *mut f32, n: usize, factor: f32);
 }
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct hqk_adamw_settings {
+    pub new_share1: f32,
+    pub beta2: f32,
+    pub new_share2: f32,
+    pub epsilon: f32,
+    pub correction1: f32,
+    pub correction2: f32,
+    pub previous_correction1: f32,
+    pub previous_correction2: f32,
+    pub bias: f32,
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_moments_portable(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        first_moment: *mut f32,
+        second_moment: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_apply_portable(
+        gradient: *const f32,
+        first_moment: *const f32,
+        second_moment: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        keep: f32,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_moments_avx2(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        first_moment: *mut f32,
+        second_moment: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_apply_avx2(
+        gradient: *const f32,
+        first_moment: *const f32,
+        second_moment: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        keep: f32,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_moments_avxvnni(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        first_moment: *mut f32,
+        second_moment: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_apply_avxvnni(
+        gradient: *const f32,
+        first_moment: *const f32,
+        second_moment: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        keep: f32,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_moments_avx512(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        first_moment: *mut f32,
+        second_moment: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_apply_avx512(
+        gradient: *const f32,
+        first_moment: *const f32,
+        second_moment: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        keep: f32,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_moments_avx512vnni(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        first_moment: *mut f32,
+        second_moment: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_apply_avx512vnni(
+        gradient: *const f32,
+        first_moment: *const f32,
+        second_moment: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        keep: f32,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_moments_neon(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        first_moment: *mut f32,
+        second_moment: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_apply_neon(
+        gradient: *const f32,
+        first_moment: *const f32,
+        second_moment: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        keep: f32,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct hqk_sgd_settings {
+    pub momentum: f32,
+    pub weight_decay: f32,
+    pub whole: f32,
+    pub bias: f32,
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_velocity_portable(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        velocity: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_apply_portable(
+        gradient: *const f32,
+        velocity: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_velocity_avx2(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        velocity: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_apply_avx2(
+        gradient: *const f32,
+        velocity: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_velocity_avxvnni(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        velocity: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_apply_avxvnni(
+        gradient: *const f32,
+        velocity: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_velocity_avx512(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        velocity: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_apply_avx512(
+        gradient: *const f32,
+        velocity: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_velocity_avx512vnni(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        velocity: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_apply_avx512vnni(
+        gradient: *const f32,
+        velocity: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_velocity_neon(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        velocity: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_apply_neon(
+        gradient: *const f32,
+        velocity: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        rate: f32,
+        weight: *mut f32,
+    );
+}

@@ -4,14 +4,18 @@
 //! environment variable `HYBRIDQ_ISA`; [`KernelTable::available`] lists all of them, for tests and benchmarks.
 //! All `unsafe` of the CPU kernels is in this folder.
 
+mod adamw;
 #[rustfmt::skip]
 #[allow(dead_code, missing_docs)] // a version no ISA has written is declared all the same
 mod bindings;
 mod dense;
 mod isa;
 mod norm;
+mod sgd;
 mod table;
 
+pub use adamw::{AdamWSettings, UpdateSums};
 pub use dense::{DenseMatrix, dense_matmul};
 pub use isa::Isa;
+pub use sgd::SgdSettings;
 pub use table::KernelTable;

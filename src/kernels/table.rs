@@ -3,8 +3,10 @@
 
 use std::sync::OnceLock;
 
+use super::adamw::AdamWKernels;
 use super::isa::Isa;
 use super::norm::NormKernels;
+use super::sgd::SgdKernels;
 use crate::{Error, Result};
 
 /// One version of every kernel, chosen for an instruction set level. Where a level has no version of its own, the
@@ -12,7 +14,9 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct KernelTable {
     isa: Isa,
+    pub(super) adamw: AdamWKernels,
     pub(super) norm: NormKernels,
+    pub(super) sgd: SgdKernels,
 }
 
 impl KernelTable {
@@ -51,6 +55,11 @@ impl KernelTable {
     }
 
     fn fill(isa: Isa) -> Self {
-        KernelTable { isa, norm: NormKernels::for_isa(isa) }
+        KernelTable {
+            isa,
+            adamw: AdamWKernels::for_isa(isa),
+            norm: NormKernels::for_isa(isa),
+            sgd: SgdKernels::for_isa(isa),
+        }
     }
 }

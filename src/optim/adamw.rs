@@ -1,0 +1,140 @@
+//! AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019).
+#![forbid(unsafe_code)]
+
+use rayon::prelude::*;
+
+use super::direction::{BLOCK, Direction, Moments, plain_state, plain_step, total};
+use super::optimizer::{Optimizer, TrainingState, UpdateReport};
+use super::state::OptimizerState;
+use crate::Result;
+use crate::dispatch::Context;
+use crate::kernels::{AdamWSettings, UpdateSums};
+use crate::nn::ParamStore;
+
+/// AdamW with bias correction, as `torch.optim.AdamW` computes it:
+/// `m += (1-beta1)(g-m)`, `v = beta2 v + (1-beta2) g^2`, `u = m/(1-beta1^t) / (sqrt(v)/sqrt(1-beta2^t) + epsilon)`,
+/// `w = w (1 - lr decay) - lr u`. Decay acts on linear weights and embeddings only.
+///
+/// State: two f32 per weight.
+#[derive(Clone, Debug)]
+pub struct AdamW {
+    beta1: f64,
+    beta2: f64,
+    epsilon: f32,
+    moments: Moments,
+    /// Of the last pass 1.
+    settings: AdamWSettings,
+    weight_decay: f32,
+}
+
+impl AdamW {
+    /// For the parameters of `store`. The betas lie in [0, 1) and `epsilon` above 0, as
+    /// [`super::OptimizerConfig::build`] checks.
+    pub fn new(store: &ParamStore, beta1: f64, beta2: f64, epsilon: f32) -> Self {
+        let moments = Moments::new(store, &["adamw.first_moment", "adamw.second_moment"]);
+        let settings = AdamWSettings {
+            new_share1: 0.0,
+            beta2: 0.0,
+            new_share2: 0.0,
+            epsilon,
+            correction1: 0.0,
+            correction2: 0.0,
+            previous_correction1: 0.0,
+            previous_correction2: 0.0,
+            bias: 0.0,
+        };
+        AdamW { beta1, beta2, epsilon, moments, settings, weight_decay: 0.0 }
+    }
+
+    /// `1/(1-beta1^t)` and `1/sqrt(1-beta2^t)`; 0 for `t = 0`: before the first step there is no update.
+    fn corrections(&self, updates: u64) -> (f32, f32) {
+        if updates == 0 {
+            return (0.0, 0.0);
+        }
+        let remaining = |beta: f64| 1.0 - libm::pow(beta, updates as f64);
+        ((1.0 / remaining(self.beta1)) as f32, (1.0 / remaining(self.beta2).sqrt()) as f32)
+    }
+}
+
+impl Direction for AdamW {
+    fn moments(&self) -> &Moments {
+        &self.moments
+    }
+
+    fn moments_mut(&mut self) -> &mut Moments {
+        &mut self.moments
+    }
+
+    fn advance(&mut self, context: &Context, store: &mut ParamStore, weight_decay: f32, bias: f32) -> Vec<UpdateSums> {
+        let (previous_correction1, previous_correction2) = self.corrections(self.moments.counters.updates);
+        self.moments.counters.updates += 1;
+        let (correction1, correction2) = self.corrections(self.moments.counters.updates);
+        self.settings = AdamWSettings {
+            new_share1: (1.0 - self.beta1) as f32,
+            beta2: self.beta2 as f32,
+            new_share2: (1.0 - self.beta2) as f32,
+            epsilon: self.epsilon,
+            correction1,
+            correction2,
+            previous_correction1,
+            previous_correction2,
+            bias,
+        };
+        self.weight_decay = weight_decay;
+        let (kernels, settings) = (context.kernels(), self.settings);
+        context.install(|| {
+            let each = |id: crate::nn::ParamId| {
+                let (m, v) = self.moments.both_mut(id.index());
+                let (gradient, weight) = (store.gradient(id), store.weight(id));
+                let blocks = m.par_chunks_mut(BLOCK).zip(v.par_chunks_mut(BLOCK));
+                let inputs = gradient.par_chunks(BLOCK).zip(weight.par_chunks(BLOCK));
+                total(blocks.zip(inputs).map(|((m, v), (g, w))| kernels.adamw_moments(g, w, &settings, m, v)).collect())
+            };
+            store.ids().map(each).collect()
+        })
+    }
+
+    fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32]) {
+        let (kernels, settings) = (context.kernels(), &self.settings);
+        context.install(|| {
+            for id in store.ids() {
+                let rate = rates[id.index()];
+                let decay = f64::from(self.decoupled_decay(id.index(), self.weight_decay));
+                let keep = (1.0 - f64::from(rate) * decay) as f32;
+                let moments = self
+                    .moments
+                    .get(0, id.index())
+                    .par_chunks(BLOCK)
+                    .zip(self.moments.get(1, id.index()).par_chunks(BLOCK));
+                let (weight, gradient) = store.weight_and_gradient_mut(id);
+                weight.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK)).zip(moments).for_each(
+                    |((weight, gradient), (m, v))| {
+                        kernels.adamw_apply(gradient, m, v, settings, keep, rate, weight);
+                    },
+                );
+            }
+        });
+    }
+
+    fn decoupled_decay(&self, parameter: usize, weight_decay: f32) -> f32 {
+        if self.moments.entries[parameter].decays { weight_decay } else { 0.0 }
+    }
+}
+
+impl Optimizer for AdamW {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn step(&mut self, context: &Context, store: &mut ParamStore, state: &TrainingState) -> Result<UpdateReport> {
+        plain_step(self, context, store, state)
+    }
+
+    fn state(&self) -> OptimizerState<'_> {
+        plain_state(&self.moments)
+    }
+
+    fn load_state(&mut self, state: &OptimizerState<'_>) -> Result<()> {
+        self.moments.load(state, state.parse_scalars("adamw")?)
+    }
+}

@@ -1,0 +1,334 @@
+//! The auxiliary network: six inputs, one hidden layer, a learning-rate multiplier and a trust radius.
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+
+use super::features::FEATURES;
+use crate::tensor::RandomStream;
+use crate::{Error, Result};
+
+/// Random stream of the hidden layer's initial weights (see [`RandomStream::new`]).
+const INIT_PURPOSE: u32 = 40;
+
+/// Bounds of the multiplier: 0.1 to 10.
+const MULTIPLIER_HALF_RANGE: f32 = std::f32::consts::LN_10;
+/// Logarithms of the bounds of the radius, 0.001 to 1: middle and half range.
+const RADIUS_MIDDLE: f32 = -1.5 * std::f32::consts::LN_10;
+const RADIUS_HALF_RANGE: f32 = 1.5 * std::f32::consts::LN_10;
+
+/// Step of the output biases per unit of signal, in log units: a multiplier five times off is reached in some 30 steps
+/// of full agreement.
+const BIAS_STEP: f32 = 0.05;
+/// The newest signal acts at once, on top of what has been learnt. Without it learning rate and gradient form an
+/// undamped oscillator: the gradient turns only long after the best rate was passed.
+const DAMPING: f32 = 0.15;
+/// Pull of every output towards its initial value: only a signal that lasts moves it far.
+const PRIOR: f32 = 0.02;
+/// Share of a new value in the running reductions behind the radius.
+const REDUCTION_SHARE: f32 = 0.1;
+/// Agreement of actual with predicted reduction above which a constrained step earns a larger radius.
+const GOOD_AGREEMENT: f32 = 0.25;
+
+/// Reductions are clamped to +-this.
+const REDUCTION_LIMIT: f32 = 1e12;
+
+const ADAM_BETA1: f32 = 0.9;
+const ADAM_BETA2: f32 = 0.999;
+const ADAM_EPSILON: f32 = 1e-8;
+
+/// What the network decides for a step.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AuxiliaryOutput {
+    /// Factor on the learning rate, 0.1 to 10.
+    pub multiplier: f32,
+    /// Trust radius, 0.001 to 1.
+    pub radius: f32,
+    /// Lean on momentum, (-1, 1); 0 with two outputs.
+    pub direction_bias: f32,
+}
+
+/// How the last step turned out.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Feedback {
+    /// `cos(g_t, u_{t-1})`: the hypergradient of the learning rate, normalised and with its sign turned. Positive: a
+    /// longer step would have been better.
+    pub alignment: f32,
+    /// `L_{t-1} - L_t`.
+    pub actual_reduction: f32,
+    /// First-order prediction, `<g_{t-1}, step>` of the step really made.
+    pub predicted_reduction: f32,
+    /// Whether the trust region shortened the step.
+    pub constraint_active: bool,
+}
+
+/// How well the network's decisions turned out.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct AuxiliaryStatistics {
+    /// Feedbacks taken in.
+    pub samples: u64,
+    /// Mean of the actual reductions.
+    pub mean_reduction: f64,
+    /// Share of feedbacks with a reduction above zero.
+    pub success_rate: f64,
+}
+
+/// A 6 -> hidden -> 2 or 3 network (tanh) with its own Adam.
+///
+/// Outputs pass bounded maps in log space: `ln multiplier = ln10 tanh(z / ln10)`, likewise the radius about its middle,
+/// `bias = tanh(z)`. The last layer starts at zero with biases that give multiplier 1, the initial radius and bias 0.
+///
+/// [`AuxiliaryNetwork::update_with_feedback`] back-propagates, through all layers, the gradient of the loss by the last
+/// decision: for the multiplier `-cos(g_t, u_{t-1})`, the hypergradient made scale-free (Baydin et al., "Online Learning
+/// Rate Adaptation with Hypergradient Descent", 2018); for the radius a score of actual against predicted reduction;
+/// plus a weak pull to the initial outputs. Weights learn by Adam; output biases by plain gradient steps, so that the
+/// size of a signal counts and noise averages out. Where the trust region bit, a wish for a longer step is not credited
+/// to the multiplier, which had no effect.
+///
+/// For gradient descent on a quadratic the signal vanishes on average at the best fixed step, 2/(largest + smallest
+/// curvature).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuxiliaryNetwork {
+    hidden_size: usize,
+    output_size: usize,
+    learning_rate: f32,
+    /// Hidden weights `[hidden, 6]`, hidden biases, output weights `[outputs, hidden]`: what Adam trains.
+    weights: Vec<f32>,
+    first_moment: Vec<f32>,
+    second_moment: Vec<f32>,
+    output_biases: Vec<f32>,
+    initial_biases: Vec<f32>,
+    updates: u64,
+    /// Of the last [`AuxiliaryNetwork::decide`].
+    inputs: [f32; FEATURES],
+    /// Latest alignment, 0 before the first.
+    alignment: f32,
+    reduction: f32,
+    reduction_variance: f32,
+    predicted: f32,
+    samples: u64,
+    successes: u64,
+    reduction_sum: f32,
+}
+
+/// Everything of one forward pass that back-propagation needs.
+struct Activations {
+    hidden: Vec<f32>,
+    outputs: Vec<f32>,
+}
+
+impl AuxiliaryNetwork {
+    /// A fresh network. Errors: no hidden units, not 2 or 3 outputs, a radius outside 0.001 to 1.
+    pub fn new(
+        hidden_size: usize,
+        output_size: usize,
+        learning_rate: f32,
+        initial_radius: f32,
+        seed: u64,
+    ) -> Result<Self> {
+        if hidden_size == 0 {
+            return Err(Error::invalid("auxiliary_nn_hidden_size", "1 or more", hidden_size));
+        }
+        if !(2..=3).contains(&output_size) {
+            return Err(Error::invalid("auxiliary_nn_output_size", "2 or 3", output_size));
+        }
+        if !(0.001..=1.0).contains(&initial_radius) {
+            return Err(Error::invalid("initial_trust_radius", "0.001 to 1", initial_radius));
+        }
+        let mut stream = RandomStream::new(seed, INIT_PURPOSE, 0, 0);
+        let mut weights = vec![0.0; hidden_size * (FEATURES + 1 + output_size)];
+        let std = 1.0 / (FEATURES as f64).sqrt();
+        weights[..hidden_size * FEATURES].fill_with(|| (stream.normal() * std) as f32);
+        // The map reaches its bounds only in the limit: an initial radius on a bound starts a hair inside.
+        let radius = ((libm::logf(initial_radius) - RADIUS_MIDDLE) / RADIUS_HALF_RANGE).clamp(-0.999, 0.999);
+        let mut biases = vec![0.0; output_size];
+        biases[1] = RADIUS_HALF_RANGE * libm::atanhf(radius);
+        Ok(AuxiliaryNetwork {
+            hidden_size,
+            output_size,
+            learning_rate,
+            first_moment: vec![0.0; weights.len()],
+            second_moment: vec![0.0; weights.len()],
+            weights,
+            output_biases: biases.clone(),
+            initial_biases: biases,
+            updates: 0,
+            inputs: [0.0; FEATURES],
+            alignment: 0.0,
+            reduction: 0.0,
+            reduction_variance: 0.0,
+            predicted: 0.0,
+            samples: 0,
+            successes: 0,
+            reduction_sum: 0.0,
+        })
+    }
+
+    /// The decision for `inputs` ([`super::StateFeatures::observe`]); feedback that follows is about it.
+    pub fn decide(&mut self, inputs: [f32; FEATURES]) -> AuxiliaryOutput {
+        self.inputs = inputs;
+        let mut outputs = self.forward().outputs;
+        outputs[0] += DAMPING * self.alignment;
+        AuxiliaryOutput {
+            multiplier: libm::expf(bounded(outputs[0], MULTIPLIER_HALF_RANGE)).clamp(0.1, 10.0),
+            radius: libm::expf(RADIUS_MIDDLE + bounded(outputs[1], RADIUS_HALF_RANGE)).clamp(0.001, 1.0),
+            direction_bias: outputs.get(2).map_or(0.0, |&z| libm::tanhf(z)),
+        }
+    }
+
+    /// Learns from how the last decision turned out. A feedback that is not finite is ignored.
+    pub fn update_with_feedback(&mut self, feedback: &Feedback) {
+        let Feedback { alignment, actual_reduction, predicted_reduction, constraint_active } = *feedback;
+        if !(alignment.is_finite() && actual_reduction.is_finite() && predicted_reduction.is_finite()) {
+            return;
+        }
+        // A diverging run must not overflow the squares.
+        let [actual_reduction, predicted_reduction] =
+            [actual_reduction, predicted_reduction].map(|reduction| reduction.clamp(-REDUCTION_LIMIT, REDUCTION_LIMIT));
+        self.samples += 1;
+        self.successes += u64::from(actual_reduction > 0.0);
+        self.reduction_sum += actual_reduction;
+        let alignment = alignment.clamp(-1.0, 1.0);
+        self.alignment = if constraint_active { alignment.min(0.0) } else { alignment };
+
+        let radius_score = self.radius_score(actual_reduction, predicted_reduction, constraint_active);
+        let activations = self.forward();
+        let pull = |output: usize| PRIOR * (activations.outputs[output] - self.initial_biases[output]);
+        let slope = |output: usize, half_range: f32| {
+            let t = libm::tanhf(activations.outputs[output] / half_range);
+            1.0 - t * t
+        };
+        let mut gradients = vec![
+            slope(0, MULTIPLIER_HALF_RANGE) * -self.alignment + pull(0),
+            slope(1, RADIUS_HALF_RANGE) * -radius_score + pull(1),
+        ];
+        if self.output_size == 3 {
+            // Momentum that still points downhill has earned trust.
+            gradients.push(slope(2, 1.0) * -alignment + pull(2));
+        }
+        self.back_propagate(&activations, &gradients);
+    }
+
+    /// Feedbacks, mean reduction and success rate so far.
+    pub fn statistics(&self) -> AuxiliaryStatistics {
+        let samples = self.samples.max(1) as f64;
+        AuxiliaryStatistics {
+            samples: self.samples,
+            mean_reduction: f64::from(self.reduction_sum) / samples,
+            success_rate: self.successes as f64 / samples,
+        }
+    }
+
+    /// The network as JSON text, optimizer state and statistics included.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("numbers are JSON")
+    }
+
+    /// The network from [`AuxiliaryNetwork::to_json`]. Errors: text that does not parse, sizes that do not fit each
+    /// other, numbers that are not finite.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let network: Self =
+            serde_json::from_str(text).map_err(|error| Error::invalid("auxiliary network", "its JSON form", error))?;
+        network.validate()?;
+        Ok(network)
+    }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        let count = self.hidden_size.saturating_mul(FEATURES + 1 + self.output_size);
+        let all = [&self.weights, &self.first_moment, &self.second_moment];
+        let biases = [&self.output_biases, &self.initial_biases];
+        let fits = self.hidden_size > 0
+            && (2..=3).contains(&self.output_size)
+            && all.iter().all(|values| values.len() == count)
+            && biases.iter().all(|values| values.len() == self.output_size);
+        if !fits {
+            let expected = format!("{count} weights for {} hidden units", self.hidden_size);
+            return Err(Error::invalid("auxiliary network", expected, self.weights.len()));
+        }
+        match all.into_iter().chain(biases).flatten().find(|value| !value.is_finite()) {
+            Some(value) => Err(Error::invalid("auxiliary network", "finite numbers", value)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether `other` has the same inputs and outputs.
+    pub(super) fn has_shape_of(&self, other: &Self) -> bool {
+        (self.hidden_size, self.output_size) == (other.hidden_size, other.output_size)
+    }
+
+    /// +1: the radius may grow, -1: it must shrink; 0 for what noise explains.
+    ///
+    /// Both reductions are running means. The noise of single losses is added to the prediction, so that a loss curve
+    /// that is only noisy gives a score near 0; the mean of the actual reductions telescopes and keeps little of it.
+    fn radius_score(&mut self, actual: f32, predicted: f32, constraint_active: bool) -> f32 {
+        let difference = actual - self.reduction;
+        self.reduction += REDUCTION_SHARE * difference;
+        self.reduction_variance += REDUCTION_SHARE * (difference * difference - self.reduction_variance);
+        self.predicted += REDUCTION_SHARE * (predicted - self.predicted);
+        let noise = REDUCTION_SHARE * libm::sqrtf(self.reduction_variance);
+        let scale = self.predicted.abs() + noise;
+        if scale <= 0.0 {
+            return 0.0;
+        }
+        let agreement = (self.reduction / scale).clamp(-1.0, 1.0);
+        if agreement < 0.0 {
+            agreement
+        } else if constraint_active {
+            (agreement - GOOD_AGREEMENT).max(0.0)
+        } else {
+            0.0
+        }
+    }
+
+    fn forward(&self) -> Activations {
+        let (matrix, rest) = self.weights.split_at(self.hidden_size * FEATURES);
+        let (biases, output_matrix) = rest.split_at(self.hidden_size);
+        let hidden: Vec<f32> = matrix
+            .chunks(FEATURES)
+            .zip(biases)
+            .map(|(row, bias)| libm::tanhf(row.iter().zip(&self.inputs).map(|(w, x)| w * x).sum::<f32>() + bias))
+            .collect();
+        let outputs = output_matrix
+            .chunks(self.hidden_size)
+            .zip(&self.output_biases)
+            .map(|(row, bias)| row.iter().zip(&hidden).map(|(w, h)| w * h).sum::<f32>() + bias)
+            .collect();
+        Activations { hidden, outputs }
+    }
+
+    /// One step of learning from the gradients of the outputs before their maps.
+    fn back_propagate(&mut self, activations: &Activations, gradients: &[f32]) {
+        let hidden = self.hidden_size;
+        let outputs_at = hidden * (FEATURES + 1);
+        let mut weight_gradients = vec![0.0; self.weights.len()];
+        for (unit, &h) in activations.hidden.iter().enumerate() {
+            let mut from_outputs = 0.0;
+            for (output, &gradient) in gradients.iter().enumerate() {
+                let at = outputs_at + output * hidden + unit;
+                weight_gradients[at] = gradient * h;
+                from_outputs += gradient * self.weights[at];
+            }
+            let before_tanh = from_outputs * (1.0 - h * h);
+            weight_gradients[hidden * FEATURES + unit] = before_tanh;
+            for (input, &x) in self.inputs.iter().enumerate() {
+                weight_gradients[unit * FEATURES + input] = before_tanh * x;
+            }
+        }
+        self.updates += 1;
+        let remaining = |beta: f32| 1.0 - libm::pow(f64::from(beta), self.updates as f64) as f32;
+        let (first, second) = (remaining(ADAM_BETA1), remaining(ADAM_BETA2));
+        for (index, gradient) in weight_gradients.into_iter().enumerate() {
+            let (m, v) = (&mut self.first_moment[index], &mut self.second_moment[index]);
+            *m += (1.0 - ADAM_BETA1) * (gradient - *m);
+            *v += (1.0 - ADAM_BETA2) * (gradient * gradient - *v);
+            self.weights[index] -= self.learning_rate * (*m / first) / (libm::sqrtf(*v / second) + ADAM_EPSILON);
+        }
+        for (bias, gradient) in self.output_biases.iter_mut().zip(gradients) {
+            *bias -= BIAS_STEP * gradient;
+        }
+    }
+}
+
+fn bounded(z: f32, half_range: f32) -> f32 {
+    half_range * libm::tanhf(z / half_range)
+}

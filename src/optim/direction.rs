@@ -1,0 +1,207 @@
+//! What AdamW and SGD share: moments laid out per parameter, the check of the gradients, the walk over fixed blocks.
+#![forbid(unsafe_code)]
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::optimizer::{TrainingState, UpdateReport};
+use super::state::{OptimizerState, StateTensor};
+use crate::dispatch::Context;
+use crate::kernels::UpdateSums;
+use crate::nn::{ParamKind, ParamStore};
+use crate::tensor::AlignedBuffer;
+use crate::{Error, Result};
+
+/// Elements of a parallel block: fixed, so that sums do not depend on the number of threads.
+pub(super) const BLOCK: usize = 1 << 14;
+
+/// A plain optimizer split in two, so that a controller can set the rate of each parameter between the passes.
+pub(super) trait Direction: std::fmt::Debug + Send {
+    fn moments(&self) -> &Moments;
+    fn moments_mut(&mut self) -> &mut Moments;
+
+    /// Pass 1: takes the gradients in and returns the sums of each parameter's update. `bias`: lean on momentum.
+    fn advance(&mut self, context: &Context, store: &mut ParamStore, weight_decay: f32, bias: f32) -> Vec<UpdateSums>;
+
+    /// Pass 2: applies the update of the last pass 1 with one rate per parameter.
+    fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32]);
+
+    /// The decay that pass 2 adds to the update (`rate * decay * weight`); 0 where the update contains it already.
+    fn decoupled_decay(&self, parameter: usize, weight_decay: f32) -> f32;
+}
+
+/// One parameter as the optimizer saw it when it was built.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// Whether weight decay applies: to linear weights and embeddings.
+    pub decays: bool,
+    start: usize,
+    pub len: usize,
+}
+
+/// How often an optimizer ran.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Counters {
+    pub updates: u64,
+    /// Steps left out for a gradient that was not finite.
+    pub skipped: u64,
+}
+
+/// Full-size state: `buffers[i]` holds moment `i` of every parameter.
+#[derive(Clone, Debug)]
+pub(super) struct Moments {
+    pub entries: Vec<Entry>,
+    pub counters: Counters,
+    names: &'static [&'static str],
+    buffers: Vec<AlignedBuffer<f32>>,
+}
+
+impl Moments {
+    pub fn new(store: &ParamStore, names: &'static [&'static str]) -> Self {
+        let mut entries = Vec::new();
+        let mut end = 0;
+        for id in store.ids() {
+            let spec = store.spec(id);
+            let decays = matches!(spec.kind, ParamKind::Linear | ParamKind::Embedding);
+            entries.push(Entry {
+                name: spec.name.clone(),
+                shape: spec.shape.clone(),
+                decays,
+                start: end,
+                len: spec.len(),
+            });
+            end += spec.len().next_multiple_of(16);
+        }
+        let buffers = names.iter().map(|_| AlignedBuffer::zeroed(end)).collect();
+        Moments { entries, counters: Counters::default(), names, buffers }
+    }
+
+    pub fn get(&self, moment: usize, parameter: usize) -> &[f32] {
+        let entry = &self.entries[parameter];
+        &self.buffers[moment][entry.start..entry.start + entry.len]
+    }
+
+    pub fn first_mut(&mut self, parameter: usize) -> &mut [f32] {
+        let entry = &self.entries[parameter];
+        &mut self.buffers[0][entry.start..entry.start + entry.len]
+    }
+
+    pub fn both_mut(&mut self, parameter: usize) -> (&mut [f32], &mut [f32]) {
+        let range = self.entries[parameter].start..self.entries[parameter].start + self.entries[parameter].len;
+        let [first, second] = &mut self.buffers[..] else { unreachable!("two moments") };
+        (&mut first[range.clone()], &mut second[range])
+    }
+
+    pub fn tensors(&self) -> Vec<StateTensor<'_>> {
+        let mut tensors = Vec::new();
+        for (moment, name) in self.names.iter().enumerate() {
+            for (parameter, entry) in self.entries.iter().enumerate() {
+                tensors.push(StateTensor {
+                    name: format!("{name}.{}", entry.name),
+                    shape: entry.shape.clone(),
+                    values: self.get(moment, parameter).into(),
+                });
+            }
+        }
+        tensors
+    }
+
+    /// Copies tensors from `state`, sets the counters; checks all before it changes anything.
+    pub fn load(&mut self, state: &OptimizerState<'_>, counters: Counters) -> Result<()> {
+        let mut sources = Vec::new();
+        for name in self.names {
+            for entry in &self.entries {
+                sources.push(state.tensor(&format!("{name}.{}", entry.name), &entry.shape)?);
+            }
+        }
+        let mut sources = sources.into_iter();
+        for buffer in &mut self.buffers {
+            for entry in &self.entries {
+                let source = sources.next().expect("one source for each moment of each parameter");
+                buffer[entry.start..entry.start + entry.len].copy_from_slice(source);
+            }
+        }
+        self.counters = counters;
+        Ok(())
+    }
+
+    /// Checks a step's inputs and finds the sum of squares of all gradients. A gradient that is not finite counts as a
+    /// skipped step.
+    pub fn check(&mut self, context: &Context, store: &ParamStore, state: &TrainingState) -> Result<GradientCheck> {
+        for (name, value) in [("learning rate", state.learning_rate), ("weight decay", state.weight_decay)] {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(Error::invalid(name, "a finite number, 0 or more", value));
+            }
+        }
+        let fits = store.ids().count() == self.entries.len()
+            && store.ids().zip(&self.entries).all(|(id, entry)| store.spec(id).shape == entry.shape);
+        if !fits {
+            return Err(Error::invalid("optimizer", "the parameters it was built for", "another store"));
+        }
+        let kernels = context.kernels();
+        let mut total = 0.0;
+        for (id, entry) in store.ids().zip(&self.entries) {
+            let blocks: Vec<f64> = context
+                .install(|| store.gradient(id).par_chunks(BLOCK).map(|block| kernels.sum_squares(block)).collect());
+            let squares: f64 = blocks.iter().sum();
+            if !squares.is_finite() {
+                self.counters.skipped += 1;
+                return Ok(GradientCheck::NotFinite(entry.name.clone()));
+            }
+            total += squares;
+        }
+        Ok(GradientCheck::SumOfSquares(total))
+    }
+}
+
+/// What [`Moments::check`] found.
+pub(super) enum GradientCheck {
+    SumOfSquares(f64),
+    /// The first parameter with such a gradient.
+    NotFinite(String),
+}
+
+/// Adds up the sums of a parameter's blocks, in order.
+pub(super) fn total(blocks: Vec<UpdateSums>) -> UpdateSums {
+    blocks.into_iter().fold(UpdateSums::default(), |mut total, block| {
+        total += block;
+        total
+    })
+}
+
+/// Squared norm of `update + decay * weight`. Rounding can take an exact cancellation below zero.
+pub(super) fn step_squares(sums: &UpdateSums, decay: f64) -> f64 {
+    (sums.update_squares + decay * (2.0 * sums.update_weight + decay * sums.weight_squares)).max(0.0)
+}
+
+/// The state of a plain optimizer.
+pub(super) fn plain_state(moments: &Moments) -> OptimizerState<'_> {
+    let scalars = serde_json::to_value(moments.counters).expect("integers are JSON");
+    OptimizerState { tensors: moments.tensors(), scalars }
+}
+
+/// A step of the plain optimizer: one rate for all.
+pub(super) fn plain_step(
+    direction: &mut dyn Direction,
+    context: &Context,
+    store: &mut ParamStore,
+    state: &TrainingState,
+) -> Result<UpdateReport> {
+    let rate = state.learning_rate;
+    let mut report =
+        UpdateReport { lr_multiplier: 1.0, trust_radius: f32::INFINITY, efficiency: 1.0, ..UpdateReport::default() };
+    if let GradientCheck::NotFinite(name) = direction.moments_mut().check(context, store, state)? {
+        report.skipped = Some(name);
+        return Ok(report);
+    }
+    let sums = direction.advance(context, store, state.weight_decay, 0.0);
+    direction.apply(context, store, &vec![rate; sums.len()]);
+    let squares = sums.iter().enumerate().map(|(parameter, sums)| {
+        step_squares(sums, f64::from(direction.decoupled_decay(parameter, state.weight_decay)))
+    });
+    report.update_norm = f64::from(rate) * squares.sum::<f64>().sqrt();
+    Ok(report)
+}

@@ -1,0 +1,226 @@
+//! The hybrid optimizer: AdamW or SGD, bounded by a trust region, steered by the auxiliary network.
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+
+use super::adamw::AdamW;
+use super::auxiliary_network::{AuxiliaryNetwork, AuxiliaryOutput, Feedback};
+use super::config::{OptimizerConfig, OptimizerKind};
+use super::direction::{Counters, Direction, GradientCheck};
+use super::features::StateFeatures;
+use super::optimizer::{Optimizer, TrainingState, UpdateReport};
+use super::sgd::Sgd;
+use super::state::OptimizerState;
+use super::trust_region::{Part, TrustRegion};
+use crate::dispatch::Context;
+use crate::kernels::UpdateSums;
+use crate::nn::ParamStore;
+use crate::{Error, Result};
+
+/// An inner optimizer whose step passes, in turn: direction (moments of the inner optimizer), multiplier and radius
+/// (auxiliary network), bound (trust region), weights. Every part has its switch in [`OptimizerConfig`]; with all of
+/// them off the result is that of the inner optimizer, bit for bit.
+///
+/// The network costs no extra buffer: the update of the step before is recomputed from the old moments while they are
+/// advanced, and every sum is taken in that same pass.
+///
+/// With a third output the direction leans on momentum by `b` in (-1, 1): the inner optimizer's mean gradient `m`
+/// becomes `m + b (m - g)`, from the bare gradient (-1) over the inner optimizer (0) to momentum carried further (+1).
+/// The bias of a step was decided at the step before, because the pass that takes the sums needs it; its feedback is
+/// the agreement of the new gradient with the old momentum.
+#[derive(Debug)]
+pub struct HybridOptimizer {
+    inner: Box<dyn Direction>,
+    trust_region: Option<TrustRegion>,
+    use_adaptive_lr: bool,
+    adapt_radius: bool,
+    initial_radius: f32,
+    state: HybridState,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HybridState {
+    network: Option<AuxiliaryNetwork>,
+    features: StateFeatures,
+    direction_bias: f32,
+    last: Option<LastStep>,
+}
+
+/// What feedback on a step needs at the next one.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LastStep {
+    loss: f32,
+    update_norm: f32,
+    predicted_reduction: f32,
+    constraint_active: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Scalars {
+    inner: Counters,
+    hybrid: HybridState,
+}
+
+impl HybridOptimizer {
+    /// For the parameters of `store`. Error: a value of `config` outside its range.
+    pub fn new(store: &ParamStore, config: &OptimizerConfig) -> Result<Self> {
+        config.validate()?;
+        let inner: Box<dyn Direction> = match config.inner {
+            OptimizerKind::Sgd => Box::new(Sgd::new(store, config.momentum)),
+            _ => Box::new(AdamW::new(store, config.momentum, config.beta2, config.epsilon)),
+        };
+        let network = AuxiliaryNetwork::new(
+            config.auxiliary_nn_hidden_size,
+            config.auxiliary_nn_output_size,
+            config.auxiliary_nn_learning_rate,
+            config.initial_trust_radius,
+            config.seed,
+        )?;
+        let state = HybridState {
+            network: config.use_auxiliary_nn.then_some(network),
+            features: StateFeatures::default(),
+            direction_bias: 0.0,
+            last: None,
+        };
+        Ok(HybridOptimizer {
+            inner,
+            trust_region: config
+                .use_trust_region
+                .then_some(TrustRegion { scope: config.trust_scope, mode: config.radius_mode }),
+            use_adaptive_lr: config.use_adaptive_lr,
+            adapt_radius: config.trust_radius_adaptation,
+            initial_radius: config.initial_trust_radius,
+            state,
+        })
+    }
+
+    /// Puts a trained network in, for example from another run. Error: this optimizer has none, or one of another
+    /// shape.
+    pub fn set_auxiliary_network(&mut self, network: AuxiliaryNetwork) -> Result<()> {
+        network.validate()?;
+        match &mut self.state.network {
+            Some(own) if own.has_shape_of(&network) => *own = network,
+            _ => return Err(Error::invalid("auxiliary network", "the configured shape", "another")),
+        }
+        self.state.last = None;
+        Ok(())
+    }
+
+    /// Feedback on the last step, then the decision for this one.
+    fn consult_network(&mut self, state: &TrainingState, gradient_squares: f64, sums: &UpdateSums) -> AuxiliaryOutput {
+        let off = AuxiliaryOutput { multiplier: 1.0, radius: self.initial_radius, direction_bias: 0.0 };
+        let HybridState { network: Some(network), features, last, .. } = &mut self.state else { return off };
+        if let Some(last) = last {
+            let lengths = gradient_squares.sqrt() * f64::from(last.update_norm);
+            network.update_with_feedback(&Feedback {
+                alignment: if lengths > 0.0 { (sums.gradient_previous / lengths) as f32 } else { 0.0 },
+                actual_reduction: last.loss - state.loss,
+                predicted_reduction: last.predicted_reduction,
+                constraint_active: last.constraint_active,
+            });
+        }
+        let output = network.decide(features.observe(state));
+        AuxiliaryOutput {
+            multiplier: if self.use_adaptive_lr { output.multiplier } else { off.multiplier },
+            radius: if self.adapt_radius { output.radius } else { off.radius },
+            ..output
+        }
+    }
+}
+
+impl Optimizer for HybridOptimizer {
+    fn name(&self) -> &'static str {
+        "hybrid"
+    }
+
+    fn step(&mut self, context: &Context, store: &mut ParamStore, state: &TrainingState) -> Result<UpdateReport> {
+        let mut report = UpdateReport {
+            lr_multiplier: 1.0,
+            trust_radius: f32::INFINITY,
+            efficiency: 1.0,
+            direction_bias: self.state.direction_bias,
+            ..UpdateReport::default()
+        };
+        let gradient_squares = match self.inner.moments_mut().check(context, store, state)? {
+            GradientCheck::SumOfSquares(squares) => squares,
+            GradientCheck::NotFinite(name) => {
+                report.skipped = Some(name);
+                return Ok(report);
+            }
+        };
+        let sums = self.inner.advance(context, store, state.weight_decay, self.state.direction_bias);
+        let whole = sums.iter().fold(UpdateSums::default(), |mut whole, sums| {
+            whole += *sums;
+            whole
+        });
+        let output = self.consult_network(state, gradient_squares, &whole);
+        self.state.direction_bias = output.direction_bias;
+        report.lr_multiplier = output.multiplier;
+        if self.trust_region.is_some() {
+            report.trust_radius = output.radius;
+        }
+
+        let rate = state.learning_rate * output.multiplier;
+        let parts: Vec<Part> = sums
+            .into_iter()
+            .zip(&self.inner.moments().entries)
+            .enumerate()
+            .map(|(parameter, (sums, entry))| Part {
+                sums,
+                decay: f64::from(self.inner.decoupled_decay(parameter, state.weight_decay)),
+                len: entry.len,
+            })
+            .collect();
+        let region = self.trust_region.unwrap_or_default();
+        let constrained = region.constrain(f64::from(report.trust_radius), f64::from(rate), &parts);
+        let rates: Vec<f32> = constrained.factors.iter().map(|factor| (f64::from(rate) * factor) as f32).collect();
+        self.inner.apply(context, store, &rates);
+
+        let predicted: f64 =
+            parts.iter().zip(&rates).map(|(part, &rate)| f64::from(rate) * part.sums.gradient_update).sum();
+        let elements: usize = parts.iter().map(|part| part.len).sum();
+        report.update_norm = constrained.update_norm;
+        report.constraint_active = constrained.constrained_elements > 0;
+        report.constrained_share = constrained.constrained_elements as f32 / elements.max(1) as f32;
+        if constrained.unconstrained_norm > 0.0 {
+            report.efficiency = (constrained.update_norm / constrained.unconstrained_norm) as f32;
+        }
+        let last = LastStep {
+            loss: state.loss,
+            update_norm: whole.update_squares.sqrt() as f32,
+            predicted_reduction: predicted as f32,
+            constraint_active: report.constraint_active,
+        };
+        let finite = last.loss.is_finite() && last.update_norm.is_finite() && last.predicted_reduction.is_finite();
+        self.state.last = finite.then_some(last);
+        Ok(report)
+    }
+
+    fn state(&self) -> OptimizerState<'_> {
+        let moments = self.inner.moments();
+        let scalars = Scalars { inner: moments.counters, hybrid: self.state.clone() };
+        OptimizerState {
+            tensors: moments.tensors(),
+            scalars: serde_json::to_value(scalars).expect("finite numbers are JSON"),
+        }
+    }
+
+    fn load_state(&mut self, state: &OptimizerState<'_>) -> Result<()> {
+        let scalars: Scalars = state.parse_scalars("hybrid optimizer")?;
+        match (&scalars.hybrid.network, &self.state.network) {
+            (None, None) => {}
+            (Some(stored), Some(own)) if own.has_shape_of(stored) => stored.validate()?,
+            _ => return Err(Error::invalid("auxiliary network", "the configured shape", "another")),
+        }
+        self.inner.moments_mut().load(state, scalars.inner)?;
+        self.state = scalars.hybrid;
+        Ok(())
+    }
+
+    fn auxiliary_network(&self) -> Option<&AuxiliaryNetwork> {
+        self.state.network.as_ref()
+    }
+}

@@ -1,0 +1,105 @@
+//! Stochastic gradient descent with momentum.
+#![forbid(unsafe_code)]
+
+use rayon::prelude::*;
+
+use super::direction::{BLOCK, Direction, Moments, plain_state, plain_step, total};
+use super::optimizer::{Optimizer, TrainingState, UpdateReport};
+use super::state::OptimizerState;
+use crate::Result;
+use crate::dispatch::Context;
+use crate::kernels::{SgdSettings, UpdateSums};
+use crate::nn::{ParamId, ParamStore};
+
+/// SGD with momentum, as `torch.optim.SGD` computes it without dampening: `v = momentum v + g + decay w`,
+/// `w = w - lr v`. Decay acts on linear weights and embeddings only.
+///
+/// State: one f32 per weight.
+#[derive(Clone, Debug)]
+pub struct Sgd {
+    momentum: f64,
+    moments: Moments,
+    /// Of the last pass 1.
+    settings: SgdSettings,
+}
+
+impl Sgd {
+    /// For the parameters of `store`; `momentum` lies in [0, 1), as [`super::OptimizerConfig::build`] checks.
+    pub fn new(store: &ParamStore, momentum: f64) -> Self {
+        let settings = SgdSettings {
+            momentum: momentum as f32,
+            weight_decay: 0.0,
+            whole: (1.0 / (1.0 - momentum)) as f32,
+            bias: 0.0,
+        };
+        Sgd { momentum, moments: Moments::new(store, &["sgd.velocity"]), settings }
+    }
+
+    fn settings_of(&self, parameter: usize) -> SgdSettings {
+        let decays = self.moments.entries[parameter].decays;
+        SgdSettings { weight_decay: if decays { self.settings.weight_decay } else { 0.0 }, ..self.settings }
+    }
+}
+
+impl Direction for Sgd {
+    fn moments(&self) -> &Moments {
+        &self.moments
+    }
+
+    fn moments_mut(&mut self) -> &mut Moments {
+        &mut self.moments
+    }
+
+    fn advance(&mut self, context: &Context, store: &mut ParamStore, weight_decay: f32, bias: f32) -> Vec<UpdateSums> {
+        self.moments.counters.updates += 1;
+        self.settings = SgdSettings { momentum: self.momentum as f32, weight_decay, bias, ..self.settings };
+        let kernels = context.kernels();
+        context.install(|| {
+            let each = |id: ParamId| {
+                let settings = self.settings_of(id.index());
+                let inputs = store.gradient(id).par_chunks(BLOCK).zip(store.weight(id).par_chunks(BLOCK));
+                let blocks = self.moments.first_mut(id.index()).par_chunks_mut(BLOCK).zip(inputs);
+                total(blocks.map(|(v, (g, w))| kernels.sgd_velocity(g, w, &settings, v)).collect())
+            };
+            store.ids().map(each).collect()
+        })
+    }
+
+    fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32]) {
+        let kernels = context.kernels();
+        context.install(|| {
+            for id in store.ids() {
+                let (settings, rate) = (self.settings_of(id.index()), rates[id.index()]);
+                let velocity = self.moments.get(0, id.index()).par_chunks(BLOCK);
+                let (weight, gradient) = store.weight_and_gradient_mut(id);
+                weight
+                    .par_chunks_mut(BLOCK)
+                    .zip(gradient.par_chunks(BLOCK))
+                    .zip(velocity)
+                    .for_each(|((weight, gradient), v)| kernels.sgd_apply(gradient, v, &settings, rate, weight));
+            }
+        });
+    }
+
+    fn decoupled_decay(&self, _: usize, _: f32) -> f32 {
+        0.0
+    }
+}
+
+impl Optimizer for Sgd {
+    fn name(&self) -> &'static str {
+        "sgd"
+    }
+
+    fn step(&mut self, context: &Context, store: &mut ParamStore, state: &TrainingState) -> Result<UpdateReport> {
+        plain_step(self, context, store, state)
+    }
+
+    fn state(&self) -> OptimizerState<'_> {
+        plain_state(&self.moments)
+    }
+
+    fn load_state(&mut self, state: &OptimizerState<'_>) -> Result<()> {
+        self.moments.load(state, state.parse_scalars("sgd")?)
+    }
+}

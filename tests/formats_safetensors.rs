@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hybridq::formats::{
-    Dtype, MappedFile, SafetensorsFile, TensorData, atomic_write, remove_unfinished, write_safetensors,
+    Dtype, MappedFile, SafetensorsFile, TensorData, atomic_write, inspect, remove_unfinished, write_safetensors,
 };
 use hybridq::tensor::RandomStream;
 use proptest::prelude::*;
@@ -270,6 +270,29 @@ fn written_files_have_the_usual_permissions() {
     std::fs::write(&usual, "x").unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
     assert_eq!(mode(&ours), mode(&usual));
+}
+
+#[test]
+fn inspection_lists_files_and_tensors() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (folder.path().join("a.safetensors"), folder.path().join("b.safetensors"));
+    let none = inspect(folder.path()).unwrap_err().to_string();
+    assert!(none.contains("folder without .safetensors"), "{none}");
+    let tensors = [TensorData::new("w", &[2, 3], &[0f32; 6]), TensorData::new("q", &[100], &[0i8; 100])];
+    write_safetensors(&b, &BTreeMap::from([("step".into(), "7".into())]), &tensors).unwrap();
+    write_safetensors(&a, &BTreeMap::new(), &[TensorData::new("v", &[], &[1u16])]).unwrap();
+    std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+    let found = inspect(folder.path()).unwrap();
+    assert_eq!((found.files.len(), found.elements), (2, 107));
+    assert_eq!(found.bytes, [&a, &b].iter().map(|path| std::fs::metadata(path).unwrap().len()).sum::<u64>());
+    assert_eq!(found.ratio_to_f32, 428.0 / found.bytes as f64);
+    assert_eq!((found.files[0].path.as_path(), found.files[0].tensors[0].elements), (a.as_path(), 1));
+    assert_eq!(found.files[1].metadata["step"], "7");
+    let q = &found.files[1].tensors[1];
+    assert_eq!((q.name.as_str(), q.dtype, &q.shape[..], q.bytes), ("q", Dtype::I8, &[100][..], 100));
+    assert_eq!(inspect(&b).unwrap().files, found.files[1..]);
+    std::fs::write(&a, "nonsense").unwrap();
+    assert!(inspect(folder.path()).unwrap_err().to_string().contains("a.safetensors"));
 }
 
 #[test]

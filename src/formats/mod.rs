@@ -4,10 +4,12 @@
 compile_error!("hybridq writes f32 slices as they lie in memory; big-endian machines are not supported");
 
 mod atomic_write;
+mod inspect;
 mod mapped_file;
 mod safetensors;
 
 pub use ::safetensors::Dtype;
 pub use atomic_write::{AtomicWriter, atomic_write, remove_unfinished};
+pub use inspect::{InspectedFile, InspectedTensor, Inspection, inspect};
 pub use mapped_file::MappedFile;
 pub use safetensors::{Element, SafetensorsFile, TensorData, TensorEntry, write_safetensors};

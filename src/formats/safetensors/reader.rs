@@ -69,6 +69,11 @@ impl SafetensorsFile {
         self.file.path()
     }
 
+    /// Size of the file.
+    pub fn file_bytes(&self) -> u64 {
+        self.file.bytes().len() as u64
+    }
+
     /// The string metadata.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata

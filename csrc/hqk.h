@@ -57,4 +57,28 @@ typedef struct {
                              const hqk_sgd_settings *settings, float rate, float *weight);
 HQK_EVERY_ISA(HQK_SGD)
 
+/* ternary: the 2-bit layout, and int8 activations times ternary weights (csrc/README.md). */
+#define HQK_TERNARY(isa)                                                                                         \
+    void hqk_ternary_pack_##isa(const int8_t *trits, size_t rows, size_t cols, uint8_t *packed);                 \
+    void hqk_ternary_quantize_pack_##isa(const float *weights, size_t rows, size_t cols,                         \
+                                         const float *thresholds, size_t threshold_stride, uint8_t *packed);     \
+    void hqk_ternary_unpack_##isa(const uint8_t *packed, size_t rows, size_t cols, int8_t *trits);               \
+    void hqk_ternary_count_changed_##isa(const uint8_t *a, const uint8_t *b, size_t bytes, size_t *changed);     \
+    void hqk_ternary_panels_##isa(const uint8_t *block, size_t cols, uint8_t *panels);                           \
+    void hqk_ternary_panels_transposed_##isa(const uint8_t *packed, size_t rows, size_t cols, size_t first_col,  \
+                                             uint8_t *panels);                                                   \
+    void hqk_panel_matmul_##isa(const uint8_t *panels, size_t outputs, size_t k, const int8_t *x,                \
+                                size_t x_stride, size_t tokens, const float *x_scales, const int32_t *x_sums,    \
+                                const float *weight_scales, size_t weight_scale_stride, float *y,                \
+                                size_t y_stride);                                                                \
+    void hqk_panel_matmul_i32_##isa(const uint8_t *panels, size_t outputs, size_t k, const int8_t *x,            \
+                                    size_t x_stride, size_t tokens, const int32_t *x_sums, int32_t *y,           \
+                                    size_t y_stride);                                                            \
+    void hqk_ternary_matvec_##isa(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x,              \
+                                  float x_scale, int32_t x_sum, const float *weight_scales,                      \
+                                  size_t weight_scale_stride, float *y);                                         \
+    void hqk_ternary_matvec_i32_##isa(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x,          \
+                                      int32_t x_sum, int32_t *y);
+HQK_EVERY_ISA(HQK_TERNARY)
+
 #endif

@@ -2,5 +2,6 @@
 
 mod context;
 mod dense;
+mod ternary;
 
 pub use context::{Context, ContextOptions};

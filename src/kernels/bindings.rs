@@ -351,3 +351,501 @@ unsafe extern "C" {
         weight: *mut f32,
     );
 }
+unsafe extern "C" {
+    pub fn hqk_ternary_pack_portable(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_portable(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_portable(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_portable(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_portable(block: *const u8, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_transposed_portable(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        panels: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_portable(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_i32_portable(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_portable(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_portable(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_pack_avx2(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_avx2(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_avx2(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_avx2(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_avx2(block: *const u8, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_transposed_avx2(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        panels: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_avx2(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_i32_avx2(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_avx2(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_avx2(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_pack_avxvnni(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_avxvnni(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_avxvnni(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_avxvnni(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_avxvnni(block: *const u8, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_transposed_avxvnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        panels: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_avxvnni(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_i32_avxvnni(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_avxvnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_avxvnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_pack_avx512(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_avx512(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_avx512(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_avx512(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_avx512(block: *const u8, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_transposed_avx512(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        panels: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_avx512(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_i32_avx512(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_avx512(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_avx512(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_pack_avx512vnni(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_avx512vnni(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_avx512vnni(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_avx512vnni(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_avx512vnni(block: *const u8, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_transposed_avx512vnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        panels: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_avx512vnni(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_i32_avx512vnni(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_avx512vnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_avx512vnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_pack_neon(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_neon(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_neon(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_neon(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_neon(block: *const u8, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_transposed_neon(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        panels: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_neon(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_i32_neon(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_neon(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_neon(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}

@@ -10,12 +10,17 @@ mod adamw;
 mod bindings;
 mod dense;
 mod isa;
+mod matrix_mut;
 mod norm;
+pub mod reference;
 mod sgd;
 mod table;
+mod ternary;
 
 pub use adamw::{AdamWSettings, UpdateSums};
 pub use dense::{DenseMatrix, dense_matmul};
 pub use isa::Isa;
+pub use matrix_mut::MatrixMut;
 pub use sgd::SgdSettings;
 pub use table::KernelTable;
+pub use ternary::{Activations, TERNARY_BLOCK_ROWS, TERNARY_MAX_K, panels_len, ternary_block_len, ternary_packed_len};

@@ -7,6 +7,7 @@ use super::adamw::AdamWKernels;
 use super::isa::Isa;
 use super::norm::NormKernels;
 use super::sgd::SgdKernels;
+use super::ternary::TernaryKernels;
 use crate::{Error, Result};
 
 /// One version of every kernel, chosen for an instruction set level. Where a level has no version of its own, the
@@ -17,6 +18,7 @@ pub struct KernelTable {
     pub(super) adamw: AdamWKernels,
     pub(super) norm: NormKernels,
     pub(super) sgd: SgdKernels,
+    pub(super) ternary: TernaryKernels,
 }
 
 impl KernelTable {
@@ -60,6 +62,7 @@ impl KernelTable {
             adamw: AdamWKernels::for_isa(isa),
             norm: NormKernels::for_isa(isa),
             sgd: SgdKernels::for_isa(isa),
+            ternary: TernaryKernels::for_isa(isa),
         }
     }
 }

@@ -1,0 +1,45 @@
+/* The 2-bit layout and the panels, as csrc/README.md defines them: sizes and single elements. */
+#ifndef HQK_TERNARY_LAYOUT_H
+#define HQK_TERNARY_LAYOUT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Rows of a block, k of a step, bytes of a step, rows (and bytes) of a tile. */
+#define HQK_BLOCK_ROWS 64
+#define HQK_STEP_COLS 16
+#define HQK_STEP_BYTES 256
+#define HQK_TILE_ROWS 16
+#define HQK_TILE_BYTES 64
+/* A panel: 64 outputs x 4 k. */
+#define HQK_PANEL_BYTES 256
+/* Four zero weights. */
+#define HQK_ZERO_BYTE 0x55
+
+static inline size_t hqk_min(size_t a, size_t b) { return a < b ? a : b; }
+
+static inline size_t hqk_steps(size_t cols) { return (cols + HQK_STEP_COLS - 1) / HQK_STEP_COLS; }
+
+static inline size_t hqk_block_bytes(size_t cols) { return hqk_steps(cols) * HQK_STEP_BYTES; }
+
+/* Where the byte of weight [row][col] lies, and its shift within the byte. */
+static inline size_t hqk_byte_of(size_t row, size_t col, size_t cols) {
+    size_t tile = row % HQK_BLOCK_ROWS / HQK_TILE_ROWS;
+    return row / HQK_BLOCK_ROWS * hqk_block_bytes(cols) + col / HQK_STEP_COLS * HQK_STEP_BYTES +
+           tile * HQK_TILE_BYTES + 4 * (row % HQK_TILE_ROWS) + col % 4;
+}
+
+static inline unsigned hqk_shift_of(size_t col) { return 2 * (unsigned)(col % HQK_STEP_COLS / 4); }
+
+/* Four int8 values as one 32-bit word; past the end of `left` values come zeros. */
+static inline int32_t hqk_quad(const int8_t *x, size_t left) {
+    int32_t word = 0;
+    memcpy(&word, x, left < 4 ? left : 4);
+    return word;
+}
+
+/* Weights are stored as {0, 1, 2}: the sum over {-1, 0, 1} is less by the sum of x. Wraps, whatever sum is given. */
+static inline int32_t hqk_centered(int32_t acc, int32_t x_sum) { return (int32_t)((uint32_t)acc - (uint32_t)x_sum); }
+
+#endif

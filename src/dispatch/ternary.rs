@@ -1,0 +1,278 @@
+//! Products with ternary weights, packing and unpacking on the context's threads. Blocks are of fixed size and every
+//! output has one writer and one order of additions: results do not depend on the number of threads.
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use super::Context;
+use crate::kernels::{Activations, MatrixMut, TERNARY_BLOCK_ROWS, panels_len, ternary_block_len, ternary_packed_len};
+use crate::tensor::AlignedBuffer;
+
+/// Up to this many tokens each is a product of its own on the packed weights; above, unpacking into panels pays.
+const MATVEC_TOKENS: usize = 3;
+
+/// Tokens of one task: enough for unpacking a block to cost under 1 % of its product.
+const BLOCK_TOKENS: usize = 512;
+
+/// Rows of one task of the product of one token.
+const MATVEC_ROWS: usize = 4 * TERNARY_BLOCK_ROWS;
+
+/// Problems of fewer multiply-adds than this stay on the calling thread: waking another costs more.
+const SERIAL_BELOW: usize = 1 << 20;
+
+thread_local! {
+    /// Panels of the block a thread works on, or a freshly packed block. Grows to the largest block seen.
+    static WORKSPACE: RefCell<AlignedBuffer<u8>> = RefCell::default();
+}
+
+fn with_workspace<R>(len: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
+    WORKSPACE.with_borrow_mut(|buffer| {
+        if buffer.len() < len {
+            *buffer = AlignedBuffer::zeroed(len);
+        }
+        work(&mut buffer[..len])
+    })
+}
+
+/// The scales of outputs `first..first + len`: the one scale of the matrix, or a part of one a row.
+fn part_of(scales: &[f32], first: usize, len: usize) -> &[f32] {
+    if scales.len() == 1 { scales } else { &scales[first..first + len] }
+}
+
+/// Cuts `y` (at `token`, `output` of the whole) into tiles of at most [`BLOCK_TOKENS`] x 64 and runs `work` on each,
+/// in parallel or one after the other.
+fn for_each_tile(
+    parallel: bool,
+    y: MatrixMut<'_, f32>,
+    (token, output): (usize, usize),
+    work: &(impl Fn(MatrixMut<'_, f32>, usize, usize) + Sync),
+) {
+    let (tokens, outputs) = (y.rows(), y.cols());
+    let (first, second, next) = if outputs > TERNARY_BLOCK_ROWS {
+        let at = outputs.div_ceil(TERNARY_BLOCK_ROWS) / 2 * TERNARY_BLOCK_ROWS;
+        let (left, right) = y.split_cols_at(at);
+        (left, right, (token, output + at))
+    } else if tokens > BLOCK_TOKENS {
+        let at = tokens.div_ceil(BLOCK_TOKENS) / 2 * BLOCK_TOKENS;
+        let (above, below) = y.split_rows_at(at);
+        (above, below, (token + at, output))
+    } else {
+        return work(y, token, output);
+    };
+    let first = || for_each_tile(parallel, first, (token, output), work);
+    let second = || for_each_tile(parallel, second, next, work);
+    if parallel {
+        rayon::join(first, second);
+    } else {
+        first();
+        second();
+    }
+}
+
+impl Context {
+    /// `y = x * W^T` with ternary `W` `[rows, cols]` in the 2-bit layout and int8 activations:
+    /// `y[t][r] = (f32)(sum_c w[r][c] * x[t][c]) * (x_scales[t] * weight_scale[r])`.
+    /// `weight_scales`: one for the matrix or one a row; `x`: `[tokens, cols]`; `y`: `[tokens, rows]`.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length or `cols` exceeds [`crate::kernels::TERNARY_MAX_K`].
+    #[allow(clippy::too_many_arguments)]
+    pub fn ternary_matmul(
+        &self,
+        packed: &[u8],
+        rows: usize,
+        cols: usize,
+        weight_scales: &[f32],
+        x: &[i8],
+        x_scales: &[f32],
+        x_sums: &[i32],
+        y: &mut [f32],
+    ) {
+        let tokens = x_scales.len();
+        let x = Activations { values: x, scales: x_scales, sums: x_sums };
+        x.check(tokens, cols);
+        assert_eq!(packed.len(), ternary_packed_len(rows, cols), "ternary_matmul: length of the packed matrix");
+        assert!(weight_scales.len() == 1 || weight_scales.len() == rows, "ternary_matmul: 1 or {rows} weight scales");
+        assert_eq!(Some(y.len()), tokens.checked_mul(rows), "ternary_matmul: output is not {tokens} x {rows}");
+        if y.is_empty() {
+            return;
+        }
+        let kernels = self.kernels();
+        if tokens <= MATVEC_TOKENS {
+            for (t, y) in y.chunks_exact_mut(rows).enumerate() {
+                self.ternary_matvec(packed, cols, weight_scales, x.tokens(t..t + 1, cols), y);
+            }
+            return;
+        }
+        let block_len = ternary_block_len(cols);
+        let tile = |y: MatrixMut<'_, f32>, token: usize, row: usize| {
+            let block = &packed[row / TERNARY_BLOCK_ROWS * block_len..][..block_len];
+            let scales = part_of(weight_scales, row, y.cols());
+            with_workspace(panels_len(cols), |panels| {
+                kernels.ternary_panels(block, cols, panels);
+                kernels.panel_matmul(panels, cols, x.tokens(token..token + y.rows(), cols), scales, y);
+            });
+        };
+        let y = MatrixMut::new(y, tokens, rows);
+        self.run_tiles(rows * cols, y, &tile);
+    }
+
+    fn run_tiles(
+        &self,
+        weights: usize,
+        y: MatrixMut<'_, f32>,
+        work: &(impl Fn(MatrixMut<'_, f32>, usize, usize) + Sync),
+    ) {
+        if weights.saturating_mul(y.rows()) < SERIAL_BELOW || self.threads() == 1 {
+            for_each_tile(false, y, (0, 0), work);
+        } else {
+            self.install(|| for_each_tile(true, y, (0, 0), work));
+        }
+    }
+
+    /// One token: rows in parallel.
+    fn ternary_matvec(&self, packed: &[u8], cols: usize, weight_scales: &[f32], x: Activations<'_>, y: &mut [f32]) {
+        let kernels = self.kernels();
+        if y.len() * cols < SERIAL_BELOW || self.threads() == 1 {
+            return kernels.ternary_matvec(packed, cols, x, weight_scales, y);
+        }
+        let part_len = ternary_packed_len(MATVEC_ROWS, cols);
+        self.install(|| {
+            y.par_chunks_mut(MATVEC_ROWS).zip(packed.par_chunks(part_len)).enumerate().for_each(
+                |(part, (y, packed))| {
+                    let scales = part_of(weight_scales, part * MATVEC_ROWS, y.len());
+                    kernels.ternary_matvec(packed, cols, x, scales, y);
+                },
+            );
+        });
+    }
+
+    /// `dx = dy * W` with ternary `W` `[rows, cols]` in the 2-bit layout and int8 `dy` `[tokens, rows]`:
+    /// `dx[t][c] = (f32)(sum_r w[r][c] * dy[t][r]) * dy_scales[t]`. The caller has folded the scales of `W` into
+    /// `dy` or `dy_scales`. `dx`: `[tokens, cols]`.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length or `rows` exceeds [`crate::kernels::TERNARY_MAX_K`].
+    #[allow(clippy::too_many_arguments)]
+    pub fn ternary_matmul_transposed(
+        &self,
+        packed: &[u8],
+        rows: usize,
+        cols: usize,
+        dy: &[i8],
+        dy_scales: &[f32],
+        dy_sums: &[i32],
+        dx: &mut [f32],
+    ) {
+        let tokens = dy_scales.len();
+        let dy = Activations { values: dy, scales: dy_scales, sums: dy_sums };
+        dy.check(tokens, rows);
+        let packed_len = ternary_packed_len(rows, cols);
+        assert_eq!(packed.len(), packed_len, "ternary_matmul_transposed: length of the packed matrix");
+        assert_eq!(
+            Some(dx.len()),
+            tokens.checked_mul(cols),
+            "ternary_matmul_transposed: output is not {tokens} x {cols}"
+        );
+        if dx.is_empty() {
+            return;
+        }
+        let kernels = self.kernels();
+        let tile = |dx: MatrixMut<'_, f32>, token: usize, col: usize| {
+            with_workspace(panels_len(rows), |panels| {
+                kernels.ternary_panels_transposed(packed, rows, cols, col, panels);
+                kernels.panel_matmul(panels, rows, dy.tokens(token..token + dx.rows(), rows), &[1.0], dx);
+            });
+        };
+        let dx = MatrixMut::new(dx, tokens, cols);
+        self.run_tiles(rows * cols, dx, &tile);
+    }
+
+    /// Quantizes and packs `weights` `[rows, cols]`: `sign(w)` where `|w|` exceeds its threshold, else 0.
+    /// `thresholds`: one for the matrix or one a row. Gives the number of weights that differ from what `packed` held.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn ternary_repack(
+        &self,
+        weights: &[f32],
+        rows: usize,
+        cols: usize,
+        thresholds: &[f32],
+        packed: &mut [u8],
+    ) -> usize {
+        self.check_weights(weights.len(), rows, cols, packed.len());
+        assert!(thresholds.len() == 1 || thresholds.len() == rows, "ternary_repack: 1 or {rows} thresholds");
+        if weights.is_empty() {
+            return 0;
+        }
+        let kernels = self.kernels();
+        let block_len = ternary_block_len(cols);
+        let repack = |(block, (packed, weights)): (usize, (&mut [u8], &[f32]))| {
+            let block_rows = weights.len() / cols;
+            let thresholds = part_of(thresholds, block * TERNARY_BLOCK_ROWS, block_rows);
+            with_workspace(packed.len(), |fresh| {
+                kernels.ternary_quantize_pack(weights, block_rows, cols, thresholds, fresh);
+                let changed = kernels.ternary_count_changed(fresh, packed);
+                packed.copy_from_slice(fresh);
+                changed
+            })
+        };
+        if weights.len() < SERIAL_BELOW {
+            return repack((0, (packed, weights)));
+        }
+        self.install(|| {
+            let blocks = packed.par_chunks_mut(block_len).zip(weights.par_chunks(TERNARY_BLOCK_ROWS * cols));
+            blocks.enumerate().map(repack).sum()
+        })
+    }
+
+    /// Packs `trits` `[rows, cols]` (negative, zero, positive count as -1, 0, 1).
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn ternary_pack(&self, trits: &[i8], rows: usize, cols: usize, packed: &mut [u8]) {
+        self.check_weights(trits.len(), rows, cols, packed.len());
+        if trits.is_empty() {
+            return;
+        }
+        let kernels = self.kernels();
+        if trits.len() < SERIAL_BELOW {
+            return kernels.ternary_pack(trits, rows, cols, packed);
+        }
+        self.install(|| {
+            let blocks = packed.par_chunks_mut(ternary_block_len(cols));
+            blocks.zip(trits.par_chunks(TERNARY_BLOCK_ROWS * cols)).for_each(|(packed, trits)| {
+                kernels.ternary_pack(trits, trits.len() / cols, cols, packed);
+            });
+        });
+    }
+
+    /// Unpacks a matrix `[rows, cols]` to -1, 0, 1.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn ternary_unpack(&self, packed: &[u8], rows: usize, cols: usize, trits: &mut [i8]) {
+        self.check_weights(trits.len(), rows, cols, packed.len());
+        if trits.is_empty() {
+            return;
+        }
+        let kernels = self.kernels();
+        if trits.len() < SERIAL_BELOW {
+            return kernels.ternary_unpack(packed, rows, cols, trits);
+        }
+        self.install(|| {
+            let blocks = packed.par_chunks(ternary_block_len(cols));
+            blocks.zip(trits.par_chunks_mut(TERNARY_BLOCK_ROWS * cols)).for_each(|(packed, trits)| {
+                kernels.ternary_unpack(packed, trits.len() / cols, cols, trits);
+            });
+        });
+    }
+
+    fn check_weights(&self, weights: usize, rows: usize, cols: usize, packed: usize) {
+        assert_eq!(Some(weights), rows.checked_mul(cols), "ternary matrix: weights are not {rows} x {cols}");
+        assert_eq!(packed, ternary_packed_len(rows, cols), "ternary matrix: length of the packed form");
+    }
+}

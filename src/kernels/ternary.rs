@@ -1,0 +1,297 @@
+//! Ternary weights in the 2-bit layout and their products with int8 activations (csrc/README.md, "ternary").
+
+use super::bindings as c;
+use super::isa::Isa;
+use super::matrix_mut::MatrixMut;
+use super::table::KernelTable;
+
+/// Rows of a block of the 2-bit layout, and outputs of a panel.
+pub const TERNARY_BLOCK_ROWS: usize = 64;
+
+/// The longest reduction of a product: above it an i32 accumulator could overflow.
+pub const TERNARY_MAX_K: usize = 1 << 18;
+
+/// Bytes of one 64-row block of the 2-bit layout.
+pub fn ternary_block_len(cols: usize) -> usize {
+    cols.div_ceil(16).checked_mul(256).expect("ternary matrix larger than the address space")
+}
+
+/// Bytes of a ternary matrix `[rows, cols]` in the 2-bit layout.
+pub fn ternary_packed_len(rows: usize, cols: usize) -> usize {
+    let blocks = rows.div_ceil(TERNARY_BLOCK_ROWS);
+    blocks.checked_mul(ternary_block_len(cols)).expect("ternary matrix larger than the address space")
+}
+
+/// Bytes of the panels of a reduction of length `k`: 64 outputs, `k` rounded up to a multiple of 16.
+pub fn panels_len(k: usize) -> usize {
+    k.div_ceil(16) * 16 * TERNARY_BLOCK_ROWS
+}
+
+type PanelMatmul = unsafe extern "C" fn(
+    *const u8,
+    usize,
+    usize,
+    *const i8,
+    usize,
+    usize,
+    *const f32,
+    *const i32,
+    *const f32,
+    usize,
+    *mut f32,
+    usize,
+);
+type PanelMatmulI32 =
+    unsafe extern "C" fn(*const u8, usize, usize, *const i8, usize, usize, *const i32, *mut i32, usize);
+type Matvec = unsafe extern "C" fn(*const u8, usize, usize, *const i8, f32, i32, *const f32, usize, *mut f32);
+
+/// The ternary family of one ISA.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TernaryKernels {
+    pack: unsafe extern "C" fn(*const i8, usize, usize, *mut u8),
+    quantize_pack: unsafe extern "C" fn(*const f32, usize, usize, *const f32, usize, *mut u8),
+    unpack: unsafe extern "C" fn(*const u8, usize, usize, *mut i8),
+    count_changed: unsafe extern "C" fn(*const u8, *const u8, usize, *mut usize),
+    panels: unsafe extern "C" fn(*const u8, usize, *mut u8),
+    panels_transposed: unsafe extern "C" fn(*const u8, usize, usize, usize, *mut u8),
+    panel_matmul: PanelMatmul,
+    panel_matmul_i32: PanelMatmulI32,
+    matvec: Matvec,
+    matvec_i32: unsafe extern "C" fn(*const u8, usize, usize, *const i8, i32, *mut i32),
+}
+
+impl TernaryKernels {
+    pub(super) fn for_isa(isa: Isa) -> Self {
+        let kernels = TernaryKernels {
+            pack: c::hqk_ternary_pack_portable,
+            quantize_pack: c::hqk_ternary_quantize_pack_portable,
+            unpack: c::hqk_ternary_unpack_portable,
+            count_changed: c::hqk_ternary_count_changed_portable,
+            panels: c::hqk_ternary_panels_portable,
+            panels_transposed: c::hqk_ternary_panels_transposed_portable,
+            panel_matmul: c::hqk_panel_matmul_portable,
+            panel_matmul_i32: c::hqk_panel_matmul_i32_portable,
+            matvec: c::hqk_ternary_matvec_portable,
+            matvec_i32: c::hqk_ternary_matvec_i32_portable,
+        };
+        let _ = isa;
+        kernels
+    }
+}
+
+/// Quantized activations `[tokens, k]` as the products read them: `x ~ scales[t] * values[t][..]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Activations<'a> {
+    /// int8, dense rows of `k`.
+    pub values: &'a [i8],
+    /// One scale a token.
+    pub scales: &'a [f32],
+    /// Sum of each token's int8 values.
+    pub sums: &'a [i32],
+}
+
+impl Activations<'_> {
+    /// The tokens `range` of rows of `k` values.
+    pub fn tokens(&self, range: std::ops::Range<usize>, k: usize) -> Self {
+        Activations {
+            values: &self.values[range.start * k..range.end * k],
+            scales: &self.scales[range.clone()],
+            sums: &self.sums[range],
+        }
+    }
+
+    /// # Panics
+    /// If the slices do not hold `tokens` tokens of `k` values.
+    pub(crate) fn check(&self, tokens: usize, k: usize) {
+        assert_eq!(Some(self.values.len()), tokens.checked_mul(k), "activations: values are not {tokens} x {k}");
+        assert_eq!(self.scales.len(), tokens, "activations: one scale a token");
+        assert_eq!(self.sums.len(), tokens, "activations: one sum a token");
+        assert!(k <= TERNARY_MAX_K, "activations: {k} values a token, at most {TERNARY_MAX_K}");
+    }
+}
+
+/// Step from a row's scale to the next: 0 for one scale of the whole matrix.
+fn scale_stride(what: &str, scales: &[f32], rows: usize) -> usize {
+    assert!(scales.len() == 1 || scales.len() == rows, "{what}: {} values, expected 1 or {rows}", scales.len());
+    (scales.len() != 1) as usize
+}
+
+impl KernelTable {
+    /// Packs `trits` `[rows, cols]` (negative, zero, positive count as -1, 0, 1) into the 2-bit layout.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn ternary_pack(&self, trits: &[i8], rows: usize, cols: usize, packed: &mut [u8]) {
+        assert_eq!(Some(trits.len()), rows.checked_mul(cols), "ternary_pack: trits are not {rows} x {cols}");
+        assert_eq!(packed.len(), ternary_packed_len(rows, cols), "ternary_pack: length of the packed matrix");
+        // SAFETY: both lengths were checked above.
+        unsafe { (self.ternary.pack)(trits.as_ptr(), rows, cols, packed.as_mut_ptr()) };
+    }
+
+    /// Quantizes and packs `weights` `[rows, cols]`: `sign(w)` where `|w| > threshold`, else 0 (also for NaN).
+    /// `thresholds`: one for the matrix or one a row, not negative.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn ternary_quantize_pack(
+        &self,
+        weights: &[f32],
+        rows: usize,
+        cols: usize,
+        thresholds: &[f32],
+        packed: &mut [u8],
+    ) {
+        assert_eq!(
+            Some(weights.len()),
+            rows.checked_mul(cols),
+            "ternary_quantize_pack: weights are not {rows} x {cols}"
+        );
+        assert_eq!(packed.len(), ternary_packed_len(rows, cols), "ternary_quantize_pack: length of the packed matrix");
+        let stride = scale_stride("ternary_quantize_pack: thresholds", thresholds, rows);
+        // SAFETY: all lengths were checked above.
+        unsafe {
+            let thresholds = thresholds.as_ptr();
+            (self.ternary.quantize_pack)(weights.as_ptr(), rows, cols, thresholds, stride, packed.as_mut_ptr());
+        }
+    }
+
+    /// Unpacks a matrix `[rows, cols]` to -1, 0, 1.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn ternary_unpack(&self, packed: &[u8], rows: usize, cols: usize, trits: &mut [i8]) {
+        assert_eq!(Some(trits.len()), rows.checked_mul(cols), "ternary_unpack: trits are not {rows} x {cols}");
+        assert_eq!(packed.len(), ternary_packed_len(rows, cols), "ternary_unpack: length of the packed matrix");
+        // SAFETY: both lengths were checked above.
+        unsafe { (self.ternary.unpack)(packed.as_ptr(), rows, cols, trits.as_mut_ptr()) };
+    }
+
+    /// Number of weights that differ between two packed matrices of one shape.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn ternary_count_changed(&self, a: &[u8], b: &[u8]) -> usize {
+        assert_eq!(a.len(), b.len(), "ternary_count_changed: lengths differ");
+        let mut changed = 0;
+        // SAFETY: both slices hold `a.len()` bytes; one size is written.
+        unsafe { (self.ternary.count_changed)(a.as_ptr(), b.as_ptr(), a.len(), &mut changed) };
+        changed
+    }
+
+    /// Unpacks one 64-row block into panels: outputs are the block's rows, the reduction runs over `cols`.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn ternary_panels(&self, block: &[u8], cols: usize, panels: &mut [u8]) {
+        assert_eq!(block.len(), ternary_block_len(cols), "ternary_panels: length of the block");
+        assert_eq!(panels.len(), panels_len(cols), "ternary_panels: length of the panels");
+        // SAFETY: both lengths were checked above.
+        unsafe { (self.ternary.panels)(block.as_ptr(), cols, panels.as_mut_ptr()) };
+    }
+
+    /// Unpacks 64 columns from `first_col` (a multiple of 64) into panels: outputs are the columns, the reduction
+    /// runs over `rows`.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length or `first_col` does not name a column.
+    pub fn ternary_panels_transposed(
+        &self,
+        packed: &[u8],
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        panels: &mut [u8],
+    ) {
+        assert_eq!(packed.len(), ternary_packed_len(rows, cols), "ternary_panels_transposed: length of the matrix");
+        assert_eq!(panels.len(), panels_len(rows), "ternary_panels_transposed: length of the panels");
+        assert!(
+            first_col < cols && first_col.is_multiple_of(TERNARY_BLOCK_ROWS),
+            "ternary_panels_transposed: first column"
+        );
+        // SAFETY: lengths and the first column were checked above.
+        unsafe { (self.ternary.panels_transposed)(packed.as_ptr(), rows, cols, first_col, panels.as_mut_ptr()) };
+    }
+
+    /// `y[t][o] = (f32)(sum_k (panel[o][k] - 1) * x[t][k]) * (x_scale[t] * weight_scale[o])` for the at most 64
+    /// columns of `y`. `weight_scales`: one, or one a column of `y`.
+    ///
+    /// # Panics
+    /// If a size does not fit.
+    pub fn panel_matmul(
+        &self,
+        panels: &[u8],
+        k: usize,
+        x: Activations<'_>,
+        weight_scales: &[f32],
+        mut y: MatrixMut<'_, f32>,
+    ) {
+        let (tokens, outputs) = (y.rows(), y.cols());
+        x.check(tokens, k);
+        assert_eq!(panels.len(), panels_len(k), "panel_matmul: length of the panels");
+        assert!(outputs <= TERNARY_BLOCK_ROWS, "panel_matmul: {outputs} outputs of 64");
+        let stride = scale_stride("panel_matmul: weight scales", weight_scales, outputs);
+        // SAFETY: panels, activations and scales were checked above; `y` is a window of its rows and columns.
+        unsafe {
+            (self.ternary.panel_matmul)(
+                panels.as_ptr(),
+                outputs,
+                k,
+                x.values.as_ptr(),
+                k,
+                tokens,
+                x.scales.as_ptr(),
+                x.sums.as_ptr(),
+                weight_scales.as_ptr(),
+                stride,
+                y.as_mut_ptr(),
+                y.stride(),
+            );
+        }
+    }
+
+    /// The integers of [`KernelTable::panel_matmul`], before scaling (`x.scales` is not read).
+    ///
+    /// # Panics
+    /// If a size does not fit.
+    pub fn panel_matmul_i32(&self, panels: &[u8], k: usize, x: Activations<'_>, mut y: MatrixMut<'_, i32>) {
+        let (tokens, outputs) = (y.rows(), y.cols());
+        x.check(tokens, k);
+        assert_eq!(panels.len(), panels_len(k), "panel_matmul_i32: length of the panels");
+        assert!(outputs <= TERNARY_BLOCK_ROWS, "panel_matmul_i32: {outputs} outputs of 64");
+        let (values, sums) = (x.values.as_ptr(), x.sums.as_ptr());
+        // SAFETY: panels and activations were checked above; `y` is a window of its rows and columns.
+        unsafe {
+            let (y_start, y_stride) = (y.as_mut_ptr(), y.stride());
+            (self.ternary.panel_matmul_i32)(panels.as_ptr(), outputs, k, values, k, tokens, sums, y_start, y_stride);
+        }
+    }
+
+    /// One token: `y[r] = (f32)(sum_c w[r][c] * x[c]) * (x_scale * weight_scale[r])`, straight from the packed matrix
+    /// `[y.len(), cols]`. `weight_scales`: one, or one a row.
+    ///
+    /// # Panics
+    /// If `x` is not one token of `cols` values or another size does not fit.
+    pub fn ternary_matvec(&self, packed: &[u8], cols: usize, x: Activations<'_>, weight_scales: &[f32], y: &mut [f32]) {
+        x.check(1, cols);
+        assert_eq!(packed.len(), ternary_packed_len(y.len(), cols), "ternary_matvec: length of the packed matrix");
+        let stride = scale_stride("ternary_matvec: weight scales", weight_scales, y.len());
+        let (packed, values, scales) = (packed.as_ptr(), x.values.as_ptr(), weight_scales.as_ptr());
+        // SAFETY: all lengths were checked above.
+        unsafe {
+            let (scale, sum) = (x.scales[0], x.sums[0]);
+            (self.ternary.matvec)(packed, y.len(), cols, values, scale, sum, scales, stride, y.as_mut_ptr());
+        }
+    }
+
+    /// The integers of [`KernelTable::ternary_matvec`], before scaling (`x.scales` is not read).
+    ///
+    /// # Panics
+    /// If `x` is not one token of `cols` values or another size does not fit.
+    pub fn ternary_matvec_i32(&self, packed: &[u8], cols: usize, x: Activations<'_>, y: &mut [i32]) {
+        x.check(1, cols);
+        assert_eq!(packed.len(), ternary_packed_len(y.len(), cols), "ternary_matvec_i32: length of the packed matrix");
+        let (packed, values) = (packed.as_ptr(), x.values.as_ptr());
+        // SAFETY: all lengths were checked above.
+        unsafe { (self.ternary.matvec_i32)(packed, y.len(), cols, values, x.sums[0], y.as_mut_ptr()) };
+    }
+}

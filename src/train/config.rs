@@ -6,20 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::nn::{GradPrecision, Precision};
+use crate::optim::{LearningRateSchedule, OptimizerConfig, OptimizerKind};
 use crate::{Error, Result};
-
-/// Which update rule a run uses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OptimizerKind {
-    /// AdamW direction, trust region and auxiliary network, batches by clusters; each part has its own switch.
-    #[default]
-    Hybrid,
-    /// Plain AdamW on random batches.
-    Adamw,
-    /// Plain SGD with momentum on random batches.
-    Sgd,
-}
 
 /// How a batch is put together from the clusters of the training data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -137,7 +125,7 @@ pub struct TrainConfig {
     pub precision: Option<Precision>,
     /// Arithmetic of the linear layers' backward products.
     pub gradient_precision: GradPrecision,
-    /// Update rule.
+    /// Update rule; `adamw` and `sgd` are the plain ones, without any part of the hybrid.
     pub optimizer: OptimizerKind,
     /// AdamW's second beta.
     pub adam_beta2: f64,
@@ -145,7 +133,7 @@ pub struct TrainConfig {
     pub schedule: ScheduleKind,
     /// Steps of linear warm-up.
     pub warmup_steps: u64,
-    /// Lowest learning rate of the schedule as a share of the base rate.
+    /// Share of the base rate at the end of the cosine, or at the start of the second stage.
     pub min_lr_ratio: f64,
     /// Steps between checkpoints.
     pub checkpoint_interval: u64,
@@ -242,6 +230,36 @@ impl TrainConfig {
             bits if bits < 32.0 => Precision::Int8,
             _ => Precision::F32,
         })
+    }
+
+    /// What the optimizer is built from.
+    pub fn optimizer_config(&self) -> OptimizerConfig {
+        OptimizerConfig {
+            optimizer: self.optimizer,
+            base_learning_rate: self.base_learning_rate as f32,
+            weight_decay: self.weight_decay as f32,
+            momentum: self.momentum,
+            beta2: self.adam_beta2,
+            use_auxiliary_nn: self.use_auxiliary_nn,
+            auxiliary_nn_hidden_size: self.auxiliary_nn_hidden_size,
+            auxiliary_nn_learning_rate: self.auxiliary_nn_learning_rate as f32,
+            use_adaptive_lr: self.use_adaptive_lr,
+            use_trust_region: self.use_trust_region,
+            initial_trust_radius: self.initial_trust_radius as f32,
+            trust_radius_adaptation: self.trust_radius_adaptation,
+            seed: self.seed,
+            ..OptimizerConfig::default()
+        }
+    }
+
+    /// Learning rate and weight decay over the steps.
+    pub fn learning_rate_schedule(&self) -> LearningRateSchedule {
+        let (warmup_steps, share) = (self.warmup_steps, self.min_lr_ratio as f32);
+        match self.schedule {
+            ScheduleKind::Constant => LearningRateSchedule::Constant,
+            ScheduleKind::Cosine => LearningRateSchedule::WarmupCosine { warmup_steps, final_fraction: share },
+            ScheduleKind::TwoStage => LearningRateSchedule::TwoStage { warmup_steps, second_fraction: share },
+        }
     }
 
     /// Fields that a resumed run may change: length, time limit, threads, logging.

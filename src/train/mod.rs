@@ -1,8 +1,27 @@
 //! Training runs: configuration, the trainer, checkpoints, metrics, reports.
 
+mod array_objective;
+mod batches;
+mod checkpoint;
 mod config;
 mod config_check;
+mod config_layers;
+mod language_model;
+mod metrics;
 mod objective;
+#[cfg(feature = "cli")]
+mod report;
+mod run_directory;
+mod run_loop;
+mod trainer;
 
-pub use config::{BatchStrategy, OptimizerKind, ScheduleKind, TrainConfig};
+pub use array_objective::{ArrayData, ArrayObjective};
+pub use batches::{BatchChoice, BatchSampler};
+pub use checkpoint::{Checkpoint, CheckpointHeader};
+pub use config::{BatchStrategy, ScheduleKind, TrainConfig};
+pub use language_model::LanguageModelObjective;
+pub use metrics::{EvaluationMetrics, History, MetricsLog, StepMetrics};
 pub use objective::{Evaluation, Features, Objective};
+pub use run_directory::{RunDirectory, resolve_model};
+pub use run_loop::{StopReason, Summary};
+pub use trainer::{Progress, Trainer};

@@ -1,0 +1,204 @@
+//! Checkpoints: one safetensors file each, with everything a run needs to go on exactly.
+//!
+//! Tensors are `weight.NAME` (latent f32 weights) and `optimizer.NAME`; the metadata key `hybridq` holds the
+//! [`CheckpointHeader`] as JSON, `sha256` the checksum of header and tensors. A file is written beside its place, synced
+//! and renamed, so that a kill at any moment leaves the older files whole; the two newest are kept.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::formats::{SafetensorsFile, TensorData, write_safetensors};
+use crate::nn::ParamStore;
+use crate::optim::{Optimizer, OptimizerState, StateTensor};
+use crate::{Error, Result};
+
+/// Version of the layout; a reader refuses others.
+const VERSION: u32 = 1;
+/// Metadata key of the header.
+const HEADER_KEY: &str = "hybridq";
+/// Metadata key of the checksum.
+const CHECKSUM_KEY: &str = "sha256";
+/// Checkpoints kept in a run.
+const KEPT: usize = 2;
+
+/// Where a run stood.
+///
+/// Random numbers need no state of their own: every draw is a function of the seed (in the identity) and the step.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CheckpointHeader {
+    /// Version of the layout.
+    pub version: u32,
+    /// Steps done; also the cursor in the data, because a batch is a function of seed and step.
+    pub step: u64,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Training time so far.
+    pub seconds: f64,
+    /// Bytes of `metrics.jsonl` that belong to it.
+    pub metrics_offset: u64,
+    /// Digest of configuration, model and data.
+    pub identity: String,
+    /// Lowest validation loss so far, as f64 bits, and evaluations since.
+    pub convergence: (u64, u64),
+    /// The optimizer's name.
+    pub optimizer: String,
+    /// The optimizer's scalars.
+    pub scalars: serde_json::Value,
+}
+
+/// An opened and verified checkpoint.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Where the run stood.
+    pub header: CheckpointHeader,
+    file: SafetensorsFile,
+}
+
+impl Checkpoint {
+    /// Writes the checkpoint of `header.step` into `folder` and removes all but the newest two. `version`, `optimizer` and
+    /// `scalars` of the header are filled in. Gives the file's path.
+    ///
+    /// Errors: a weight that is not finite (such a run is not worth going on from), the system's.
+    pub fn save(
+        folder: &Path,
+        mut header: CheckpointHeader,
+        store: &ParamStore,
+        optimizer: &dyn Optimizer,
+    ) -> Result<PathBuf> {
+        let state = optimizer.state();
+        header.version = VERSION;
+        header.optimizer = optimizer.name().into();
+        header.scalars = state.scalars.clone();
+        let mut tensors = Vec::new();
+        for id in store.ids() {
+            let (spec, values) = (store.spec(id), store.weight(id));
+            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+                return Err(Error::NonFinite { tensor: spec.name.clone(), index, value: values[index] });
+            }
+            tensors.push(TensorData::new(format!("weight.{}", spec.name), &spec.shape, values));
+        }
+        for tensor in &state.tensors {
+            tensors.push(TensorData::new(format!("optimizer.{}", tensor.name), &tensor.shape, &tensor.values[..]));
+        }
+        let header_json = serde_json::to_string(&header).expect("a header is plain data");
+        let named = store.ids().map(|id| (format!("weight.{}", store.spec(id).name), bytes_of(store.weight(id))));
+        let of_state = state.tensors.iter().map(|t| (format!("optimizer.{}", t.name), bytes_of(&t.values)));
+        let checksum = checksum(&header_json, named.chain(of_state).collect());
+        let metadata = BTreeMap::from([(HEADER_KEY.to_string(), header_json), (CHECKSUM_KEY.to_string(), checksum)]);
+        let path = folder.join(file_name(header.step));
+        write_safetensors(&path, &metadata, &tensors)?;
+        for (_, old) in list(folder)?.iter().rev().skip(KEPT) {
+            std::fs::remove_file(old).map_err(|error| Error::io(old, error))?;
+        }
+        Ok(path)
+    }
+
+    /// Opens `path` and verifies version, checksum and, if given, identity. Errors name the file and what is wrong.
+    pub fn open(path: &Path, identity: Option<&str>) -> Result<Self> {
+        let file = SafetensorsFile::open(path)?;
+        let fail = |message: String| Error::format(path, None, message);
+        let (Some(json), Some(stored)) = (file.metadata().get(HEADER_KEY), file.metadata().get(CHECKSUM_KEY)) else {
+            return Err(fail("not a checkpoint of hybridq: its metadata is missing".into()));
+        };
+        let mut named = Vec::new();
+        for tensor in file.tensors() {
+            named.push((tensor.name.clone(), file.bytes(&tensor.name)?));
+        }
+        if checksum(json, named) != *stored {
+            return Err(fail("damaged: its checksum does not fit its content".into()));
+        }
+        let header: CheckpointHeader =
+            serde_json::from_str(json).map_err(|error| fail(format!("its header cannot be read: {error}")))?;
+        if header.version != VERSION {
+            return Err(fail(format!("version {}, expected {VERSION}", header.version)));
+        }
+        if identity.is_some_and(|identity| identity != header.identity) {
+            return Err(fail("belongs to a run with another model, data or configuration".into()));
+        }
+        Ok(Checkpoint { header, file })
+    }
+
+    /// The newest checkpoint in `folder` that can be used; `None` if there are no files. A file that cannot be used is
+    /// skipped with a warning. Error: there are files, and none can be used.
+    pub fn newest(folder: &Path, identity: &str) -> Result<Option<Self>> {
+        let files = list(folder)?;
+        for (_, path) in files.iter().rev() {
+            match Checkpoint::open(path, Some(identity)) {
+                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(error) => tracing::warn!("{error}; trying the checkpoint before it"),
+            }
+        }
+        match files.len() {
+            0 => Ok(None),
+            count => Err(Error::format(folder, None, format!("none of the {count} checkpoints can be used"))),
+        }
+    }
+
+    /// Puts weights and optimizer state back. Errors: a tensor is missing, of another shape, or belongs to nothing.
+    pub fn restore(&self, store: &mut ParamStore, optimizer: &mut dyn Optimizer) -> Result<()> {
+        if self.header.optimizer != optimizer.name() {
+            let message = format!("optimizer {}, expected {}", self.header.optimizer, optimizer.name());
+            return Err(Error::format(self.file.path(), None, message));
+        }
+        for id in store.ids() {
+            let (name, shape) = (format!("weight.{}", store.spec(id).name), store.spec(id).shape.clone());
+            self.file.read_f32(&name, &shape, store.weight_mut(id))?;
+        }
+        let mut tensors = Vec::new();
+        for tensor in self.file.tensors() {
+            if let Some(name) = tensor.name.strip_prefix("optimizer.") {
+                let values = self.file.elements::<f32>(&tensor.name, &tensor.shape)?;
+                tensors.push(StateTensor { name: name.into(), shape: tensor.shape.clone(), values });
+            }
+        }
+        optimizer.load_state(&OptimizerState { tensors, scalars: self.header.scalars.clone() })
+    }
+}
+
+fn file_name(step: u64) -> String {
+    format!("step-{step:010}.safetensors")
+}
+
+/// Checkpoint files of `folder` by rising step; temporary and other files are left out.
+fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|error| Error::io(folder, error))? {
+        let path = entry.map_err(|error| Error::io(folder, error))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let digits = name.strip_prefix("step-").and_then(|rest| rest.strip_suffix(".safetensors"));
+        if let Some(step) = digits.and_then(|digits| digits.parse().ok()) {
+            files.push((step, path));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn bytes_of(values: &[f32]) -> &[u8] {
+    bytemuck::cast_slice(values)
+}
+
+/// SHA-256 over the header and, by rising name, each tensor's name, length and bytes.
+fn checksum(header: &str, mut tensors: Vec<(String, &[u8])>) -> String {
+    tensors.sort();
+    let mut hash = Sha256::new();
+    for part in [header.as_bytes()].into_iter().chain(tensors.iter().flat_map(|(name, bytes)| [name.as_bytes(), bytes]))
+    {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hexadecimal(&hash.finalize())
+}
+
+/// SHA-256 of `bytes` in hexadecimal.
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,174 @@
+//! Text and a decoder language model.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+
+use crate::data::{Split, TokenBatch, TokenDataset, Tokenizer};
+use crate::dispatch::Context;
+use crate::eval::language_model;
+use crate::models::Model;
+use crate::nn::{Executor, Mode, ParamStore, StepRandomness};
+use crate::tensor::RandomStream;
+use crate::{Error, Result};
+
+use super::objective::{Evaluation, Features, Objective};
+
+/// Random streams of the places of training windows (see [`RandomStream::new`]).
+const OFFSET_PURPOSE: u32 = 61;
+
+/// Width of a window's features for clustering.
+const FEATURES: usize = 64;
+
+/// Next-token prediction on windows of a text.
+///
+/// Example `i` is the stretch of `seq_length` tokens from `i * seq_length` on; each time it is drawn, its window begins at
+/// a random token of that stretch, so that every window of the text can occur.
+#[derive(Debug)]
+pub struct LanguageModelObjective {
+    model: Model,
+    tokenizer: Tokenizer,
+    dataset: TokenDataset,
+    data_digest: String,
+    stretches: Vec<usize>,
+    last_offset: usize,
+    seq_length: usize,
+    eval_windows: usize,
+    executor: Option<Executor>,
+    batch: TokenBatch,
+}
+
+impl LanguageModelObjective {
+    /// Trains `model` on windows of `seq_length` tokens; an evaluation reads `eval_windows` windows. `data_digest` tells
+    /// this text from others.
+    ///
+    /// Errors: a text shorter than a window, a window longer than the model's context, more token ids than the model has.
+    pub fn new(
+        model: Model,
+        tokenizer: Tokenizer,
+        dataset: TokenDataset,
+        data_digest: String,
+        seq_length: usize,
+        eval_windows: usize,
+    ) -> Result<Self> {
+        tokenizer.check_vocabulary(model.config.vocab_size)?;
+        let context = model.config.max_position_embeddings;
+        if seq_length > context {
+            return Err(Error::invalid(
+                "seq_length (--seq)",
+                format!("at most the model's context {context}"),
+                seq_length,
+            ));
+        }
+        dataset.check_length(seq_length)?;
+        let stretches = dataset.partition(seq_length)?;
+        let last_offset = dataset.tokens(Split::Training) - seq_length - 1;
+        Ok(LanguageModelObjective {
+            model,
+            tokenizer,
+            dataset,
+            data_digest,
+            stretches,
+            last_offset,
+            seq_length,
+            eval_windows,
+            executor: None,
+            batch: TokenBatch::default(),
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The model, to generate with.
+    pub fn model_mut(&mut self) -> &mut Model {
+        &mut self.model
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The tokens.
+    pub fn dataset(&self) -> &TokenDataset {
+        &self.dataset
+    }
+
+    /// The executor of training steps, once there was one: for the times of its operations and its memory.
+    pub fn executor(&self) -> Option<&Executor> {
+        self.executor.as_ref()
+    }
+}
+
+impl Objective for LanguageModelObjective {
+    fn store(&self) -> &ParamStore {
+        &self.model.store
+    }
+
+    fn store_mut(&mut self) -> &mut ParamStore {
+        &mut self.model.store
+    }
+
+    fn examples(&self) -> usize {
+        self.stretches.len()
+    }
+
+    fn tokens_per_example(&self) -> usize {
+        self.seq_length
+    }
+
+    fn loss_and_gradients(
+        &mut self,
+        context: &Context,
+        indices: &[usize],
+        randomness: StepRandomness,
+        gradient_scale: f32,
+    ) -> Result<f64> {
+        let mut stream = RandomStream::new(randomness.seed, OFFSET_PURPOSE, randomness.step, 0);
+        let mut window = |&example: &usize| {
+            let shift = stream.below(self.seq_length as u64) as usize;
+            (self.stretches[example] + shift).min(self.last_offset)
+        };
+        let offsets: Vec<usize> = indices.iter().map(&mut window).collect();
+        self.dataset.read(Split::Training, &offsets, self.seq_length, &mut self.batch);
+        let capacity = indices.len() * self.seq_length;
+        let plan = &self.model.plan;
+        let executor = self.executor.get_or_insert_with(|| Executor::new(plan, Mode::Train, capacity));
+        let batch = self.batch.view();
+        executor.step(&self.model.plan, context, &mut self.model.store, batch, randomness, gradient_scale)
+    }
+
+    fn evaluate(&mut self, context: &Context) -> Result<Option<Evaluation>> {
+        let report = language_model(context, &mut self.model, &self.dataset, self.eval_windows, self.seq_length)?;
+        Ok(Some(Evaluation { loss: report.loss, bits_per_byte: Some(report.bits_per_byte) }))
+    }
+
+    /// Counts of each stretch's tokens, each token with its own place and sign among [`FEATURES`] (feature hashing,
+    /// Weinberger et al. 2009), scaled to length 1.
+    fn features(&self) -> Result<Option<Features>> {
+        let mut values = vec![0.0f32; self.stretches.len() * FEATURES];
+        let mut batch = TokenBatch::default();
+        for (&offset, row) in self.stretches.iter().zip(values.chunks_exact_mut(FEATURES)) {
+            self.dataset.read(Split::Training, &[offset], self.seq_length, &mut batch);
+            for &token in batch.view().tokens {
+                let hash = token.wrapping_add(1).wrapping_mul(0x9E37_79B1);
+                row[(hash >> 26) as usize] += if hash & (1 << 25) == 0 { 1.0 } else { -1.0 };
+            }
+            let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt().max(1.0);
+            row.iter_mut().for_each(|value| *value /= norm);
+        }
+        Ok(Some(Features { values, dim: FEATURES }))
+    }
+
+    fn save_model(&self, folder: &Path) -> Result<()> {
+        self.model.save(folder)?;
+        self.tokenizer.save(folder)
+    }
+
+    fn identity(&self) -> String {
+        let config = self.model.config.to_json();
+        format!("data {}\nvocabulary {}\nmodel {config}", self.data_digest, self.tokenizer.vocabulary())
+    }
+}

@@ -1,0 +1,130 @@
+//! `report.html`: one page without scripts or network, for a phone or a desk, light or dark.
+#![forbid(unsafe_code)]
+
+mod plot;
+
+use std::fmt::Write;
+use std::path::Path;
+
+use plot::{Curve, plot};
+
+use super::config::TrainConfig;
+use super::metrics::{History, StepMetrics};
+use crate::Result;
+use crate::formats::atomic_write;
+
+/// Most points of a curve: longer histories are averaged in as many parts, so that a report of a long run stays small.
+const POINTS: usize = 400;
+
+const STYLE: &str = "
+:root { color-scheme: light dark; --edge: #8884; --soft: #8882; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.4rem; margin: 0 0 .5rem; } h2 { font-size: 1.1rem; margin: 1.5rem 0 .5rem; }
+.figures { display: flex; flex-wrap: wrap; gap: .5rem; }
+.figures div { border: 1px solid var(--edge); border-radius: .5rem; padding: .4rem .8rem; }
+.figures b { display: block; font-size: 1.2rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem; }
+figure { margin: 0; } figcaption { font-weight: 600; } svg { width: 100%; height: auto; display: block; }
+table { border-collapse: collapse; font-size: .9rem; } td, th { text-align: left; padding: .15rem .8rem .15rem 0;
+border-bottom: 1px solid var(--soft); } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+.settings { columns: 22rem; } .settings div { display: flex; justify-content: space-between; gap: 1rem;
+border-bottom: 1px solid var(--soft); font-size: .85rem; break-inside: avoid; }
+.settings span:last-child { overflow-wrap: anywhere; text-align: right; }
+";
+
+/// Writes the report of a run so far. `baselines`: other models' bits per byte on the same validation text.
+pub(super) fn write(path: &Path, config: &TrainConfig, history: &History, baselines: &[(String, f64)]) -> Result<()> {
+    let page = page(config, history, baselines);
+    atomic_write(path, |file| file.write(page.as_bytes()))
+}
+
+fn page(config: &TrainConfig, history: &History, baselines: &[(String, f64)]) -> String {
+    let title = format!("{}, {} steps", escape(&config.model), history.steps.last().map_or(0, |step| step.step));
+    let mut html = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>hybridq: {title}</title><style>{STYLE}</style></head><body>\n<h1>hybridq: {title}</h1>\n"
+    );
+    figures(&mut html, config, history);
+    html.push_str("<h2>Course</h2>\n<div class=\"plots\">\n");
+    let steps = &history.steps;
+    let of = |value: fn(&StepMetrics) -> f64| curve(steps, value);
+    let validation =
+        history.evaluations.iter().map(|evaluation| (evaluation.step as f64, evaluation.val_loss)).collect();
+    let losses = [Curve { name: "training", points: of(|s| s.loss) }, Curve { name: "validation", points: validation }];
+    figure(&mut html, "Loss (nats per token)", &losses);
+    let single: [(&str, fn(&StepMetrics) -> f64); 5] = [
+        ("Learning-rate multiplier", |s| f64::from(s.lr_multiplier)),
+        ("Trust radius", |s| s.trust_radius.map_or(f64::NAN, f64::from)),
+        ("Flip rate (share of quantized values changed per step)", |s| s.flip_rate),
+        ("Constraint activity (share of steps)", |s| f64::from(u8::from(s.constraint_active))),
+        ("Tokens per second", |s| s.tokens_per_s),
+    ];
+    for (name, value) in single {
+        figure(&mut html, name, &[Curve { name, points: of(value) }]);
+    }
+    html.push_str("</div>\n");
+    comparison(&mut html, history, baselines);
+    html.push_str("<h2>Settings</h2>\n<div class=\"settings\">\n");
+    for (name, value) in config.to_table() {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+        let _ = writeln!(html, "<div><span>{name}</span><span>{}</span></div>", escape(&value));
+    }
+    html.push_str("</div>\n</body></html>\n");
+    html
+}
+
+/// The run in a few numbers.
+fn figures(html: &mut String, config: &TrainConfig, history: &History) {
+    html.push_str("<div class=\"figures\">");
+    let mut add = |name: &str, value: String| {
+        let _ = write!(html, "<div>{name}<b>{value}</b></div>");
+    };
+    if let Some(last) = history.steps.last() {
+        add("step", format!("{} of {}", last.step, config.max_steps));
+        add("training loss", format!("{:.4}", last.loss));
+        add("tokens", last.tokens.to_string());
+        add("training time", format!("{:.0} s", last.seconds));
+    }
+    if let Some(last) = history.evaluations.last() {
+        add("validation loss", format!("{:.4}", last.val_loss));
+        if let Some(bits) = last.val_bits_per_byte {
+            add("bits per byte", format!("{bits:.3}"));
+        }
+    }
+    html.push_str("</div>\n");
+}
+
+fn figure(html: &mut String, caption: &str, curves: &[Curve<'_>]) {
+    if let Some(svg) = plot(curves) {
+        let _ = writeln!(html, "<figure><figcaption>{caption}</figcaption>{svg}</figure>");
+    }
+}
+
+/// Our bits per byte beside the baselines'.
+fn comparison(html: &mut String, history: &History, baselines: &[(String, f64)]) {
+    let ours = history.evaluations.last().and_then(|evaluation| evaluation.val_bits_per_byte);
+    let (Some(ours), false) = (ours, baselines.is_empty()) else { return };
+    html.push_str(
+        "<h2>Beside simpler models of the same split</h2>\n<table><tr><th>model</th><th>bits per byte</th></tr>\n",
+    );
+    for (name, bits) in baselines.iter().map(|(name, bits)| (name.as_str(), *bits)).chain([("this run", ours)]) {
+        let _ = writeln!(html, "<tr><td>{}</td><td class=\"n\">{bits:.3}</td></tr>", escape(name));
+    }
+    html.push_str("</table>\n");
+}
+
+/// Means of `value` over equal parts of the steps; a part without a finite value is left out.
+fn curve(steps: &[StepMetrics], value: fn(&StepMetrics) -> f64) -> Vec<(f64, f64)> {
+    let part = steps.len().div_ceil(POINTS).max(1);
+    let mean = |steps: &[StepMetrics]| {
+        let values: Vec<f64> = steps.iter().map(value).filter(|value| value.is_finite()).collect();
+        let last = steps.last()?;
+        (!values.is_empty()).then(|| (last.step as f64, values.iter().sum::<f64>() / values.len() as f64))
+    };
+    steps.chunks(part).filter_map(mean).collect()
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

@@ -1,0 +1,184 @@
+//! A whole run: evaluations, checkpoints, resuming, the summary.
+#![forbid(unsafe_code)]
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::checkpoint::{Checkpoint, CheckpointHeader};
+use super::metrics::{EvaluationMetrics, MetricsLog};
+use super::objective::Objective;
+use super::run_directory::RunDirectory;
+use super::trainer::{Progress, Trainer};
+use crate::Result;
+
+/// Why a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopReason {
+    /// All steps were done.
+    Finished,
+    /// The validation loss no longer fell.
+    Converged,
+    /// The time limit was reached.
+    TimeLimit,
+    /// It was cancelled.
+    Interrupted,
+}
+
+/// The outcome of a run.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Summary {
+    /// Why it ended.
+    pub stop: StopReason,
+    /// Steps done.
+    pub steps: u64,
+    /// Loss of the last step's batch.
+    pub final_loss: Option<f64>,
+    /// The last evaluation.
+    pub evaluation: Option<EvaluationMetrics>,
+    /// Training time in seconds, over all parts of a resumed run.
+    pub total_seconds: f64,
+    /// Mean of the auxiliary network's multiplier over the steps.
+    pub mean_multiplier: f64,
+    /// Share of steps whose update the trust region shortened.
+    pub constraint_activation_rate: f64,
+    /// Trust radius of the last step.
+    pub final_radius: Option<f32>,
+}
+
+impl<O: Objective> Trainer<O> {
+    /// Puts a new run into `directory`: its configuration is stored, its metrics begin.
+    pub fn start_in(mut self, directory: RunDirectory) -> Result<Self> {
+        // A run is there as soon as its configuration is; the metrics come first so that it never lacks them.
+        let log = MetricsLog::create(directory.metrics())?;
+        directory.write_config(&self.config)?;
+        self.run = Some((directory, log));
+        Ok(self)
+    }
+
+    /// Goes on with the run in `directory` exactly where its newest usable checkpoint stands, or at step 0 if it has none
+    /// yet. Metrics written after the checkpoint are cut off and will be written again.
+    ///
+    /// Errors: checkpoints that all are damaged or belong to another run, metrics shorter than the checkpoint knows.
+    pub fn resume_in(mut self, directory: RunDirectory) -> Result<Self> {
+        let Some(checkpoint) = Checkpoint::newest(&directory.checkpoints(), &self.identity())? else {
+            return self.start_in(directory);
+        };
+        checkpoint.restore(self.objective.store_mut(), &mut *self.optimizer)?;
+        self.objective.store_mut().quantize(&self.context)?;
+        let header = &checkpoint.header;
+        let (log, history) = MetricsLog::resume(directory.metrics(), header.metrics_offset)?;
+        self.history = history;
+        self.steps_done = header.step;
+        self.tokens = header.tokens;
+        self.seconds = header.seconds;
+        self.convergence = (f64::from_bits(header.convergence.0), header.convergence.1);
+        directory.write_config(&self.config)?;
+        self.run = Some((directory, log));
+        Ok(self)
+    }
+
+    /// Writes a checkpoint and the model, in a run directory.
+    pub fn checkpoint(&mut self) -> Result<()> {
+        let identity = self.identity();
+        let Some((directory, log)) = &mut self.run else { return Ok(()) };
+        let header = CheckpointHeader {
+            version: 0,
+            step: self.steps_done,
+            tokens: self.tokens,
+            seconds: self.seconds,
+            metrics_offset: log.sync()?,
+            identity,
+            convergence: (self.convergence.0.to_bits(), self.convergence.1),
+            optimizer: String::new(),
+            scalars: serde_json::Value::Null,
+        };
+        let path = Checkpoint::save(&directory.checkpoints(), header, self.objective.store(), &*self.optimizer)?;
+        self.objective.save_model(&directory.model())?;
+        if let Some(progress) = &mut self.progress {
+            progress(Progress::Checkpoint(&path));
+        }
+        Ok(())
+    }
+
+    /// Trains to the end: `max_steps`, convergence, the time limit or cancellation, whichever comes first. A checkpoint
+    /// closes the run in every case.
+    ///
+    /// Errors: those of [`Trainer::step`] (the last checkpoint stays), of evaluations and of files.
+    pub fn run(&mut self) -> Result<Summary> {
+        let start = Instant::now();
+        let mut checkpointed = None;
+        let mut evaluated = None;
+        let stop = loop {
+            if self.steps_done >= self.config.max_steps {
+                break StopReason::Finished;
+            }
+            let patience = self.config.convergence_patience;
+            if patience > 0 && self.convergence.1 >= patience {
+                break StopReason::Converged;
+            }
+            if self.is_cancelled() {
+                break StopReason::Interrupted;
+            }
+            self.step()?;
+            if self.steps_done.is_multiple_of(self.config.eval_interval) {
+                if let Some(evaluation) = self.evaluate()? {
+                    self.convergence = match evaluation.val_loss < self.convergence.0 {
+                        true => (evaluation.val_loss, 0),
+                        false => (self.convergence.0, self.convergence.1 + 1),
+                    };
+                }
+                evaluated = Some(self.steps_done);
+                self.write_report()?;
+            }
+            if self.steps_done.is_multiple_of(self.config.checkpoint_interval) {
+                self.checkpoint()?;
+                checkpointed = Some(self.steps_done);
+            }
+            if self.config.time_limit.is_some_and(|limit| start.elapsed().as_secs_f64() >= limit)
+                && self.steps_done < self.config.max_steps
+            {
+                break StopReason::TimeLimit;
+            }
+        };
+        // The checkpoint comes before an evaluation that is out of turn: a run that goes on from it has the lines of one
+        // that never stopped.
+        if checkpointed != Some(self.steps_done) {
+            self.checkpoint()?;
+        }
+        if evaluated != Some(self.steps_done) && stop != StopReason::Interrupted {
+            self.evaluate()?;
+        }
+        self.write_report()?;
+        Ok(self.summary(stop))
+    }
+
+    /// The outcome so far.
+    pub fn summary(&self, stop: StopReason) -> Summary {
+        let steps = &self.history.steps;
+        let count = steps.len().max(1) as f64;
+        Summary {
+            stop,
+            steps: self.steps_done,
+            final_loss: steps.last().map(|step| step.loss),
+            evaluation: self.history.evaluations.last().cloned(),
+            total_seconds: self.seconds,
+            mean_multiplier: steps.iter().map(|step| f64::from(step.lr_multiplier)).sum::<f64>() / count,
+            constraint_activation_rate: steps.iter().filter(|step| step.constraint_active).count() as f64 / count,
+            final_radius: steps.last().and_then(|step| step.trust_radius),
+        }
+    }
+
+    /// Brings `report.html` up to date, in a run directory of a build with the feature `cli`.
+    fn write_report(&mut self) -> Result<()> {
+        if let Some(find) = self.pending_baselines.take() {
+            self.baselines = find()?;
+        }
+        #[cfg(feature = "cli")]
+        if let Some((directory, _)) = &self.run {
+            super::report::write(&directory.report(), &self.config, &self.history, &self.baselines)?;
+        }
+        Ok(())
+    }
+}

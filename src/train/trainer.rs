@@ -1,0 +1,309 @@
+//! The trainer: one step of a run, and what it needs.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use super::batches::BatchSampler;
+use super::checkpoint::sha256;
+use super::config::TrainConfig;
+use super::metrics::{EvaluationMetrics, History, MetricsLog, StepMetrics};
+use super::objective::Objective;
+use super::run_directory::RunDirectory;
+use crate::dispatch::Context;
+use crate::nn::{ParamStore, StepRandomness};
+use crate::optim::{LearningRateSchedule, Optimizer, TrainingState};
+use crate::{Error, Result};
+
+/// Elements of a parallel block of the gradient's norm.
+const BLOCK: usize = 1 << 14;
+
+/// What a progress callback is told.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress<'a> {
+    /// A step was done.
+    Step(&'a StepMetrics),
+    /// An evaluation was done.
+    Evaluation(&'a EvaluationMetrics),
+    /// A checkpoint was written.
+    Checkpoint(&'a Path),
+}
+
+type ProgressCallback = Box<dyn FnMut(Progress<'_>) + Send>;
+type EvaluationCallback<O> = Box<dyn FnMut(&mut O, &Context) -> Result<BTreeMap<String, f64>> + Send>;
+type Baselines = Box<dyn FnOnce() -> Result<Vec<(String, f64)>> + Send>;
+
+/// Trains an [`Objective`]: clusters the data, then at each step picks a batch, takes loss and gradients, clips, updates
+/// through the optimizer, quantizes, and reports.
+///
+/// [`Trainer::step`] does one step; [`Trainer::run`] does the whole run with evaluations and, in a run directory,
+/// metrics, checkpoints, the model and the report.
+pub struct Trainer<O: Objective> {
+    pub(super) context: Context,
+    pub(super) config: TrainConfig,
+    pub(super) objective: O,
+    pub(super) optimizer: Box<dyn Optimizer>,
+    pub(super) run: Option<(RunDirectory, MetricsLog)>,
+    pub(super) history: History,
+    pub(super) steps_done: u64,
+    pub(super) tokens: u64,
+    pub(super) seconds: f64,
+    /// Lowest validation loss, and evaluations since.
+    pub(super) convergence: (f64, u64),
+    pub(super) progress: Option<ProgressCallback>,
+    pub(super) evaluation: Option<EvaluationCallback<O>>,
+    pub(super) cancel: Arc<AtomicBool>,
+    /// Named losses to stand beside the run's, in bits per byte: found when first needed.
+    pub(super) pending_baselines: Option<Baselines>,
+    pub(super) baselines: Vec<(String, f64)>,
+    schedule: LearningRateSchedule,
+    sampler: BatchSampler,
+}
+
+impl<O: Objective> Trainer<O> {
+    /// A trainer at step 0. With `epochs` in the configuration, `max_steps` is found from the number of examples.
+    ///
+    /// Errors: a configuration out of range, a weight that is not finite, what the objective's features give.
+    pub fn new(context: Context, mut config: TrainConfig, mut objective: O) -> Result<Self> {
+        config.validate()?;
+        let examples = objective.examples();
+        if examples == 0 {
+            return Err(Error::invalid("training data", "at least one example", 0));
+        }
+        if let Some(epochs) = config.epochs {
+            let per_step = (config.batch_size * config.grad_accumulation) as f64;
+            config.max_steps = (epochs * examples as f64 / per_step).ceil().max(1.0) as u64;
+        }
+        let sampler = BatchSampler::random(config.seed, examples);
+        let optimizer = config.optimizer_config().build(objective.store())?;
+        objective.store_mut().quantize(&context)?;
+        Ok(Trainer {
+            schedule: config.learning_rate_schedule(),
+            context,
+            config,
+            objective,
+            optimizer,
+            run: None,
+            history: History::default(),
+            steps_done: 0,
+            tokens: 0,
+            seconds: 0.0,
+            convergence: (f64::INFINITY, 0),
+            progress: None,
+            evaluation: None,
+            cancel: Arc::new(AtomicBool::new(false)),
+            pending_baselines: None,
+            baselines: Vec::new(),
+            sampler,
+        })
+    }
+
+    /// Calls `progress` after every step, evaluation and checkpoint.
+    pub fn on_progress(mut self, progress: impl FnMut(Progress<'_>) + Send + 'static) -> Self {
+        self.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// Calls `evaluate` at every evaluation; its finite values join the evaluation's metrics. It must leave the parameters
+    /// as they are.
+    pub fn on_evaluation(
+        mut self,
+        evaluate: impl FnMut(&mut O, &Context) -> Result<BTreeMap<String, f64>> + Send + 'static,
+    ) -> Self {
+        self.evaluation = Some(Box::new(evaluate));
+        self
+    }
+
+    /// Ends [`Trainer::run`] with a checkpoint after the step during which `cancel` becomes true.
+    pub fn cancelled_by(mut self, cancel: Arc<AtomicBool>) -> Self {
+        self.cancel = cancel;
+        self
+    }
+
+    /// Losses of other models on the same data, in bits per byte, for the report; found at the first evaluation.
+    pub fn with_baselines(mut self, find: impl FnOnce() -> Result<Vec<(String, f64)>> + Send + 'static) -> Self {
+        self.pending_baselines = Some(Box::new(find));
+        self
+    }
+
+    /// What is trained.
+    pub fn objective(&self) -> &O {
+        &self.objective
+    }
+
+    /// What is trained, to evaluate or generate with.
+    pub fn objective_mut(&mut self) -> &mut O {
+        &mut self.objective
+    }
+
+    /// The effective configuration.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// The context the trainer computes in.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The optimizer, for its auxiliary network.
+    pub fn optimizer(&self) -> &dyn Optimizer {
+        &*self.optimizer
+    }
+
+    /// Every metric so far.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Steps done.
+    pub fn steps_done(&self) -> u64 {
+        self.steps_done
+    }
+
+    /// The run's folder, if it has one.
+    pub fn directory(&self) -> Option<&RunDirectory> {
+        self.run.as_ref().map(|(run, _)| run)
+    }
+
+    /// The losses of [`Trainer::with_baselines`], once found.
+    pub fn baselines(&self) -> &[(String, f64)] {
+        &self.baselines
+    }
+
+    /// Digest of everything that must be the same when a run goes on.
+    pub(super) fn identity(&self) -> String {
+        sha256(format!("{}\n{}", self.config.identity(), self.objective.identity()).as_bytes())
+    }
+
+    /// One step: batch, loss and gradients, clipping, update, quantization, metrics.
+    ///
+    /// Error: a loss or gradient that is not finite, named by the first tensor that holds such a number; the weights are
+    /// those before the step.
+    pub fn step(&mut self) -> Result<StepMetrics> {
+        let start = Instant::now();
+        let (config, step) = (&self.config, self.steps_done);
+        let parts = config.grad_accumulation;
+        let choice = self.sampler.batch(step, config.batch_size * parts);
+        self.objective.store_mut().zero_gradients();
+        let mut loss = 0.0;
+        for (part, examples) in choice.examples.chunks(config.batch_size).enumerate() {
+            let number = step * parts as u64 + part as u64;
+            let randomness = StepRandomness { seed: config.seed, step: number as u32 };
+            let scale = 1.0 / parts as f32;
+            loss += self.objective.loss_and_gradients(&self.context, examples, randomness, scale)? / parts as f64;
+        }
+        let grad_norm = clip(&self.context, self.objective.store_mut(), config.gradient_clip_norm);
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            return Err(self.not_finite(step, loss, grad_norm));
+        }
+        let lr = self.schedule.learning_rate(config.base_learning_rate as f32, step, config.max_steps);
+        let weight_decay = self.schedule.weight_decay(config.weight_decay as f32, step, config.max_steps);
+        let state = TrainingState {
+            step,
+            loss: loss as f32,
+            learning_rate: lr,
+            weight_decay,
+            gradient_norm: grad_norm,
+            cluster: choice.cluster,
+        };
+        let report = self.optimizer.step(&self.context, self.objective.store_mut(), &state)?;
+        let quantized = self.objective.store_mut().quantize(&self.context)?;
+        let tokens = (choice.examples.len() * self.objective.tokens_per_example()) as u64;
+        let elapsed = start.elapsed().as_secs_f64();
+        self.steps_done += 1;
+        self.tokens += tokens;
+        self.seconds += elapsed;
+        let metrics = StepMetrics {
+            step: self.steps_done,
+            tokens: self.tokens,
+            loss,
+            lr,
+            lr_multiplier: report.lr_multiplier,
+            trust_radius: report.trust_radius.is_finite().then_some(report.trust_radius),
+            update_norm: report.update_norm,
+            constraint_active: report.constraint_active,
+            grad_norm,
+            quant_error: quantized.quant_error,
+            flip_rate: quantized.flip_rate,
+            cluster: choice.cluster,
+            seconds: self.seconds,
+            tokens_per_s: tokens as f64 / elapsed.max(1e-9),
+        };
+        if let Some((_, log)) = &mut self.run {
+            log.append(&metrics)?;
+        }
+        self.history.steps.push(metrics.clone());
+        if let Some(progress) = &mut self.progress {
+            progress(Progress::Step(&metrics));
+        }
+        Ok(metrics)
+    }
+
+    /// Loss on the held-out examples, with the custom metrics; `None` if there is nothing to evaluate.
+    pub fn evaluate(&mut self) -> Result<Option<EvaluationMetrics>> {
+        let Some(evaluation) = self.objective.evaluate(&self.context)? else { return Ok(None) };
+        let mut custom = BTreeMap::new();
+        if let Some(evaluate) = &mut self.evaluation {
+            custom = evaluate(&mut self.objective, &self.context)?;
+            custom.retain(|_, value| value.is_finite());
+        }
+        if !evaluation.loss.is_finite() {
+            return Err(self.not_finite(self.steps_done, evaluation.loss, 0.0));
+        }
+        let metrics = EvaluationMetrics {
+            step: self.steps_done,
+            val_loss: evaluation.loss,
+            val_bits_per_byte: evaluation.bits_per_byte,
+            custom,
+        };
+        if let Some((_, log)) = &mut self.run {
+            log.append(&metrics)?;
+        }
+        self.history.evaluations.push(metrics.clone());
+        if let Some(progress) = &mut self.progress {
+            progress(Progress::Evaluation(&metrics));
+        }
+        Ok(Some(metrics))
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    fn not_finite(&self, step: u64, loss: f64, grad_norm: f64) -> Error {
+        let what = if loss.is_finite() { format!("gradient norm {grad_norm}") } else { format!("loss {loss}") };
+        let tensor = first_not_finite(self.objective.store());
+        let tensor = tensor.unwrap_or_else(|| "every weight and gradient is finite, an activation overflowed".into());
+        Error::Training(format!("step {}: {what} is not finite: {tensor}", step + 1))
+    }
+}
+
+/// Norm of all gradients; if above `max` (and that is not 0) they are scaled down to it.
+fn clip(context: &Context, store: &mut ParamStore, max: f64) -> f64 {
+    let kernels = context.kernels();
+    context.install(|| {
+        let blocks: Vec<f64> = store.gradients().par_chunks(BLOCK).map(|block| kernels.sum_squares(block)).collect();
+        let norm = blocks.iter().sum::<f64>().sqrt();
+        if max > 0.0 && norm > max && norm.is_finite() {
+            let factor = (max / norm) as f32;
+            store.gradients_mut().par_chunks_mut(BLOCK).for_each(|block| kernels.scale(block, factor));
+        }
+        norm
+    })
+}
+
+/// Names the first weight, else the first gradient, that is not finite.
+fn first_not_finite(store: &ParamStore) -> Option<String> {
+    let find = |values: &[f32], what: &str, name: &str| {
+        let index = values.iter().position(|value| !value.is_finite())?;
+        Some(format!("{what} {name}, element {index}, is {}", values[index]))
+    };
+    let weights = store.ids().find_map(|id| find(store.weight(id), "weight", &store.spec(id).name));
+    weights.or_else(|| store.ids().find_map(|id| find(store.gradient(id), "gradient of", &store.spec(id).name)))
+}

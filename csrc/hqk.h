@@ -81,4 +81,17 @@ HQK_EVERY_ISA(HQK_SGD)
                                       int32_t x_sum, int32_t *y);
 HQK_EVERY_ISA(HQK_TERNARY)
 
+/* activation_quant: float rows to int8. `draws` = key[0], key[1], tensor, step of the random stream. */
+#define HQK_ACTIVATION_QUANT(isa)                                                                                    \
+    void hqk_quantize_rows_##isa(const float *x, size_t rows, size_t width, int8_t *values, float *scales,           \
+                                 int32_t *sums);                                                                     \
+    void hqk_quantize_rows_stochastic_##isa(const float *x, size_t rows, size_t width, size_t first_row,             \
+                                            const uint32_t *draws, int8_t *values, float *scales, int32_t *sums);    \
+    void hqk_column_scales_##isa(const float *x, size_t rows, size_t width, size_t stride, const float *row_factors, \
+                                 float *scales);                                                                     \
+    void hqk_quantize_columns_stochastic_##isa(const float *x, size_t rows, size_t width, size_t first_row,          \
+                                               const float *row_factors, const float *scales, const uint32_t *draws, \
+                                               int8_t *values);
+HQK_EVERY_ISA(HQK_ACTIVATION_QUANT)
+
 #endif

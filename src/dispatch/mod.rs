@@ -1,7 +1,10 @@
 //! Where work runs: the context with its threads and kernels.
 
+mod activation_quant;
 mod context;
 mod dense;
+mod norm;
 mod ternary;
 
+pub use crate::kernels::StochasticRounding;
 pub use context::{Context, ContextOptions};

@@ -849,3 +849,267 @@ unsafe extern "C" {
         y: *mut i32,
     );
 }
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_portable(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_stochastic_portable(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        draws: *const u32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_column_scales_portable(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        stride: usize,
+        row_factors: *const f32,
+        scales: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_columns_stochastic_portable(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        scales: *const f32,
+        draws: *const u32,
+        values: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_avx2(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_stochastic_avx2(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        draws: *const u32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_column_scales_avx2(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        stride: usize,
+        row_factors: *const f32,
+        scales: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_columns_stochastic_avx2(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        scales: *const f32,
+        draws: *const u32,
+        values: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_avxvnni(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_stochastic_avxvnni(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        draws: *const u32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_column_scales_avxvnni(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        stride: usize,
+        row_factors: *const f32,
+        scales: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_columns_stochastic_avxvnni(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        scales: *const f32,
+        draws: *const u32,
+        values: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_avx512(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_stochastic_avx512(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        draws: *const u32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_column_scales_avx512(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        stride: usize,
+        row_factors: *const f32,
+        scales: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_columns_stochastic_avx512(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        scales: *const f32,
+        draws: *const u32,
+        values: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_avx512vnni(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_stochastic_avx512vnni(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        draws: *const u32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_column_scales_avx512vnni(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        stride: usize,
+        row_factors: *const f32,
+        scales: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_columns_stochastic_avx512vnni(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        scales: *const f32,
+        draws: *const u32,
+        values: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_neon(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_stochastic_neon(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        draws: *const u32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_column_scales_neon(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        stride: usize,
+        row_factors: *const f32,
+        scales: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_columns_stochastic_neon(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        scales: *const f32,
+        draws: *const u32,
+        values: *mut i8,
+    );
+}

@@ -4,6 +4,7 @@
 //! environment variable `HYBRIDQ_ISA`; [`KernelTable::available`] lists all of them, for tests and benchmarks.
 //! All `unsafe` of the CPU kernels is in this folder.
 
+mod activation_quant;
 mod adamw;
 #[rustfmt::skip]
 #[allow(dead_code, missing_docs)] // a version no ISA has written is declared all the same
@@ -17,6 +18,7 @@ mod sgd;
 mod table;
 mod ternary;
 
+pub use activation_quant::StochasticRounding;
 pub use adamw::{AdamWSettings, UpdateSums};
 pub use dense::{DenseMatrix, dense_matmul};
 pub use isa::Isa;

@@ -30,6 +30,15 @@ impl NormKernels {
                 scale: c::hqk_scale_avx2,
             };
         }
+        #[cfg(hqk_avx512)]
+        if isa.includes(Isa::Avx512) {
+            kernels = NormKernels {
+                abs_sum: c::hqk_abs_sum_avx512,
+                sum_squares: c::hqk_sum_squares_avx512,
+                dot: c::hqk_dot_avx512,
+                scale: c::hqk_scale_avx512,
+            };
+        }
         let _ = isa;
         kernels
     }

@@ -3,6 +3,7 @@
 
 use std::sync::OnceLock;
 
+use super::activation_quant::ActivationQuantKernels;
 use super::adamw::AdamWKernels;
 use super::isa::Isa;
 use super::norm::NormKernels;
@@ -16,6 +17,7 @@ use crate::{Error, Result};
 pub struct KernelTable {
     isa: Isa,
     pub(super) adamw: AdamWKernels,
+    pub(super) activation_quant: ActivationQuantKernels,
     pub(super) norm: NormKernels,
     pub(super) sgd: SgdKernels,
     pub(super) ternary: TernaryKernels,
@@ -59,6 +61,7 @@ impl KernelTable {
     fn fill(isa: Isa) -> Self {
         KernelTable {
             isa,
+            activation_quant: ActivationQuantKernels::for_isa(isa),
             adamw: AdamWKernels::for_isa(isa),
             norm: NormKernels::for_isa(isa),
             sgd: SgdKernels::for_isa(isa),

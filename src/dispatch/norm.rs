@@ -1,0 +1,63 @@
+//! Norms on the context's threads: fixed blocks, added in order, so the result does not depend on the threads.
+#![forbid(unsafe_code)]
+
+use rayon::prelude::*;
+
+use super::Context;
+
+/// Elements of one block: the unit whose 16-lane sum the kernel gives.
+const BLOCK: usize = 1 << 16;
+
+impl Context {
+    /// `sum |x[i]|` in f64, the same bits at every thread count and ISA.
+    pub fn abs_sum(&self, x: &[f32]) -> f64 {
+        self.sum_blocks(x, |block| self.kernels().abs_sum(block))
+    }
+
+    /// `sum x[i]^2` in f64, the same bits at every thread count and ISA.
+    pub fn sum_squares(&self, x: &[f32]) -> f64 {
+        self.sum_blocks(x, |block| self.kernels().sum_squares(block))
+    }
+
+    /// The Euclidean norm. NaN if an element is NaN, else infinite if one is.
+    pub fn norm(&self, x: &[f32]) -> f64 {
+        self.sum_squares(x).sqrt()
+    }
+
+    /// `sum x[i] * y[i]` in f64, the same bits at every thread count and ISA.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn dot(&self, x: &[f32], y: &[f32]) -> f64 {
+        assert_eq!(x.len(), y.len(), "dot: lengths differ");
+        if x.len() <= BLOCK {
+            return self.kernels().dot(x, y);
+        }
+        let pairs = || x.par_chunks(BLOCK).zip(y.par_chunks(BLOCK));
+        let sums: Vec<f64> = self.install(|| pairs().map(|(x, y)| self.kernels().dot(x, y)).collect());
+        sums.into_iter().sum()
+    }
+
+    /// `x[i] *= factor`.
+    pub fn scale(&self, x: &mut [f32], factor: f32) {
+        self.install(|| x.par_chunks_mut(BLOCK).for_each(|block| self.kernels().scale(block, factor)));
+    }
+
+    /// Scales `x` down to the norm `max` if its norm is larger; gives the norm before. One read of `x` when nothing is
+    /// to be clipped. A norm that is NaN or infinite is returned as it is and `x` is left alone: the caller decides.
+    pub fn clip_norm(&self, x: &mut [f32], max: f64) -> f64 {
+        let norm = self.norm(x);
+        if norm > max && norm.is_finite() {
+            self.scale(x, (max / norm) as f32);
+        }
+        norm
+    }
+
+    fn sum_blocks(&self, x: &[f32], sum: impl Fn(&[f32]) -> f64 + Sync) -> f64 {
+        if x.len() <= BLOCK {
+            return sum(x);
+        }
+        let sums: Vec<f64> = self.install(|| x.par_chunks(BLOCK).map(&sum).collect());
+        sums.into_iter().sum()
+    }
+}

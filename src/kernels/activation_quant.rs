@@ -1,0 +1,164 @@
+//! Quantization of float rows to int8, deterministic and stochastic (csrc/README.md, "activation_quant").
+
+use super::bindings as c;
+use super::isa::Isa;
+use super::table::KernelTable;
+
+/// The random stream that stochastic rounding draws from: a rounding is a function of this, the row and the column.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StochasticRounding {
+    /// Philox key of (seed, purpose).
+    pub key: [u32; 2],
+    /// Step of the run.
+    pub step: u32,
+    /// Number of the tensor within the step.
+    pub tensor: u32,
+}
+
+impl StochasticRounding {
+    fn draws(&self) -> [u32; 4] {
+        [self.key[0], self.key[1], self.tensor, self.step]
+    }
+}
+
+/// The activation quantization family of one ISA.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ActivationQuantKernels {
+    rows: unsafe extern "C" fn(*const f32, usize, usize, *mut i8, *mut f32, *mut i32),
+    rows_stochastic: unsafe extern "C" fn(*const f32, usize, usize, usize, *const u32, *mut i8, *mut f32, *mut i32),
+    column_scales: unsafe extern "C" fn(*const f32, usize, usize, usize, *const f32, *mut f32),
+    columns_stochastic:
+        unsafe extern "C" fn(*const f32, usize, usize, usize, *const f32, *const f32, *const u32, *mut i8),
+}
+
+impl ActivationQuantKernels {
+    pub(super) fn for_isa(isa: Isa) -> Self {
+        let mut kernels = ActivationQuantKernels {
+            rows: c::hqk_quantize_rows_portable,
+            rows_stochastic: c::hqk_quantize_rows_stochastic_portable,
+            column_scales: c::hqk_column_scales_portable,
+            columns_stochastic: c::hqk_quantize_columns_stochastic_portable,
+        };
+        #[cfg(hqk_avx2)]
+        if isa.includes(Isa::Avx2) {
+            kernels = ActivationQuantKernels {
+                rows: c::hqk_quantize_rows_avx2,
+                rows_stochastic: c::hqk_quantize_rows_stochastic_avx2,
+                column_scales: c::hqk_column_scales_avx2,
+                columns_stochastic: c::hqk_quantize_columns_stochastic_avx2,
+            };
+        }
+        #[cfg(hqk_avx512)]
+        if isa.includes(Isa::Avx512) {
+            kernels = ActivationQuantKernels {
+                rows: c::hqk_quantize_rows_avx512,
+                rows_stochastic: c::hqk_quantize_rows_stochastic_avx512,
+                column_scales: c::hqk_column_scales_avx512,
+                columns_stochastic: c::hqk_quantize_columns_stochastic_avx512,
+            };
+        }
+        let _ = isa;
+        kernels
+    }
+}
+
+impl KernelTable {
+    /// Rows of `width` floats to int8 with one scale a row: `a = max(max|x|, 1e-5)`, value `rint(x * (127 / a))`, scale
+    /// `a / 127`; `sums` takes each row's sum of values. A row with NaN or infinity gets the scale NaN and zeros.
+    ///
+    /// # Panics
+    /// If the lengths do not fit `scales.len()` rows of `width`.
+    pub fn quantize_rows(&self, x: &[f32], width: usize, values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+        let rows = scales.len();
+        assert!(x.len() == rows * width && values.len() == x.len() && sums.len() == rows, "quantize_rows: lengths");
+        // SAFETY: the lengths were checked; the kernel reads and writes `rows * width` elements and `rows` scales, sums.
+        unsafe {
+            let (scales, sums) = (scales.as_mut_ptr(), sums.as_mut_ptr());
+            (self.activation_quant.rows)(x.as_ptr(), rows, width, values.as_mut_ptr(), scales, sums);
+        }
+    }
+
+    /// As [`KernelTable::quantize_rows`] with unbiased stochastic rounding, and no floor under `a` (rows below 2^-100
+    /// become zero with scale 0): for gradients. `first_row` is the number of the first row in the whole matrix.
+    ///
+    /// # Panics
+    /// If the lengths do not fit `scales.len()` rows of `width`.
+    #[allow(clippy::too_many_arguments)]
+    pub fn quantize_rows_stochastic(
+        &self,
+        x: &[f32],
+        width: usize,
+        first_row: usize,
+        rounding: StochasticRounding,
+        values: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [i32],
+    ) {
+        let rows = scales.len();
+        assert!(
+            x.len() == rows * width && values.len() == x.len() && sums.len() == rows,
+            "quantize_rows_stochastic: lengths"
+        );
+        let draws = rounding.draws();
+        // SAFETY: as in `quantize_rows`; `draws` holds four words.
+        unsafe {
+            (self.activation_quant.rows_stochastic)(
+                x.as_ptr(),
+                rows,
+                width,
+                first_row,
+                draws.as_ptr(),
+                values.as_mut_ptr(),
+                scales.as_mut_ptr(),
+                sums.as_mut_ptr(),
+            );
+        }
+    }
+
+    /// `scales[c] = max over t of |x[t][c] * row_factors[t]| / 127` for `scales.len()` columns of a matrix with `stride`
+    /// elements from row to row; 0 below 2^-100, NaN where a product is not finite.
+    ///
+    /// # Panics
+    /// If `x` is too short for `row_factors.len()` rows.
+    pub fn column_scales(&self, x: &[f32], stride: usize, row_factors: &[f32], scales: &mut [f32]) {
+        let (rows, width) = (row_factors.len(), scales.len());
+        let needed = if rows == 0 { 0 } else { (rows - 1) * stride + width };
+        assert!(width <= stride && x.len() >= needed, "column_scales: lengths");
+        // SAFETY: `x` holds `rows` rows of `width` elements at `stride`, as checked.
+        unsafe {
+            let scales = scales.as_mut_ptr();
+            (self.activation_quant.column_scales)(x.as_ptr(), rows, width, stride, row_factors.as_ptr(), scales);
+        }
+    }
+
+    /// `values[t][c]` = stochastic rounding of `x[t][c] * row_factors[t] / scales[c]`; zeros where a scale is 0 or NaN.
+    ///
+    /// # Panics
+    /// If the lengths do not fit `row_factors.len()` rows of `scales.len()`.
+    pub fn quantize_columns_stochastic(
+        &self,
+        x: &[f32],
+        first_row: usize,
+        row_factors: &[f32],
+        scales: &[f32],
+        rounding: StochasticRounding,
+        values: &mut [i8],
+    ) {
+        let (rows, width) = (row_factors.len(), scales.len());
+        assert!(x.len() == rows * width && values.len() == x.len(), "quantize_columns_stochastic: lengths");
+        let draws = rounding.draws();
+        // SAFETY: the lengths were checked; `draws` holds four words.
+        unsafe {
+            (self.activation_quant.columns_stochastic)(
+                x.as_ptr(),
+                rows,
+                width,
+                first_row,
+                row_factors.as_ptr(),
+                scales.as_ptr(),
+                draws.as_ptr(),
+                values.as_mut_ptr(),
+            );
+        }
+    }
+}

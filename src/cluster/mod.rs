@@ -1,1 +1,6 @@
-//! cluster.
+//! Clusters of data and parameters.
+
+mod assignment;
+mod kmeans;
+
+pub use kmeans::{ClusterInfo, KMeans, KMeansOptions};

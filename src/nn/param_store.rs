@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::quant::Precision;
 use crate::quant::QuantizedWeight;
 use crate::tensor::{AlignedBuffer, RandomStream};
 use crate::{Error, Result};
@@ -36,25 +37,6 @@ pub enum ParamKind {
     Gain,
     /// An additive vector.
     Bias,
-}
-
-/// The form a matrix takes in the forward pass; the latent weights are always f32.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Precision {
-    /// Not quantized.
-    F32,
-    /// {-1, 0, 1} times an absmean scale: the 1.58-bit form.
-    #[default]
-    Ternary,
-    /// {-1, -1/2, 0, 1/2, 1} times a scale: 2.32 bits.
-    FiveLevel,
-    /// sign times absmean: 1 bit.
-    Binary,
-    /// Symmetric 4-bit integers.
-    Int4,
-    /// Symmetric 8-bit integers.
-    Int8,
 }
 
 /// How a parameter starts.

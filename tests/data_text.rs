@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hybridq::data::{Split, TextSource, TextSplit, TokenBatch, TokenDataset, Tokenizer};
+use hybridq::data::{NgramBaselines, Split, TextSource, TextSplit, TokenBatch, TokenDataset, Tokenizer};
 use hybridq::dispatch::{Context, ContextOptions};
+use hybridq::tensor::RandomStream;
 use proptest::prelude::*;
 
 fn context() -> Context {
@@ -123,6 +124,41 @@ fn files_that_are_no_tokenizer_are_errors() {
     assert!(text.contains("vocab.json") && text.lines().count() == 1, "{text}");
 }
 
+/// Damaged tokenizer files are refused or read, without a panic that reaches the caller.
+#[test]
+fn damaged_tokenizers_never_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    small_gpt2(folder.path());
+    Tokenizer::load(folder.path()).unwrap().save(folder.path()).unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let good = std::fs::read(&path).unwrap();
+    let mut stream = RandomStream::new(13, 0, 0, 0);
+    let mut refused = 0;
+    for _ in 0..400 {
+        let mut bytes = good.clone();
+        let end = if stream.below(2) == 0 { 900 } else { bytes.len() as u64 };
+        let (at, byte) = (stream.below(end) as usize, b"0123456789[]{},:\"atf"[stream.below(20) as usize]);
+        match stream.below(3) {
+            0 => bytes[at] = byte,
+            1 => bytes.insert(at, byte),
+            _ => drop(bytes.remove(at)),
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+        match Tokenizer::load(&path) {
+            Ok(tokenizer) => drop(tokenizer.encode_prompt("the end").map(|ids| tokenizer.decode(&ids))),
+            Err(error) => {
+                refused += 1;
+                assert!(
+                    error.to_string().contains("tokenizer.json") && error.to_string().lines().count() == 1,
+                    "{error}"
+                );
+            }
+        }
+    }
+    assert!(refused > 100, "{refused} refused: the mutations are too mild");
+}
+
 #[test]
 fn a_folder_is_read_without_what_is_no_text() {
     let folder = tempfile::tempdir().unwrap();
@@ -155,8 +191,28 @@ fn a_folder_is_read_without_what_is_no_text() {
     write(root, "b.txt", "Bee");
     assert_ne!(digest, TextSource::open(root).unwrap().digest());
 
+    write(root, "late-nul", [b"a".repeat(9000), b"\0".to_vec()].concat());
+    write(root, "late-latin1", [b"a".repeat(9000), b"\xe9".to_vec()].concat());
+    write(root, ".dot/inside", "seen if asked for");
+    assert_eq!(TextSource::open(root).unwrap().files().len(), 4);
+    assert_eq!(TextSource::open(root.join(".dot")).unwrap().files()[0].path, "inside");
+
     let named = TextSource::open(root.join("target")).unwrap();
     assert_eq!(named.files()[0].path, "debug/x.txt", "a folder given by name is read");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_only_where_they_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "text/a", "ay");
+    std::os::unix::fs::symlink(folder.path().join("text"), folder.path().join("link")).unwrap();
+    std::os::unix::fs::symlink(folder.path().join("text/a"), folder.path().join("text/b")).unwrap();
+    let names = |path: &str| -> Vec<String> {
+        let source = TextSource::open(folder.path().join(path)).unwrap();
+        source.files().iter().map(|file| file.path.clone()).collect()
+    };
+    assert_eq!((names("text"), names("link")), (vec!["a".to_string()], vec!["a".to_string()]));
 }
 
 #[test]
@@ -231,7 +287,7 @@ fn windows_of_a_dataset() {
     );
     assert!(data.random_offsets(0, 0, 1, 4500).unwrap_err().to_string().contains("4500 training tokens"));
     assert!(data.check_length(0).is_err() && data.check_length(usize::MAX).is_err());
-    assert!(data.evaluation_offsets(0, 16).is_err());
+    assert!(data.evaluation_offsets(0, 16).is_err() && data.evaluation_offsets(usize::MAX, 16).is_err());
 }
 
 #[test]
@@ -246,6 +302,10 @@ fn files_are_joined_by_bos() {
     let text: Vec<u8> = batch.view().tokens.iter().map(|&id| id as u8).collect();
     assert_eq!(text, b"012345678\nabcdefghijabcdefgh"[..27]);
     assert_eq!((data.tokens(Split::Training), data.tokens(Split::Validation)), (28, 4));
+
+    let split = TextSplit::new(&source, None, &Tokenizer::bytes());
+    let joined = NgramBaselines::measure(b"012345678\nabcdefghijabcdefgh", b"9\nij").unwrap();
+    assert_eq!(NgramBaselines::of(&split).unwrap(), joined);
 
     let validation = TextSource::open(write(folder.path(), "validation", "0123")).unwrap();
     let data = TokenDataset::new(&context(), &Tokenizer::bytes(), &source, Some(&validation)).unwrap();

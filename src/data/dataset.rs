@@ -16,6 +16,9 @@ use crate::{Error, Result};
 /// Random streams of training batches (see [`RandomStream::new`]).
 const BATCH_PURPOSE: u32 = 41;
 
+/// Most evaluation windows.
+const MOST_WINDOWS: usize = 1 << 24;
+
 /// The two parts of a dataset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Split {
@@ -134,11 +137,12 @@ impl TokenDataset {
     }
 
     /// Offsets of `windows` evenly spaced validation windows, the first at the start and the last at the end, rounded
-    /// down as numpy's `linspace(0, last, windows).astype(int)` does. Errors: no windows, too short a split.
+    /// down as numpy's `linspace(0, last, windows).astype(int)` does. Errors: a number of
+    /// windows out of range, too short a split.
     pub fn evaluation_offsets(&self, windows: usize, length: usize) -> Result<Vec<usize>> {
         let last = self.last_offset(Split::Validation, length)?;
-        if windows == 0 {
-            return Err(Error::invalid("evaluation windows", "at least 1", 0));
+        if windows == 0 || windows > MOST_WINDOWS {
+            return Err(Error::invalid("evaluation windows", format!("1 to {MOST_WINDOWS}"), windows));
         }
         let step = last as f64 / (windows - 1).max(1) as f64;
         let mut offsets: Vec<usize> = (0..windows).map(|window| (window as f64 * step) as usize).collect();

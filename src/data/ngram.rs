@@ -3,6 +3,10 @@
 
 use std::ops::Range;
 
+use serde::Serialize;
+
+use super::TextSplit;
+use super::tokenizer::NEWLINE;
 use crate::{Error, Result};
 
 /// Most bytes at the end of the training text that fit smoothing and interpolation (a tenth of it, if that is less).
@@ -24,7 +28,7 @@ const EM_STEPS: usize = 30;
 ///   held-out text.
 ///
 /// The first two bytes of a text are context only, so that all four predict the same bytes.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 pub struct NgramBaselines {
     /// Order 1.
     pub unigram: f64,
@@ -37,6 +41,12 @@ pub struct NgramBaselines {
 }
 
 impl NgramBaselines {
+    /// Baselines of a dataset: files joined by a line break, as the byte-level tokenizer joins them. Error: fewer than
+    /// three bytes in one of the splits.
+    pub fn of(split: &TextSplit<'_>) -> Result<Self> {
+        Self::measure(&split.training.join(&NEWLINE), &split.validation.join(&NEWLINE))
+    }
+
     /// Fits on `training`, measures on `validation`. Error: fewer than three bytes in one of them.
     pub fn measure(training: &[u8], validation: &[u8]) -> Result<Self> {
         for (name, text) in [("training text", training), ("validation text", validation)] {

@@ -37,8 +37,14 @@ pub(super) struct SubwordTokenizer {
 impl SubwordTokenizer {
     pub fn load_json(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
-        let inner = Subword::from_bytes(&bytes).map_err(|error| fault(path, "not a tokenizer.json", &error))?;
-        SubwordTokenizer::new(path, inner)
+        // The crate panics on some damaged files: syntax is checked before it sees one, and what is left is caught.
+        serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
+            .map_err(|error| Error::format(path, None, format!("not a tokenizer.json: {error}")))?;
+        let load = || {
+            let inner = Subword::from_bytes(&bytes).map_err(|error| fault(path, "not a tokenizer.json", &error))?;
+            SubwordTokenizer::new(path, inner)
+        };
+        std::panic::catch_unwind(load).unwrap_or_else(|_| Err(Error::format(path, None, "damaged tokenizer.json")))
     }
 
     pub fn load_gpt2(folder: &Path, asked: &Path) -> Result<Self> {
@@ -75,6 +81,7 @@ impl SubwordTokenizer {
         let byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
         let to_byte: BTreeMap<char, u8> = (0..=255).map(|byte| (byte_level_char(byte), byte)).collect();
         let mut pieces = vec![Vec::new(); vocabulary];
+        inner.encode_fast("a", true).map_err(error)?; // a trial of what is put before and after a text
         let anchor = inner.encode_fast("a", false).map_err(error)?.get_ids().first().copied();
         let special = inner.get_added_tokens_decoder();
         for (&id, token) in &vocab {
@@ -141,9 +148,13 @@ fn fault(path: &Path, what: &str, error: &tokenizers::Error) -> Error {
 
 /// What `id` adds to a text that ends in `anchor`.
 fn text_after(inner: &Subword, anchor: Option<u32>, id: u32) -> tokenizers::Result<String> {
-    let Some(anchor) = anchor else { return inner.decode(&[id], true) };
-    let (before, both) = (inner.decode(&[anchor], true)?, inner.decode(&[anchor, id], true)?);
-    Ok(both.strip_prefix(&before).map_or(both.clone(), str::to_string))
+    if let Some(anchor) = anchor {
+        let (before, both) = (inner.decode(&[anchor], true)?, inner.decode(&[anchor, id], true)?);
+        if let Some(after) = both.strip_prefix(&before) {
+            return Ok(after.to_string());
+        }
+    }
+    inner.decode(&[id], true)
 }
 
 /// The byte of a token like `<0x0A>`.

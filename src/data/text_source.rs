@@ -1,6 +1,8 @@
 //! Text from a file or a folder.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +13,9 @@ use crate::{Error, Result};
 
 /// Folders that hold no text to learn from: our runs, cargo's output.
 const SKIPPED_FOLDERS: [&str; 2] = ["runs", "target"];
+
+/// Bytes looked at before a file is read as a whole.
+const FIRST_LOOK_BYTES: u64 = 8192;
 
 /// A file that was read, for the record of a run.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -43,8 +48,7 @@ impl TextSource {
         let mut source = TextSource { root, files: Vec::new(), contents: Vec::new() };
         if metadata.is_dir() {
             for (path, name) in walk(&source.root)? {
-                let content = read(&path)?;
-                if is_text(&content) {
+                if let Some(content) = read_text(&path)? {
                     source.push(name, content);
                 }
             }
@@ -165,8 +169,17 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| Error::io(path, error))
 }
 
-fn is_text(content: &[u8]) -> bool {
-    !content.is_empty() && !content.contains(&0) && std::str::from_utf8(content).is_ok()
+/// The content of a file that is not empty or binary. Most binary files are known by their beginning alone.
+fn read_text(path: &Path) -> Result<Option<Vec<u8>>> {
+    let fail = |error| Error::io(path, error);
+    let mut file = File::open(path).map_err(fail)?;
+    let mut content = Vec::new();
+    (&mut file).take(FIRST_LOOK_BYTES).read_to_end(&mut content).map_err(fail)?;
+    if content.is_empty() || content.contains(&0) {
+        return Ok(None);
+    }
+    file.read_to_end(&mut content).map_err(fail)?;
+    Ok((!content.contains(&0) && std::str::from_utf8(&content).is_ok()).then_some(content))
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -21,7 +21,7 @@ const RADIUS_HALF_RANGE: f32 = 1.5 * std::f32::consts::LN_10;
 const BIAS_STEP: f32 = 0.05;
 /// The newest signal acts at once, on top of what has been learnt. Without it learning rate and gradient form an
 /// undamped oscillator: the gradient turns only long after the best rate was passed.
-const DAMPING: f32 = 0.15;
+const DAMPING: f32 = 0.3;
 /// Pull of every output towards its initial value: only a signal that lasts moves it far.
 const PRIOR: f32 = 0.02;
 /// Share of a new value in the running reductions behind the radius.

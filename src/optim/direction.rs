@@ -199,9 +199,10 @@ pub(super) fn plain_step(
     }
     let sums = direction.advance(context, store, state.weight_decay, 0.0);
     direction.apply(context, store, &vec![rate; sums.len()]);
+    let rate = f64::from(rate);
     let squares = sums.iter().enumerate().map(|(parameter, sums)| {
-        step_squares(sums, f64::from(direction.decoupled_decay(parameter, state.weight_decay)))
+        rate * rate * step_squares(sums, f64::from(direction.decoupled_decay(parameter, state.weight_decay)))
     });
-    report.update_norm = f64::from(rate) * squares.sum::<f64>().sqrt();
+    report.update_norm = squares.sum::<f64>().sqrt();
     Ok(report)
 }

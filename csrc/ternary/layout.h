@@ -6,6 +6,15 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__GNUC__)
+#define HQK_ALWAYS_INLINE static inline __attribute__((always_inline))
+#define HQK_PRAGMA(text) _Pragma(#text)
+#define HQK_UNROLL(n) HQK_PRAGMA(GCC unroll n)
+#else
+#define HQK_ALWAYS_INLINE static inline
+#define HQK_UNROLL(n)
+#endif
+
 /* Rows of a block, k of a step, bytes of a step, rows (and bytes) of a tile. */
 #define HQK_BLOCK_ROWS 64
 #define HQK_STEP_COLS 16

@@ -62,7 +62,7 @@ pub(super) struct TernaryKernels {
 
 impl TernaryKernels {
     pub(super) fn for_isa(isa: Isa) -> Self {
-        let kernels = TernaryKernels {
+        let mut kernels = TernaryKernels {
             pack: c::hqk_ternary_pack_portable,
             quantize_pack: c::hqk_ternary_quantize_pack_portable,
             unpack: c::hqk_ternary_unpack_portable,
@@ -74,7 +74,26 @@ impl TernaryKernels {
             matvec: c::hqk_ternary_matvec_portable,
             matvec_i32: c::hqk_ternary_matvec_i32_portable,
         };
-        let _ = isa;
+        #[cfg(hqk_avx512)]
+        if isa.includes(Isa::Avx512) {
+            kernels = TernaryKernels {
+                quantize_pack: c::hqk_ternary_quantize_pack_avx512,
+                panels: c::hqk_ternary_panels_avx512,
+                panels_transposed: c::hqk_ternary_panels_transposed_avx512,
+                ..kernels
+            };
+        }
+        #[cfg(hqk_avx512vnni)]
+        if isa.includes(Isa::Avx512Vnni) {
+            kernels = TernaryKernels {
+                panel_matmul: c::hqk_panel_matmul_avx512vnni,
+                panel_matmul_i32: c::hqk_panel_matmul_i32_avx512vnni,
+                matvec: c::hqk_ternary_matvec_avx512vnni,
+                matvec_i32: c::hqk_ternary_matvec_i32_avx512vnni,
+                ..kernels
+            };
+        }
+        let _ = (isa, &mut kernels);
         kernels
     }
 }

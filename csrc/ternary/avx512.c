@@ -1,0 +1,91 @@
+/* Packing: 16 floats of a row become 16 codes; the packs of four rows leave field f of all four in lane f, so a shift
+ * by lane and an OR of the lanes is a quarter of a tile.
+ * Panels: field f of a tile is a quarter of a panel; for the transpose one byte shuffle turns 4 rows x 4 k around. */
+#include "../hqk.h"
+#include "layout.h"
+
+#include <immintrin.h>
+
+static inline __m512i codes_of(__m512 w, float threshold) {
+    __m512i one = _mm512_set1_epi32(1);
+    __mmask16 above = _mm512_cmp_ps_mask(w, _mm512_set1_ps(threshold), _CMP_GT_OQ);
+    __mmask16 below = _mm512_cmp_ps_mask(w, _mm512_set1_ps(-threshold), _CMP_LT_OQ);
+    return _mm512_mask_sub_epi32(_mm512_mask_add_epi32(one, above, one, one), below, one, one);
+}
+
+/* Lane f counts 2f: the shift of field f. */
+static inline __m512i field_shifts(void) {
+    return _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6);
+}
+
+/* Quantizes `count` (1 to 4) rows of 16 floats under `mask` into 16 bytes of a tile. */
+static inline void pack_rows(const float *w, size_t cols, size_t count, __mmask16 mask, const float *thresholds,
+                             size_t threshold_stride, uint8_t *out) {
+    __m512i row[4];
+    for (size_t i = 0; i < 4; i++)
+        row[i] = i < count ? codes_of(_mm512_maskz_loadu_ps(mask, w + i * cols), thresholds[i * threshold_stride])
+                           : _mm512_set1_epi32(1);
+    __m512i codes = _mm512_packs_epi16(_mm512_packs_epi32(row[0], row[1]), _mm512_packs_epi32(row[2], row[3]));
+    codes = _mm512_sllv_epi32(codes, field_shifts());
+    __m256i half = _mm256_or_si256(_mm512_castsi512_si256(codes), _mm512_extracti64x4_epi64(codes, 1));
+    __m128i bytes = _mm_or_si128(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    _mm_storeu_si128((__m128i *)out, bytes);
+}
+
+void hqk_ternary_quantize_pack_avx512(const float *weights, size_t rows, size_t cols, const float *thresholds,
+                                      size_t threshold_stride, uint8_t *packed) {
+    size_t whole = cols / HQK_STEP_COLS * HQK_STEP_COLS;
+    __mmask16 tail = (__mmask16)((1u << (cols - whole)) - 1);
+    for (size_t first = 0; first < rows; first += HQK_BLOCK_ROWS, packed += hqk_block_bytes(cols)) {
+        for (size_t r = 0; r < HQK_BLOCK_ROWS; r += 4) {
+            size_t count = first + r < rows ? hqk_min(rows - first - r, 4) : 0;
+            const float *w = count ? weights + (first + r) * cols : weights;
+            const float *row_thresholds = count ? thresholds + (first + r) * threshold_stride : thresholds;
+            uint8_t *out = packed + 4 * r;
+            if (count == 4)
+                for (size_t c = 0; c < whole; c += HQK_STEP_COLS, out += HQK_STEP_BYTES)
+                    pack_rows(w + c, cols, 4, 0xFFFF, row_thresholds, threshold_stride, out);
+            else
+                for (size_t c = 0; c < whole; c += HQK_STEP_COLS, out += HQK_STEP_BYTES)
+                    pack_rows(w + c, cols, count, 0xFFFF, row_thresholds, threshold_stride, out);
+            if (whole < cols) pack_rows(w + whole, cols, count, tail, row_thresholds, threshold_stride, out);
+        }
+    }
+}
+
+void hqk_ternary_panels_avx512(const uint8_t *block, size_t cols, uint8_t *panels) {
+    __m512i mask = _mm512_set1_epi8(3);
+    for (size_t s = 0; s < hqk_steps(cols); s++, block += HQK_STEP_BYTES, panels += 4 * HQK_PANEL_BYTES)
+        for (int v = 0; v < 4; v++) {
+            __m512i bytes = _mm512_loadu_si512(block + HQK_TILE_BYTES * v);
+            uint8_t *out = panels + 64 * v;
+            _mm512_storeu_si512(out, _mm512_and_si512(bytes, mask));
+            _mm512_storeu_si512(out + HQK_PANEL_BYTES, _mm512_and_si512(_mm512_srli_epi16(bytes, 2), mask));
+            _mm512_storeu_si512(out + 2 * HQK_PANEL_BYTES, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask));
+            _mm512_storeu_si512(out + 3 * HQK_PANEL_BYTES, _mm512_and_si512(_mm512_srli_epi16(bytes, 6), mask));
+        }
+}
+
+void hqk_ternary_panels_transposed_avx512(const uint8_t *packed, size_t rows, size_t cols, size_t first_col,
+                                          uint8_t *panels) {
+    __m512i mask = _mm512_set1_epi8(3), shifts = field_shifts();
+    __m512i turn = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    size_t first_step = first_col / HQK_STEP_COLS, steps = hqk_min(hqk_steps(cols) - first_step, 4);
+    for (size_t r = 0; r < rows; r += HQK_TILE_ROWS, panels += 4 * HQK_PANEL_BYTES) {
+        const uint8_t *tile = packed + hqk_byte_of(r, first_col, cols);
+        for (size_t s = 0; s < 4; s++) {
+            uint8_t *out = panels + 64 * s;
+            __m512i bytes = _mm512_set1_epi8(HQK_ZERO_BYTE);
+            if (s < steps) bytes = _mm512_shuffle_epi8(_mm512_loadu_si512(tile + s * HQK_STEP_BYTES), turn);
+            /* Lane u holds rows 4u to 4u + 3; the four fields of it are the 16 columns of panel u. */
+            __m512i quad = _mm512_shuffle_i32x4(bytes, bytes, 0x00);
+            _mm512_storeu_si512(out, _mm512_and_si512(_mm512_srlv_epi32(quad, shifts), mask));
+            quad = _mm512_shuffle_i32x4(bytes, bytes, 0x55);
+            _mm512_storeu_si512(out + HQK_PANEL_BYTES, _mm512_and_si512(_mm512_srlv_epi32(quad, shifts), mask));
+            quad = _mm512_shuffle_i32x4(bytes, bytes, 0xAA);
+            _mm512_storeu_si512(out + 2 * HQK_PANEL_BYTES, _mm512_and_si512(_mm512_srlv_epi32(quad, shifts), mask));
+            quad = _mm512_shuffle_i32x4(bytes, bytes, 0xFF);
+            _mm512_storeu_si512(out + 3 * HQK_PANEL_BYTES, _mm512_and_si512(_mm512_srlv_epi32(quad, shifts), mask));
+        }
+    }
+}

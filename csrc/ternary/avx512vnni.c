@@ -18,6 +18,15 @@ static inline int32_t load_word(const int8_t *x) {
     return word;
 }
 
+/* acc += codes * quad. Written out because gcc 12 copies the accumulators of the intrinsic to the stack every round. */
+HQK_ALWAYS_INLINE void dot(__m512i *acc, __m512i codes, __m512i quad) {
+#if defined(__GNUC__)
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(*acc) : "v"(codes), "v"(quad));
+#else
+    *acc = _mm512_dpbusd_epi32(*acc, codes, quad);
+#endif
+}
+
 /* Where sums go: `y_f32` scaled, or `y_i32` as they are; the other one is NULL. */
 typedef struct {
     const float *x_scales;
@@ -61,7 +70,7 @@ HQK_ALWAYS_INLINE void store_sums(const target *to, size_t t, size_t first, __m5
         HQK_UNROLL(6) for (int t = 0; t < (tokens); t++) {                                         \
             __m512i quad = _mm512_set1_epi32(word_of);                                             \
             HQK_UNROLL(4) for (int v = 0; v < VECTORS; v++)                                        \
-                acc[t][v] = _mm512_dpbusd_epi32(acc[t][v], w[v], quad);                            \
+                dot(&acc[t][v], w[v], quad);                            \
         }                                                                                          \
     } while (0)
 
@@ -113,7 +122,7 @@ HQK_ALWAYS_INLINE void multiply_step(const uint8_t *step, const int8_t *x, __m51
         __m512i bytes = _mm512_loadu_si512(step + HQK_TILE_BYTES * v);
         HQK_UNROLL(4) for (int f = 0; f < 4; f++) {
             __m512i codes = _mm512_and_si512(bytes, _mm512_set1_epi8((char)(3 << 2 * f)));
-            acc[f][v] = _mm512_dpbusd_epi32(acc[f][v], codes, quad[f]);
+            dot(&acc[f][v], codes, quad[f]);
         }
     }
 }

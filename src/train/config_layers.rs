@@ -27,15 +27,19 @@ impl TrainConfig {
         }
     }
 
+    /// The fields that a TOML file sets, by name; none without a file. Errors: the file cannot be read, an unknown key, a value
+    /// of the wrong type.
+    pub fn fields_of(file: Option<&Path>) -> Result<toml::Table> {
+        let Some(path) = file else { return Ok(toml::Table::new()) };
+        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+        TrainConfig::from_toml(&text, path)?;
+        toml::from_str(&text).map_err(|error| super::config::toml_error(&error, path, &text))
+    }
+
     /// The effective configuration: the preset's values, overlaid by the TOML file, overlaid by `flags` (a table with
     /// field names as keys). Errors: the file cannot be read, an unknown key, a value of the wrong type or out of range.
     pub fn layered(file: Option<&Path>, flags: &toml::Table) -> Result<Self> {
-        let mut given = toml::Table::new();
-        if let Some(path) = file {
-            let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-            TrainConfig::from_toml(&text, path)?;
-            given = toml::from_str(&text).map_err(|error| super::config::toml_error(&error, path, &text))?;
-        }
+        let mut given = Self::fields_of(file)?;
         given.extend(flags.clone());
         let model = given.get("model").and_then(|model| model.as_str());
         let base = model.map_or_else(|| TrainConfig::for_model(&TrainConfig::default().model), TrainConfig::for_model);
@@ -45,6 +49,10 @@ impl TrainConfig {
     /// This configuration with the fields of `changes` replaced, checked.
     pub fn overlaid(&self, changes: &toml::Table) -> Result<Self> {
         let mut table = self.to_table();
+        if changes.contains_key("max_steps") {
+            // The number of steps replaces one that came from epochs.
+            table.remove("epochs");
+        }
         table.extend(changes.clone());
         let config: TrainConfig = table.try_into().map_err(|error: toml::de::Error| {
             Error::invalid("configuration", "known fields of the right types", error.message().replace('\n', " "))

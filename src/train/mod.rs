@@ -13,6 +13,7 @@ mod objective;
 mod report;
 mod run_directory;
 mod run_loop;
+mod text_run;
 mod trainer;
 
 pub use array_objective::{ArrayData, ArrayObjective};
@@ -24,4 +25,5 @@ pub use metrics::{EvaluationMetrics, History, MetricsLog, StepMetrics};
 pub use objective::{Evaluation, Features, Objective};
 pub use run_directory::{RunDirectory, resolve_model};
 pub use run_loop::{StopReason, Summary};
+pub use text_run::{LanguageModelTrainer, RunPlace, open_model_tokenizer};
 pub use trainer::{Progress, Trainer};

@@ -22,13 +22,9 @@ impl RunDirectory {
     pub fn create(out: Option<&Path>, model: &str) -> Result<Self> {
         let root = match out {
             Some(out) => {
-                let run = RunDirectory { root: out.to_path_buf() };
-                if run.exists() {
-                    let expected = "a folder without a run, or --resume to go on with it";
-                    return Err(Error::invalid("--out", expected, out.display()));
-                }
+                RunDirectory::check_free(out)?;
                 std::fs::create_dir_all(out).map_err(|error| Error::io(out, error))?;
-                run.root
+                out.to_path_buf()
             }
             None => first_free(Path::new(DEFAULT_PARENT), model)?,
         };
@@ -53,8 +49,14 @@ impl RunDirectory {
         Ok(Some(run))
     }
 
-    fn exists(&self) -> bool {
-        [self.config(), self.metrics()].iter().any(|path| path.exists())
+    /// Error: `out` holds a run.
+    pub fn check_free(out: &Path) -> Result<()> {
+        let run = RunDirectory { root: out.to_path_buf() };
+        if run.config().exists() {
+            let expected = "a folder without a run, or --resume to go on with it";
+            return Err(Error::invalid("--out", expected, out.display()));
+        }
+        Ok(())
     }
 
     /// The folder itself.

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use rayon::prelude::*;
-
 use super::batches::BatchSampler;
 use super::checkpoint::sha256;
 use super::config::TrainConfig;
@@ -19,9 +17,6 @@ use crate::dispatch::Context;
 use crate::nn::{ParamStore, StepRandomness};
 use crate::optim::{LearningRateSchedule, Optimizer, TrainingState};
 use crate::{Error, Result};
-
-/// Elements of a parallel block of the gradient's norm.
-const BLOCK: usize = 1 << 14;
 
 /// What a progress callback is told.
 #[derive(Clone, Copy, Debug)]
@@ -198,7 +193,11 @@ impl<O: Objective> Trainer<O> {
             let scale = 1.0 / parts as f32;
             loss += self.objective.loss_and_gradients(&self.context, examples, randomness, scale)? / parts as f64;
         }
-        let grad_norm = clip(&self.context, self.objective.store_mut(), config.gradient_clip_norm);
+        let gradients = self.objective.store_mut().gradients_mut();
+        let grad_norm = match config.gradient_clip_norm {
+            0.0 => self.context.norm(gradients),
+            max => self.context.clip_norm(gradients, max),
+        };
         if !loss.is_finite() || !grad_norm.is_finite() {
             return Err(self.not_finite(step, loss, grad_norm));
         }
@@ -282,20 +281,6 @@ impl<O: Objective> Trainer<O> {
         let tensor = tensor.unwrap_or_else(|| "every weight and gradient is finite, an activation overflowed".into());
         Error::Training(format!("step {}: {what} is not finite: {tensor}", step + 1))
     }
-}
-
-/// Norm of all gradients; if above `max` (and that is not 0) they are scaled down to it.
-fn clip(context: &Context, store: &mut ParamStore, max: f64) -> f64 {
-    let kernels = context.kernels();
-    context.install(|| {
-        let blocks: Vec<f64> = store.gradients().par_chunks(BLOCK).map(|block| kernels.sum_squares(block)).collect();
-        let norm = blocks.iter().sum::<f64>().sqrt();
-        if max > 0.0 && norm > max && norm.is_finite() {
-            let factor = (max / norm) as f32;
-            store.gradients_mut().par_chunks_mut(BLOCK).for_each(|block| kernels.scale(block, factor));
-        }
-        norm
-    })
 }
 
 /// Names the first weight, else the first gradient, that is not finite.

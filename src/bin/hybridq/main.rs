@@ -1,1 +1,108 @@
-fn main() {}
+//! The program `hybridq`: one file a command.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod eval;
+mod generate;
+mod info;
+mod inspect;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use hybridq::dispatch::{Context, ContextOptions};
+use hybridq::{Error, Result};
+
+/// Done; also when a time limit ended a run.
+const DONE: u8 = 0;
+/// A file, a tensor or the machine did not do what was asked.
+const FAILED: u8 = 1;
+/// A flag or setting is wrong.
+const BAD_USAGE: u8 = 2;
+/// Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+/// Train, evaluate and run ternary (1.58-bit) language models.
+#[derive(Parser)]
+#[command(name = "hybridq", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Version, instruction sets, threads, GPU
+    Info(info::Arguments),
+    /// Train a language model on a text file or folder
+    Train(Box<train::Arguments>),
+    /// Loss, perplexity and bits per byte of a model on a text
+    Eval(eval::Arguments),
+    /// Continue a prompt
+    Generate(generate::Arguments),
+    /// Tensors and metadata of a file or folder
+    Inspect(inspect::Arguments),
+    /// Speed of kernels and of training on this machine
+    Bench(bench::Arguments),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_target(false)
+        .without_time()
+        .init();
+    let outcome = match cli.command {
+        Command::Info(arguments) => info::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            // One line, whatever a file's content put into the message.
+            eprintln!("error: {}", error.to_string().replace('\n', " "));
+            ExitCode::from(if matches!(error, Error::InvalidValue { .. }) { BAD_USAGE } else { FAILED })
+        }
+    }
+}
+
+/// Help and version go to stdout as they are; a wrong command line becomes one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        print!("{error}");
+        return ExitCode::from(DONE);
+    }
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        eprint!("{error}");
+        return ExitCode::from(BAD_USAGE);
+    }
+    let text = error.to_string();
+    let first: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    eprintln!("{}", first.join(" "));
+    ExitCode::from(BAD_USAGE)
+}
+
+/// The context for `--threads`.
+fn context(threads: Option<usize>) -> Result<Context> {
+    Context::new(ContextOptions { threads, isa: None })
+}
+
+/// Writes to stdout; a reader that closed the pipe ends the program quietly.
+fn write_stdout(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(i32::from(DONE)),
+        result => result.map_err(|error| Error::io("stdout", error)),
+    }
+}

@@ -1,0 +1,108 @@
+//! `hybridq bench --suite train`.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hybridq::dispatch::Context;
+use hybridq::tensor::RandomStream;
+use hybridq::train::{LanguageModelTrainer, RunPlace, TrainConfig};
+use hybridq::{Error, Result};
+
+use super::Arguments;
+use super::measure::{Line, Report, median};
+
+/// Steps before the clock counts.
+const WARM_UP: usize = 2;
+/// Fewest steps a median is taken of.
+const LEAST_STEPS: usize = 5;
+/// Bytes of made-up text.
+const TEXT_BYTES: usize = 1 << 20;
+
+pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<()> {
+    if arguments.steps < LEAST_STEPS || arguments.steps > 100_000 {
+        return Err(Error::invalid("--steps", format!("{LEAST_STEPS} to 100000"), arguments.steps));
+    }
+    let text = tempfile::NamedTempFile::new().map_err(|error| Error::io(std::env::temp_dir(), error))?;
+    std::fs::write(text.path(), made_up_text()).map_err(|error| Error::io(text.path(), error))?;
+    let config = TrainConfig {
+        data: Some(text.path().to_path_buf()),
+        batch_size: arguments.batch,
+        seq_length: arguments.seq,
+        threads: Some(context.threads()),
+        ..TrainConfig::for_model(&arguments.model)
+    };
+    let mut trainer = LanguageModelTrainer::open(context, config, RunPlace::Nowhere)?;
+    for _ in 0..WARM_UP {
+        trainer.step()?;
+    }
+    let before = operation_times(&trainer);
+    let seconds_before = trainer.history().steps.last().map_or(0.0, |step| step.seconds);
+    for _ in 0..arguments.steps {
+        trainer.step()?;
+    }
+    let after = operation_times(&trainer);
+    let steps = &trainer.history().steps[WARM_UP..];
+    let mut speeds: Vec<f64> = steps.iter().map(|step| step.tokens_per_s).collect();
+    let speed = median(&mut speeds);
+    let active = steps.iter().filter(|step| step.constraint_active).count() as f64 / steps.len() as f64;
+    let tokens = (arguments.batch * arguments.seq) as f64;
+    let shape = format!("{} {} x {}", arguments.model, arguments.batch, arguments.seq);
+    let (isa, threads) = (context.kernels().isa().name(), context.threads());
+    let line = |what: &str, median_ns: f64, value: f64, unit: &'static str| {
+        let shape = if what.is_empty() { shape.clone() } else { format!("{shape}: {what}") };
+        report.line(&Line { family: "train", shape, isa, threads, median_ns, value, unit, ceiling: None, error: None })
+    };
+    line("", tokens / speed * 1e9, speed, "tokens/s")?;
+    let total = steps.last().map_or(0.0, |step| step.seconds) - seconds_before;
+    let mut rest = total;
+    for (name, time) in after {
+        let time = time.saturating_sub(before.get(&name).copied().unwrap_or_default()).as_secs_f64();
+        rest -= time;
+        line(&name, time * 1e9 / arguments.steps as f64, 100.0 * time / total, "% of a step")?;
+    }
+    let what = "batch, clip, optimizer, quantize";
+    line(what, rest * 1e9 / arguments.steps as f64, 100.0 * rest / total, "% of a step")?;
+    line("constraint active", f64::NAN, 100.0 * active, "% of steps")?;
+    if let Some(executor) = trainer.objective().executor() {
+        line("activations", f64::NAN, executor.planned_bytes() as f64 / (1 << 20) as f64, "MiB")?;
+    }
+    if let Some(bytes) = peak_memory() {
+        line("peak memory of the process", f64::NAN, bytes / (1 << 20) as f64, "MiB")?;
+    }
+    Ok(())
+}
+
+/// Time in each kind of operation so far, forward and backward apart.
+fn operation_times(trainer: &LanguageModelTrainer) -> BTreeMap<String, Duration> {
+    let objective = trainer.objective();
+    let mut times = BTreeMap::new();
+    if let Some(executor) = objective.executor() {
+        for (operation, [forward, backward]) in objective.model().plan.operations().iter().zip(executor.times()) {
+            *times.entry(format!("{} forward", operation.name())).or_default() += *forward;
+            *times.entry(format!("{} backward", operation.name())).or_default() += *backward;
+        }
+    }
+    times
+}
+
+/// Words of made-up letters: enough structure for losses and gradients of a usual size.
+fn made_up_text() -> Vec<u8> {
+    let mut stream = RandomStream::new(3, 0, 0, 0);
+    let mut text = Vec::with_capacity(TEXT_BYTES);
+    while text.len() < TEXT_BYTES {
+        for _ in 0..1 + stream.below(8) {
+            // Squared, so that some letters are common.
+            text.push(b'a' + (26.0 * stream.uniform() * stream.uniform()) as u8);
+        }
+        text.push(if stream.below(12) == 0 { b'\n' } else { b' ' });
+    }
+    text
+}
+
+/// Most memory this process ever held, in bytes (Linux).
+fn peak_memory() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? * 1024.0)
+}

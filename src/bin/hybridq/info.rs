@@ -1,0 +1,59 @@
+//! `hybridq info`.
+#![forbid(unsafe_code)]
+
+use clap::Args;
+use hybridq::Result;
+use hybridq::kernels::{Isa, KernelTable};
+use serde::Serialize;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    architecture: &'static str,
+    isa_active: &'static str,
+    isas_available: Vec<&'static str>,
+    isas_not_built: Vec<&'static str>,
+    isas_not_on_this_cpu: Vec<&'static str>,
+    threads: usize,
+    gpu: &'static str,
+}
+
+pub fn run(arguments: &Arguments) -> Result<u8> {
+    let context = crate::context(None)?;
+    let names = |keep: &dyn Fn(&Isa) -> bool| Isa::ALL.iter().filter(|isa| keep(isa)).map(|isa| isa.name()).collect();
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        architecture: std::env::consts::ARCH,
+        isa_active: context.kernels().isa().name(),
+        isas_available: KernelTable::available().iter().map(|table| table.isa().name()).collect(),
+        isas_not_built: names(&|isa| isa.is_supported_by_cpu() && !isa.is_built()),
+        isas_not_on_this_cpu: names(&|isa| isa.is_built() && !isa.is_supported_by_cpu()),
+        threads: context.threads(),
+        gpu: "none (built without CUDA)",
+    };
+    if arguments.json {
+        crate::write_stdout(&(serde_json::to_string_pretty(&report).expect("plain data") + "\n"))?;
+        return Ok(crate::DONE);
+    }
+    let mut text = format!("hybridq {} ({})\n", report.version, report.architecture);
+    text += &format!("instruction set  {} (HYBRIDQ_ISA caps it)\n", report.isa_active);
+    text += &format!("available        {}\n", report.isas_available.join(", "));
+    if !report.isas_not_built.is_empty() {
+        text +=
+            &format!("not built        {}: this CPU has them, this build does not\n", report.isas_not_built.join(", "));
+    }
+    if !report.isas_not_on_this_cpu.is_empty() {
+        text += &format!("not on this CPU  {}\n", report.isas_not_on_this_cpu.join(", "));
+    }
+    text += &format!("threads          {}\n", report.threads);
+    text += &format!("GPU              {}\n", report.gpu);
+    crate::write_stdout(&text)?;
+    Ok(crate::DONE)
+}

@@ -1,0 +1,107 @@
+//! What a run shows while it goes on: a bar on a terminal, else plain lines.
+#![forbid(unsafe_code)]
+
+use std::io::IsTerminal;
+
+use hybridq::data::Split;
+use hybridq::dispatch::Context;
+use hybridq::train::{LanguageModelTrainer, Progress, StepMetrics};
+use indicatif::{ProgressBar, ProgressStyle};
+
+pub struct ProgressLines {
+    bar: Option<ProgressBar>,
+    interval: u64,
+}
+
+impl ProgressLines {
+    pub fn new(interval: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}  {eta} left");
+            ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        ProgressLines { bar, interval }
+    }
+
+    /// What is about to be trained on what.
+    pub fn begin(&self, trainer: &LanguageModelTrainer, context: &Context) {
+        let (config, objective) = (trainer.config(), trainer.objective());
+        let model = objective.model();
+        let text = objective.dataset();
+        if let Some(directory) = trainer.directory() {
+            println!("run    {}", directory.root().display());
+        }
+        println!(
+            "model  {}: {} parameters, {} layers x {}, {} weights",
+            config.model,
+            model.store.total_elements(),
+            model.config.num_hidden_layers,
+            model.config.hidden_size,
+            name_of(&model.config.precision)
+        );
+        let (training, validation) = (text.tokens(Split::Training), text.tokens(Split::Validation));
+        println!("text   {training} training tokens, {validation} validation tokens");
+        println!(
+            "steps  {} of {} x {} tokens, {} optimizer, {} threads, {}",
+            config.max_steps,
+            config.batch_size * config.grad_accumulation,
+            config.seq_length,
+            trainer.optimizer().name(),
+            context.threads(),
+            context.kernels().isa().name()
+        );
+        if trainer.steps_done() > 0 {
+            println!("goes on after step {}", trainer.steps_done());
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_length(config.max_steps);
+            bar.set_position(trainer.steps_done());
+            bar.reset_eta();
+        }
+    }
+
+    pub fn callback(&self) -> impl FnMut(Progress<'_>) + Send + 'static {
+        let (bar, interval) = (self.bar.clone(), self.interval);
+        move |progress| match (progress, &bar) {
+            (Progress::Step(step), Some(bar)) => {
+                bar.set_position(step.step);
+                bar.set_message(describe(step));
+            }
+            (Progress::Step(step), None) if step.step == 1 || step.step.is_multiple_of(interval) => {
+                println!("step {:6}  {}", step.step, describe(step));
+            }
+            (Progress::Evaluation(evaluation), bar) => {
+                let bits =
+                    evaluation.val_bits_per_byte.map_or(String::new(), |bits| format!("  bits per byte {bits:.3}"));
+                let line = format!("step {:6}  validation loss {:.4}{bits}", evaluation.step, evaluation.val_loss);
+                match bar {
+                    Some(bar) => bar.println(line),
+                    None => println!("{line}"),
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn describe(step: &StepMetrics) -> String {
+    let radius = step.trust_radius.map_or(String::new(), |radius| format!("  radius {radius:.4}"));
+    format!(
+        "loss {:.4}  lr {:.2e} x {:.3}{radius}  flips {:.2} %  {:.0} tokens/s",
+        step.loss,
+        step.lr,
+        step.lr_multiplier,
+        100.0 * step.flip_rate,
+        step.tokens_per_s
+    )
+}
+
+/// The name a setting has in TOML and flags.
+fn name_of(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_string)).unwrap_or_default()
+}

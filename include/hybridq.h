@@ -16,6 +16,12 @@
 // The version of the binary interface: raised by every incompatible change.
 #define HYBRIDQ_ABI_VERSION 0
 
+// One scale for the matrix: absmean, `max(mean|W|, 1e-5)`.
+#define HQ_SCALE_PER_TENSOR 0
+
+// One absmean scale for each row.
+#define HQ_SCALE_PER_ROW 1
+
 // The result of every call. The numbers never change: 1-99 the caller's fault, 100-199 files and formats,
 // 200-299 devices, 900 a defect of the library.
 enum hq_status
@@ -96,6 +102,76 @@ const char *hq_version(void);
 
 // The version of the binary interface the library was built with: compare it with `HYBRIDQ_ABI_VERSION`.
 uint32_t hq_abi_version(void);
+
+// Bytes that a ternary matrix of `rows` outputs and `cols` inputs takes at 2 bits a weight, padding included.
+hq_status hq_ternary_packed_bytes(size_t rows, size_t cols, size_t *bytes);
+
+// Quantizes `weights` (`rows x cols`, row-major) to {-1, 0, 1} by the absmean rule (`sign(W)` where `|W| > scale / 2`)
+// and packs them. `granularity` is HQ_SCALE_PER_TENSOR (`scale_count` 1) or HQ_SCALE_PER_ROW (`scale_count` = `rows`).
+// `packed_len` is what `hq_ternary_packed_bytes` tells. HQ_NOT_FINITE: a weight is NaN or infinite.
+hq_status hq_ternary_pack(const hq_context *context,
+                          const float *weights,
+                          size_t rows,
+                          size_t cols,
+                          uint32_t granularity,
+                          uint8_t *packed,
+                          size_t packed_len,
+                          float *scales,
+                          size_t scale_count);
+
+// Unpacks a matrix to `trits` (`rows x cols`, each -1, 0 or 1).
+hq_status hq_ternary_unpack(const hq_context *context,
+                            const uint8_t *packed,
+                            size_t packed_len,
+                            size_t rows,
+                            size_t cols,
+                            int8_t *trits);
+
+// `y = x * W^T` for int8 rows `x` (`tokens x cols`, from `hq_quantize_rows`) and a packed matrix `W` (`rows x cols`):
+// `y[t][o] = x_scales[t] * scale(o) * sum over k of x[t][k] * trit[o][k]`, `tokens x rows`. The integer sum is exact.
+hq_status hq_ternary_matmul(const hq_context *context,
+                            const uint8_t *packed,
+                            size_t packed_len,
+                            size_t rows,
+                            size_t cols,
+                            const float *scales,
+                            size_t scale_count,
+                            const int8_t *x,
+                            const float *x_scales,
+                            const int32_t *x_sums,
+                            size_t tokens,
+                            float *y);
+
+// `dx = dy * W` for int8 rows `dy` (`tokens x rows`) and the packed matrix of `hq_ternary_matmul`, without unpacking it:
+// `dx[t][k] = dy_scales[t] * sum over o of dy[t][o] * trit[o][k]`, `tokens x cols`. Multiply the weight scales into `dy`
+// before quantizing it.
+hq_status hq_ternary_matmul_transposed(const hq_context *context,
+                                       const uint8_t *packed,
+                                       size_t packed_len,
+                                       size_t rows,
+                                       size_t cols,
+                                       const int8_t *dy,
+                                       const float *dy_scales,
+                                       const int32_t *dy_sums,
+                                       size_t tokens,
+                                       float *dx);
+
+// Quantizes each row of `x` (`rows x cols`) to int8 with its own scale: `a = max(max|x|, 1e-5)`,
+// `values = clamp(rint(x * (127 / a)), -128, 127)`, `scales = a / 127`. `sums` gets the sum of each row's values.
+hq_status hq_quantize_rows(const hq_context *context,
+                           const float *x,
+                           size_t rows,
+                           size_t cols,
+                           int8_t *values,
+                           float *scales,
+                           int32_t *sums);
+
+// The L2 norm of `x`, summed in f64 in a fixed order: the same bits on every machine.
+hq_status hq_norm(const hq_context *context, const float *x, size_t len, double *norm);
+
+// Scales `x` so that its L2 norm is at most `max_norm` (above 0), and gives the norm it had. HQ_NOT_FINITE names the
+// first element that is NaN or infinite; `x` is then unchanged.
+hq_status hq_clip_norm(const hq_context *context, float *x, size_t len, double max_norm, double *norm);
 
 #ifdef __cplusplus
 }  // extern "C"

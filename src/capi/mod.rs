@@ -8,6 +8,10 @@
 mod boundary;
 mod context;
 mod status;
+mod ternary;
+mod vectors;
 
 pub use context::*;
 pub use status::*;
+pub use ternary::*;
+pub use vectors::*;

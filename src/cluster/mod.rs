@@ -1,6 +1,16 @@
-//! Clusters of data and parameters.
+//! Clusters of points, of training windows and of parameters.
 
 mod assignment;
+mod balance;
+mod data;
 mod kmeans;
+mod parameters;
+mod permutation;
+mod suggestion;
+mod window_embedding;
 
+pub use data::{BatchStrategy, ClusterLoss, DataClustering, WindowBatch};
 pub use kmeans::{ClusterInfo, KMeans, KMeansOptions};
+pub use parameters::{ClusterBits, ClusteredWeights, ParameterClustering};
+pub use suggestion::suggest_clusters;
+pub use window_embedding::WindowEmbedding;

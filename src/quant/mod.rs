@@ -1,5 +1,9 @@
 //! Quantizers and packed forms.
 
+mod adaptive;
+mod compression;
+mod five_level;
+mod gradients;
 mod grid;
 mod packed_ternary;
 mod precision;
@@ -8,6 +12,10 @@ mod quantized_tensor;
 mod quantized_weight;
 mod quantizer;
 
+pub use adaptive::{AdaptiveQuantizer, BitUnit, distortion, mean_bits};
+pub use compression::compression_ratio;
+pub use five_level::Quantizer158Bit;
+pub use gradients::{GradientDraw, GradientQuantizer, GradientRounding, TERNGRAD_CLIP_SIGMA, quantize_gradients};
 pub use packed_ternary::{PackedTernary, ScaleGranularity};
 pub use precision::Precision;
 pub use quantized_rows::QuantizedRows;

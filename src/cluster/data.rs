@@ -1,0 +1,169 @@
+//! Clusters of training windows, and the batches drawn from them.
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+
+use super::balance::balanced_labels;
+use super::permutation::Permutation;
+use super::{KMeans, KMeansOptions};
+use crate::dispatch::Context;
+use crate::tensor::RandomStream;
+use crate::{Error, Result};
+
+/// Random streams of batches (see [`RandomStream::new`]).
+const BATCH_PURPOSE: u32 = 32;
+
+/// Third counter word of the strategies' permutations: clusters count from 0, the whole set has this number.
+const WHOLE_SET: u32 = u32::MAX;
+
+/// Which windows make a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BatchStrategy {
+    /// Each batch spans the clusters, as evenly as its size allows. The default: diverse batches train better.
+    #[default]
+    Stratified,
+    /// Each batch from one cluster, `step mod K` (the prototypes' behaviour).
+    RoundRobin,
+    /// Clusters are ignored: the control.
+    Random,
+}
+
+/// The windows of one step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WindowBatch {
+    /// Indices of windows.
+    pub windows: Vec<usize>,
+    /// The cluster they come from, if it is one.
+    pub cluster: Option<usize>,
+}
+
+/// One entry of a cluster's loss history.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ClusterLoss {
+    /// Step of the run.
+    pub step: u64,
+    /// Mean loss of the cluster's windows in that step's batch.
+    pub loss: f64,
+}
+
+/// Windows in balanced clusters (sizes differ by at most one).
+#[derive(Clone, PartialEq, Debug)]
+pub struct DataClustering {
+    labels: Vec<u32>,
+    members: Vec<Vec<usize>>,
+    history: Vec<Vec<ClusterLoss>>,
+    seed: u64,
+}
+
+impl DataClustering {
+    /// Clusters `embeddings` `[windows, dim]` (see [`super::WindowEmbedding`], or the caller's own). More clusters than
+    /// windows are cut to the number of windows, with a warning.
+    ///
+    /// Errors: no window, zero clusters, those of [`KMeans::fit`].
+    pub fn fit(context: &Context, embeddings: &[f32], dim: usize, clusters: usize, seed: u64) -> Result<Self> {
+        let windows = embeddings.len().checked_div(dim).unwrap_or(0);
+        if windows == 0 {
+            return Err(Error::invalid("windows to cluster", "at least 1", 0));
+        }
+        if clusters > windows {
+            tracing::warn!("data_clusters: {clusters} clusters for {windows} windows: using {windows}");
+        }
+        let options = KMeansOptions { clusters: clusters.min(windows), seed, max_iterations: 50 };
+        let kmeans = KMeans::fit(context, embeddings, dim, &options)?;
+        let labels = balanced_labels(embeddings, dim, kmeans.centroids());
+        Ok(Self::from_labels(labels, options.clusters, seed))
+    }
+
+    fn from_labels(labels: Vec<u32>, clusters: usize, seed: u64) -> Self {
+        let mut members = vec![Vec::new(); clusters];
+        labels.iter().enumerate().for_each(|(window, &label)| members[label as usize].push(window));
+        DataClustering { labels, members, history: vec![Vec::new(); clusters], seed }
+    }
+
+    /// Number of clusters.
+    pub fn clusters(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Number of windows.
+    pub fn windows(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Cluster of each window.
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// Windows of a cluster, ascending.
+    ///
+    /// # Panics
+    /// If there is no such cluster.
+    pub fn members(&self, cluster: usize) -> &[usize] {
+        &self.members[cluster]
+    }
+
+    /// The batch of `step`: a pure function of clusters, seed, step, size and strategy, so a resumed run continues
+    /// exactly. At a constant batch size no window of a cluster (of the set, for random) comes twice before all its
+    /// fellows came once.
+    pub fn batch(&self, strategy: BatchStrategy, step: u64, size: usize) -> WindowBatch {
+        let clusters = self.clusters() as u64;
+        let first = step * size as u64;
+        match strategy {
+            BatchStrategy::Stratified => {
+                let draw = |turn: u64| self.draw((turn % clusters) as usize, turn / clusters);
+                WindowBatch { windows: (first..first + size as u64).map(draw).collect(), cluster: None }
+            }
+            BatchStrategy::RoundRobin => {
+                let cluster = (step % clusters) as usize;
+                let first = step / clusters * size as u64;
+                let windows = (first..first + size as u64).map(|turn| self.draw(cluster, turn)).collect();
+                WindowBatch { windows, cluster: Some(cluster) }
+            }
+            BatchStrategy::Random => {
+                let windows = (first..first + size as u64).map(|turn| self.place(WHOLE_SET, turn, self.windows()));
+                WindowBatch { windows: windows.collect(), cluster: None }
+            }
+        }
+    }
+
+    /// The window at `turn` in the endless shuffled sequence of a cluster.
+    fn draw(&self, cluster: usize, turn: u64) -> usize {
+        let members = &self.members[cluster];
+        members[self.place(cluster as u32, turn, members.len())]
+    }
+
+    /// The place at `turn` in the endless sequence of shuffles of `0..len` that belongs to `set`.
+    fn place(&self, set: u32, turn: u64, len: usize) -> usize {
+        let (epoch, place) = (turn / len as u64, turn % len as u64);
+        let key = RandomStream::key(self.seed, BATCH_PURPOSE);
+        Permutation::new(key, [set, epoch as u32], len).apply(place as usize)
+    }
+
+    /// Adds the mean loss of each cluster in a batch to its history. `losses`: one a window.
+    ///
+    /// # Panics
+    /// If the lengths differ or a window does not exist.
+    pub fn record_losses(&mut self, step: u64, windows: &[usize], losses: &[f64]) {
+        assert_eq!(windows.len(), losses.len(), "record_losses: one loss a window");
+        let mut sums = vec![(0.0, 0u64); self.clusters()];
+        for (&window, loss) in windows.iter().zip(losses) {
+            let sum = &mut sums[self.labels[window] as usize];
+            *sum = (sum.0 + loss, sum.1 + 1);
+        }
+        for (history, (sum, count)) in self.history.iter_mut().zip(sums) {
+            if count > 0 {
+                history.push(ClusterLoss { step, loss: sum / count as f64 });
+            }
+        }
+    }
+
+    /// Losses of a cluster in the order they were recorded.
+    ///
+    /// # Panics
+    /// If there is no such cluster.
+    pub fn loss_history(&self, cluster: usize) -> &[ClusterLoss] {
+        &self.history[cluster]
+    }
+}

@@ -94,4 +94,55 @@ HQK_EVERY_ISA(HQK_TERNARY)
                                                int8_t *values);
 HQK_EVERY_ISA(HQK_ACTIVATION_QUANT)
 
+/* softmax: probabilities and cross entropy, row by row. */
+#define HQK_SOFTMAX(isa)                                                                                          \
+    void hqk_softmax_rows_##isa(float *x, size_t rows, size_t width, float scale, const uint32_t *ranges,         \
+                                float *lse);                                                                      \
+    void hqk_softmax_backward_rows_##isa(const float *p, size_t rows, size_t width, float scale, float *gradient); \
+    void hqk_cross_entropy_rows_##isa(float *logits, size_t rows, size_t vocabulary, const uint32_t *targets,     \
+                                      float gradient_scale, float *losses);                                       \
+    void hqk_cross_entropy_losses_rows_##isa(const float *logits, size_t rows, size_t vocabulary,                 \
+                                             const uint32_t *targets, float *losses);
+HQK_EVERY_ISA(HQK_SOFTMAX)
+
+/* activation: exp.h's functions and the feed-forward nonlinearities, forward and backward. */
+#define HQK_ACTIVATION(isa)                                                                                 \
+    void hqk_exp_values_##isa(const float *x, size_t n, float *y);                                          \
+    void hqk_log_values_##isa(const float *x, size_t n, float *y);                                          \
+    void hqk_tanh_values_##isa(const float *x, size_t n, float *y);                                         \
+    void hqk_sigmoid_values_##isa(const float *x, size_t n, float *y);                                      \
+    void hqk_gelu_##isa(const float *x, size_t n, float *y);                                                \
+    void hqk_gelu_backward_##isa(const float *x, const float *dy, size_t n, float *dx);                     \
+    void hqk_silu_gate_##isa(const float *gate, const float *up, size_t n, float *y);                       \
+    void hqk_silu_gate_backward_##isa(const float *gate, const float *up, const float *dy, size_t n,        \
+                                      float *dgate, float *dup);                                            \
+    void hqk_relu2_##isa(const float *x, size_t n, float *y);                                               \
+    void hqk_relu2_backward_##isa(const float *x, const float *dy, size_t n, float *dx);                    \
+    void hqk_relu2_gate_##isa(const float *gate, const float *up, size_t n, float *y);                      \
+    void hqk_relu2_gate_backward_##isa(const float *gate, const float *up, const float *dy, size_t n,       \
+                                       float *dgate, float *dup);
+HQK_EVERY_ISA(HQK_ACTIVATION)
+
+/* row_norm: RMSNorm (with fused int8 quantization) and LayerNorm, forward and backward. */
+#define HQK_ROW_NORM(isa)                                                                                          \
+    void hqk_rms_norm_rows_##isa(const float *x, const float *gain, size_t rows, size_t width, float eps,          \
+                                 float *y, float *inverses);                                                       \
+    void hqk_rms_norm_quantize_rows_##isa(const float *x, const float *gain, size_t rows, size_t width, float eps, \
+                                          int8_t *values, float *scales, int32_t *sums, float *inverses);          \
+    void hqk_rms_norm_backward_rows_##isa(const float *x, const float *gain, const float *inverses,                \
+                                          const float *dy, size_t rows, size_t width, float *dx,                   \
+                                          float *gain_gradient);                                                   \
+    void hqk_layer_norm_rows_##isa(const float *x, const float *gain, const float *bias, size_t rows,              \
+                                   size_t width, float eps, float *y, float *statistics);                          \
+    void hqk_layer_norm_backward_rows_##isa(const float *x, const float *gain, const float *statistics,            \
+                                            const float *dy, size_t rows, size_t width, float *dx,                 \
+                                            float *gain_gradient, float *bias_gradient);
+HQK_EVERY_ISA(HQK_ROW_NORM)
+
+/* dropout: `first` is the stream position of x[0], a multiple of 4. */
+#define HQK_DROPOUT(isa)                                                                                \
+    void hqk_dropout_##isa(const float *x, size_t n, const uint32_t *key, uint32_t tensor,              \
+                           uint32_t step, uint64_t first, uint32_t threshold, float factor, float *y);
+HQK_EVERY_ISA(HQK_DROPOUT)
+
 #endif

@@ -1113,3 +1113,931 @@ unsafe extern "C" {
         values: *mut i8,
     );
 }
+unsafe extern "C" {
+    pub fn hqk_softmax_rows_portable(
+        x: *mut f32,
+        rows: usize,
+        width: usize,
+        scale: f32,
+        ranges: *const u32,
+        lse: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_softmax_backward_rows_portable(p: *const f32, rows: usize, width: usize, scale: f32, gradient: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_rows_portable(
+        logits: *mut f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        gradient_scale: f32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_losses_rows_portable(
+        logits: *const f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_softmax_rows_avx2(x: *mut f32, rows: usize, width: usize, scale: f32, ranges: *const u32, lse: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_softmax_backward_rows_avx2(p: *const f32, rows: usize, width: usize, scale: f32, gradient: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_rows_avx2(
+        logits: *mut f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        gradient_scale: f32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_losses_rows_avx2(
+        logits: *const f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_softmax_rows_avxvnni(
+        x: *mut f32,
+        rows: usize,
+        width: usize,
+        scale: f32,
+        ranges: *const u32,
+        lse: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_softmax_backward_rows_avxvnni(p: *const f32, rows: usize, width: usize, scale: f32, gradient: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_rows_avxvnni(
+        logits: *mut f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        gradient_scale: f32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_losses_rows_avxvnni(
+        logits: *const f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_softmax_rows_avx512(
+        x: *mut f32,
+        rows: usize,
+        width: usize,
+        scale: f32,
+        ranges: *const u32,
+        lse: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_softmax_backward_rows_avx512(p: *const f32, rows: usize, width: usize, scale: f32, gradient: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_rows_avx512(
+        logits: *mut f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        gradient_scale: f32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_losses_rows_avx512(
+        logits: *const f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_softmax_rows_avx512vnni(
+        x: *mut f32,
+        rows: usize,
+        width: usize,
+        scale: f32,
+        ranges: *const u32,
+        lse: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_softmax_backward_rows_avx512vnni(
+        p: *const f32,
+        rows: usize,
+        width: usize,
+        scale: f32,
+        gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_rows_avx512vnni(
+        logits: *mut f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        gradient_scale: f32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_losses_rows_avx512vnni(
+        logits: *const f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_softmax_rows_neon(x: *mut f32, rows: usize, width: usize, scale: f32, ranges: *const u32, lse: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_softmax_backward_rows_neon(p: *const f32, rows: usize, width: usize, scale: f32, gradient: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_rows_neon(
+        logits: *mut f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        gradient_scale: f32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_losses_rows_neon(
+        logits: *const f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_exp_values_portable(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_log_values_portable(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tanh_values_portable(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_sigmoid_values_portable(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_portable(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_backward_portable(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_portable(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_backward_portable(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_portable(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_backward_portable(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_portable(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_backward_portable(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_exp_values_avx2(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_log_values_avx2(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tanh_values_avx2(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_sigmoid_values_avx2(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_avx2(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_backward_avx2(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_avx2(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_backward_avx2(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_avx2(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_backward_avx2(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_avx2(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_backward_avx2(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_exp_values_avxvnni(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_log_values_avxvnni(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tanh_values_avxvnni(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_sigmoid_values_avxvnni(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_avxvnni(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_backward_avxvnni(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_avxvnni(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_backward_avxvnni(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_avxvnni(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_backward_avxvnni(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_avxvnni(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_backward_avxvnni(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_exp_values_avx512(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_log_values_avx512(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tanh_values_avx512(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_sigmoid_values_avx512(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_avx512(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_backward_avx512(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_avx512(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_backward_avx512(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_avx512(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_backward_avx512(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_avx512(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_backward_avx512(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_exp_values_avx512vnni(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_log_values_avx512vnni(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tanh_values_avx512vnni(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_sigmoid_values_avx512vnni(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_avx512vnni(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_backward_avx512vnni(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_avx512vnni(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_backward_avx512vnni(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_avx512vnni(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_backward_avx512vnni(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_avx512vnni(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_backward_avx512vnni(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_exp_values_neon(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_log_values_neon(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tanh_values_neon(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_sigmoid_values_neon(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_neon(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_backward_neon(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_neon(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_backward_neon(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_neon(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_backward_neon(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_neon(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_backward_neon(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_rows_portable(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_quantize_rows_portable(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_backward_rows_portable(
+        x: *const f32,
+        gain: *const f32,
+        inverses: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_rows_portable(
+        x: *const f32,
+        gain: *const f32,
+        bias: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        statistics: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_backward_rows_portable(
+        x: *const f32,
+        gain: *const f32,
+        statistics: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+        bias_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_rows_avx2(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_quantize_rows_avx2(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_backward_rows_avx2(
+        x: *const f32,
+        gain: *const f32,
+        inverses: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_rows_avx2(
+        x: *const f32,
+        gain: *const f32,
+        bias: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        statistics: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_backward_rows_avx2(
+        x: *const f32,
+        gain: *const f32,
+        statistics: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+        bias_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_rows_avxvnni(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_quantize_rows_avxvnni(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_backward_rows_avxvnni(
+        x: *const f32,
+        gain: *const f32,
+        inverses: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_rows_avxvnni(
+        x: *const f32,
+        gain: *const f32,
+        bias: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        statistics: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_backward_rows_avxvnni(
+        x: *const f32,
+        gain: *const f32,
+        statistics: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+        bias_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_rows_avx512(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_quantize_rows_avx512(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_backward_rows_avx512(
+        x: *const f32,
+        gain: *const f32,
+        inverses: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_rows_avx512(
+        x: *const f32,
+        gain: *const f32,
+        bias: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        statistics: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_backward_rows_avx512(
+        x: *const f32,
+        gain: *const f32,
+        statistics: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+        bias_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_rows_avx512vnni(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_quantize_rows_avx512vnni(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_backward_rows_avx512vnni(
+        x: *const f32,
+        gain: *const f32,
+        inverses: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_rows_avx512vnni(
+        x: *const f32,
+        gain: *const f32,
+        bias: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        statistics: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_backward_rows_avx512vnni(
+        x: *const f32,
+        gain: *const f32,
+        statistics: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+        bias_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_rows_neon(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_quantize_rows_neon(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_backward_rows_neon(
+        x: *const f32,
+        gain: *const f32,
+        inverses: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_rows_neon(
+        x: *const f32,
+        gain: *const f32,
+        bias: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        statistics: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_backward_rows_neon(
+        x: *const f32,
+        gain: *const f32,
+        statistics: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+        bias_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_dropout_portable(
+        x: *const f32,
+        n: usize,
+        key: *const u32,
+        tensor: u32,
+        step: u32,
+        first: u64,
+        threshold: u32,
+        factor: f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_dropout_avx2(
+        x: *const f32,
+        n: usize,
+        key: *const u32,
+        tensor: u32,
+        step: u32,
+        first: u64,
+        threshold: u32,
+        factor: f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_dropout_avxvnni(
+        x: *const f32,
+        n: usize,
+        key: *const u32,
+        tensor: u32,
+        step: u32,
+        first: u64,
+        threshold: u32,
+        factor: f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_dropout_avx512(
+        x: *const f32,
+        n: usize,
+        key: *const u32,
+        tensor: u32,
+        step: u32,
+        first: u64,
+        threshold: u32,
+        factor: f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_dropout_avx512vnni(
+        x: *const f32,
+        n: usize,
+        key: *const u32,
+        tensor: u32,
+        step: u32,
+        first: u64,
+        threshold: u32,
+        factor: f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_dropout_neon(
+        x: *const f32,
+        n: usize,
+        key: *const u32,
+        tensor: u32,
+        step: u32,
+        first: u64,
+        threshold: u32,
+        factor: f32,
+        y: *mut f32,
+    );
+}

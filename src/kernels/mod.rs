@@ -4,17 +4,21 @@
 //! environment variable `HYBRIDQ_ISA`; [`KernelTable::available`] lists all of them, for tests and benchmarks.
 //! All `unsafe` of the CPU kernels is in this folder.
 
+mod activation;
 mod activation_quant;
 mod adamw;
 #[rustfmt::skip]
 #[allow(dead_code, missing_docs)] // a version no ISA has written is declared all the same
 mod bindings;
 mod dense;
+mod dropout;
 mod isa;
 mod matrix_mut;
 mod norm;
 pub mod reference;
+mod row_norm;
 mod sgd;
+mod softmax;
 mod table;
 mod ternary;
 

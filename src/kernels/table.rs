@@ -3,11 +3,15 @@
 
 use std::sync::OnceLock;
 
+use super::activation::ActivationKernels;
 use super::activation_quant::ActivationQuantKernels;
 use super::adamw::AdamWKernels;
+use super::dropout::DropoutKernels;
 use super::isa::Isa;
 use super::norm::NormKernels;
+use super::row_norm::RowNormKernels;
 use super::sgd::SgdKernels;
+use super::softmax::SoftmaxKernels;
 use super::ternary::TernaryKernels;
 use crate::{Error, Result};
 
@@ -16,11 +20,15 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct KernelTable {
     isa: Isa,
+    pub(super) activation: ActivationKernels,
     pub(super) adamw: AdamWKernels,
     pub(super) activation_quant: ActivationQuantKernels,
+    pub(super) dropout: DropoutKernels,
     pub(super) norm: NormKernels,
+    pub(super) row_norm: RowNormKernels,
     pub(super) sgd: SgdKernels,
     pub(super) ternary: TernaryKernels,
+    pub(super) softmax: SoftmaxKernels,
 }
 
 impl KernelTable {
@@ -62,10 +70,14 @@ impl KernelTable {
         KernelTable {
             isa,
             activation_quant: ActivationQuantKernels::for_isa(isa),
+            activation: ActivationKernels::for_isa(isa),
             adamw: AdamWKernels::for_isa(isa),
+            dropout: DropoutKernels::for_isa(isa),
             norm: NormKernels::for_isa(isa),
+            row_norm: RowNormKernels::for_isa(isa),
             sgd: SgdKernels::for_isa(isa),
             ternary: TernaryKernels::for_isa(isa),
+            softmax: SoftmaxKernels::for_isa(isa),
         }
     }
 }

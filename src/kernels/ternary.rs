@@ -74,6 +74,19 @@ impl TernaryKernels {
             matvec: c::hqk_ternary_matvec_portable,
             matvec_i32: c::hqk_ternary_matvec_i32_portable,
         };
+        #[cfg(hqk_avx2)]
+        if isa.includes(Isa::Avx2) {
+            kernels = TernaryKernels {
+                count_changed: c::hqk_ternary_count_changed_avx2,
+                panels: c::hqk_ternary_panels_avx2,
+                panels_transposed: c::hqk_ternary_panels_transposed_avx2,
+                panel_matmul: c::hqk_panel_matmul_avx2,
+                panel_matmul_i32: c::hqk_panel_matmul_i32_avx2,
+                matvec: c::hqk_ternary_matvec_avx2,
+                matvec_i32: c::hqk_ternary_matvec_i32_avx2,
+                ..kernels
+            };
+        }
         #[cfg(hqk_avx512)]
         if isa.includes(Isa::Avx512) {
             kernels = TernaryKernels {

@@ -1,0 +1,241 @@
+/* vpmaddubsw on codes {0, 1, 2}: a 16-bit lane grows by at most 2 * 2 * 128 a time, so 63 of them are added before the
+ * sums are widened to 32 bits.
+ *
+ * Many tokens: 6 tokens x 16 outputs are 12 accumulators of 16 bits.
+ * One token: fields 0 and 2 are summed as they are; fields 1 and 3 stay shifted by two (a lane then grows by at most
+ * 2 * 8 * 128), which saves two shifts a byte, and are widened after 7 steps (14 additions). */
+#include "../hqk.h"
+#include "layout.h"
+
+#include <immintrin.h>
+
+#define TOKENS_AT_ONCE 6
+#define PANELS_BEFORE_WIDENING 48
+#define STEPS_BEFORE_WIDENING 7
+
+static inline __m256i load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
+
+static inline void store(uint8_t *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
+
+static inline __m256i broadcast_quad(const int8_t *x) {
+    int32_t word;
+    memcpy(&word, x, 4);
+    return _mm256_set1_epi32(word);
+}
+
+/* Where sums go: `y_f32` scaled, or `y_i32` as they are; the other one is NULL. */
+typedef struct {
+    const float *x_scales;
+    const int32_t *x_sums;
+    const float *weight_scales;
+    size_t weight_scale_stride;
+    float *y_f32;
+    int32_t *y_i32;
+    size_t y_stride;
+    size_t outputs;
+} target;
+
+/* Writes 8 sums of token `t`, outputs from `first` on. */
+static inline void store_sums(const target *to, size_t t, size_t first, __m256i acc) {
+    if (first >= to->outputs) return;
+    size_t count = hqk_min(to->outputs - first, 8), at = t * to->y_stride + first;
+    __m256i sum = _mm256_sub_epi32(acc, _mm256_set1_epi32(to->x_sums[t]));
+    if (to->y_i32) {
+        int32_t part[8];
+        _mm256_storeu_si256((__m256i *)part, sum);
+        memcpy(to->y_i32 + at, part, count * sizeof *part);
+        return;
+    }
+    float part[8] = {0};
+    __m256 scale = _mm256_set1_ps(to->weight_scales[0]);
+    if (to->weight_scale_stride) {
+        memcpy(part, to->weight_scales + first, count * sizeof *part);
+        scale = _mm256_loadu_ps(part);
+    }
+    scale = _mm256_mul_ps(_mm256_set1_ps(to->x_scales[t]), scale);
+    __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale);
+    if (count == 8) {
+        _mm256_storeu_ps(to->y_f32 + at, y);
+        return;
+    }
+    _mm256_storeu_ps(part, y);
+    memcpy(to->y_f32 + at, part, count * sizeof *part);
+}
+
+/* acc += codes * quad, in pairs of 16 bits. The sum is written out because gcc 12 copies the accumulators of the
+ * intrinsic to the stack every round. */
+HQK_ALWAYS_INLINE void dot(__m256i *acc, __m256i codes, __m256i quad) {
+    __m256i pairs = _mm256_maddubs_epi16(codes, quad);
+#if defined(__GNUC__)
+    __asm__("vpaddw %1, %0, %0" : "+x"(*acc) : "x"(pairs));
+#else
+    *acc = _mm256_add_epi16(*acc, pairs);
+#endif
+}
+
+HQK_ALWAYS_INLINE __m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
+
+/* 16 outputs (a quarter of each panel) for `tokens` tokens. */
+HQK_ALWAYS_INLINE void multiply(const uint8_t *panels, size_t k, const int8_t *x, size_t x_stride, int tokens,
+                                __m256i sums[TOKENS_AT_ONCE][2]) {
+    size_t whole = k / 4 * 4;
+    HQK_UNROLL(6) for (int t = 0; t < tokens; t++) sums[t][0] = sums[t][1] = _mm256_setzero_si256();
+    for (size_t i = 0; i < k;) {
+        __m256i acc[TOKENS_AT_ONCE][2];
+        HQK_UNROLL(6) for (int t = 0; t < tokens; t++) acc[t][0] = acc[t][1] = _mm256_setzero_si256();
+        if (i < whole) {
+            size_t end = hqk_min(whole, i + 4 * PANELS_BEFORE_WIDENING);
+            for (; i < end; i += 4, panels += HQK_PANEL_BYTES) {
+                __m256i w0 = load(panels), w1 = load(panels + 32);
+                HQK_UNROLL(6) for (int t = 0; t < tokens; t++) {
+                    __m256i quad = broadcast_quad(x + t * x_stride + i);
+                    dot(&acc[t][0], w0, quad);
+                    dot(&acc[t][1], w1, quad);
+                }
+            }
+        } else {
+            HQK_UNROLL(6) for (int t = 0; t < tokens; t++) {
+                __m256i quad = _mm256_set1_epi32(hqk_quad(x + t * x_stride + i, k - i));
+                dot(&acc[t][0], load(panels), quad);
+                dot(&acc[t][1], load(panels + 32), quad);
+            }
+            i = k;
+        }
+        HQK_UNROLL(6) for (int t = 0; t < tokens; t++) {
+            sums[t][0] = _mm256_add_epi32(sums[t][0], widen(acc[t][0]));
+            sums[t][1] = _mm256_add_epi32(sums[t][1], widen(acc[t][1]));
+        }
+    }
+}
+
+HQK_ALWAYS_INLINE void multiply_and_store(const uint8_t *panels, size_t k, const int8_t *x, size_t x_stride,
+                                          int tokens, size_t first_token, const target *to) {
+    for (size_t first = 0; first < to->outputs; first += 16) {
+        __m256i sums[TOKENS_AT_ONCE][2];
+        multiply(panels + 4 * first, k, x, x_stride, tokens, sums);
+        for (int t = 0; t < tokens; t++) {
+            store_sums(to, first_token + t, first, sums[t][0]);
+            store_sums(to, first_token + t, first + 8, sums[t][1]);
+        }
+    }
+}
+
+static void multiply_all(const uint8_t *panels, size_t k, const int8_t *x, size_t x_stride, size_t tokens,
+                         const target *to) {
+    size_t t = 0;
+    for (; t + TOKENS_AT_ONCE <= tokens; t += TOKENS_AT_ONCE, x += TOKENS_AT_ONCE * x_stride)
+        multiply_and_store(panels, k, x, x_stride, TOKENS_AT_ONCE, t, to);
+    for (; t + 3 <= tokens; t += 3, x += 3 * x_stride) multiply_and_store(panels, k, x, x_stride, 3, t, to);
+    for (; t < tokens; t++, x += x_stride) multiply_and_store(panels, k, x, x_stride, 1, t, to);
+}
+
+void hqk_panel_matmul_avx2(const uint8_t *panels, size_t outputs, size_t k, const int8_t *x, size_t x_stride,
+                           size_t tokens, const float *x_scales, const int32_t *x_sums, const float *weight_scales,
+                           size_t weight_scale_stride, float *y, size_t y_stride) {
+    target to = {x_scales, x_sums, weight_scales, weight_scale_stride, y, NULL, y_stride, outputs};
+    multiply_all(panels, k, x, x_stride, tokens, &to);
+}
+
+void hqk_panel_matmul_i32_avx2(const uint8_t *panels, size_t outputs, size_t k, const int8_t *x, size_t x_stride,
+                               size_t tokens, const int32_t *x_sums, int32_t *y, size_t y_stride) {
+    target to = {NULL, x_sums, NULL, 0, NULL, y, y_stride, outputs};
+    multiply_all(panels, k, x, x_stride, tokens, &to);
+}
+
+/* 32 rows (half of each step) x 16 k. */
+HQK_ALWAYS_INLINE void multiply_step(const uint8_t *half, const int8_t *x, __m256i even[4], __m256i odd[4]) {
+    __m256i low = _mm256_set1_epi8(3), high = _mm256_set1_epi8(12);
+    HQK_UNROLL(4) for (int v = 0; v < 4; v++) {
+        __m256i bytes = load(half + 32 * v), upper = _mm256_srli_epi16(bytes, 4);
+        dot(&even[v], _mm256_and_si256(bytes, low), broadcast_quad(x));
+        dot(&odd[v], _mm256_and_si256(bytes, high), broadcast_quad(x + 4));
+        dot(&even[v], _mm256_and_si256(upper, low), broadcast_quad(x + 8));
+        dot(&odd[v], _mm256_and_si256(upper, high), broadcast_quad(x + 12));
+    }
+}
+
+static void matvec(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, const target *to) {
+    size_t whole = cols / HQK_STEP_COLS * HQK_STEP_COLS;
+    int8_t tail[HQK_STEP_COLS] = {0};
+    memcpy(tail, x + whole, cols - whole);
+    for (size_t r = 0; r < rows; r += 32) {
+        const uint8_t *half = packed + r / HQK_BLOCK_ROWS * hqk_block_bytes(cols) + r % HQK_BLOCK_ROWS * 4;
+        __m256i sums[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                           _mm256_setzero_si256()};
+        for (size_t c = 0; c < cols;) {
+            __m256i even[4], odd[4];
+            HQK_UNROLL(4) for (int v = 0; v < 4; v++) even[v] = odd[v] = _mm256_setzero_si256();
+            if (c < whole) {
+                size_t end = hqk_min(whole, c + STEPS_BEFORE_WIDENING * HQK_STEP_COLS);
+                for (; c < end; c += HQK_STEP_COLS, half += HQK_STEP_BYTES) multiply_step(half, x + c, even, odd);
+            } else {
+                multiply_step(half, tail, even, odd);
+                c = cols;
+            }
+            HQK_UNROLL(4) for (int v = 0; v < 4; v++) {
+                __m256i both = _mm256_add_epi32(widen(even[v]), _mm256_srai_epi32(widen(odd[v]), 2));
+                sums[v] = _mm256_add_epi32(sums[v], both);
+            }
+        }
+        for (size_t v = 0; v < 4; v++) store_sums(to, 0, r + 8 * v, sums[v]);
+    }
+}
+
+void hqk_ternary_matvec_avx2(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, float x_scale,
+                             int32_t x_sum, const float *weight_scales, size_t weight_scale_stride, float *y) {
+    target to = {&x_scale, &x_sum, weight_scales, weight_scale_stride, y, NULL, 0, rows};
+    matvec(packed, rows, cols, x, &to);
+}
+
+void hqk_ternary_matvec_i32_avx2(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, int32_t x_sum,
+                                 int32_t *y) {
+    target to = {NULL, &x_sum, NULL, 0, NULL, y, 0, rows};
+    matvec(packed, rows, cols, x, &to);
+}
+
+void hqk_ternary_panels_avx2(const uint8_t *block, size_t cols, uint8_t *panels) {
+    __m256i mask = _mm256_set1_epi8(3);
+    for (size_t s = 0; s < hqk_steps(cols); s++, block += HQK_STEP_BYTES, panels += 4 * HQK_PANEL_BYTES)
+        for (int v = 0; v < 8; v++) {
+            __m256i bytes = load(block + 32 * v);
+            uint8_t *out = panels + 32 * v;
+            store(out, _mm256_and_si256(bytes, mask));
+            store(out + HQK_PANEL_BYTES, _mm256_and_si256(_mm256_srli_epi16(bytes, 2), mask));
+            store(out + 2 * HQK_PANEL_BYTES, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask));
+            store(out + 3 * HQK_PANEL_BYTES, _mm256_and_si256(_mm256_srli_epi16(bytes, 6), mask));
+        }
+}
+
+void hqk_ternary_panels_transposed_avx2(const uint8_t *packed, size_t rows, size_t cols, size_t first_col,
+                                        uint8_t *panels) {
+    __m256i mask = _mm256_set1_epi8(3);
+    __m256i fields01 = _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2), fields23 = _mm256_add_epi32(fields01, _mm256_set1_epi32(4));
+    __m128i turn = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    size_t steps = hqk_min(hqk_steps(cols) - first_col / HQK_STEP_COLS, 4);
+    for (size_t r = 0; r < rows; r += HQK_TILE_ROWS, panels += 4 * HQK_PANEL_BYTES) {
+        const uint8_t *tile = packed + hqk_byte_of(r, first_col, cols);
+        for (size_t s = 0; s < 4; s++)
+            for (size_t u = 0; u < 4; u++) {
+                /* Rows 4u to 4u + 3 of the tile; its four fields are the 16 columns of panel u. */
+                __m128i bytes = _mm_set1_epi8(HQK_ZERO_BYTE);
+                if (s < steps) bytes = _mm_loadu_si128((const __m128i *)(tile + s * HQK_STEP_BYTES + 16 * u));
+                __m256i quad = _mm256_broadcastsi128_si256(_mm_shuffle_epi8(bytes, turn));
+                uint8_t *out = panels + HQK_PANEL_BYTES * u + 64 * s;
+                store(out, _mm256_and_si256(_mm256_srlv_epi32(quad, fields01), mask));
+                store(out + 32, _mm256_and_si256(_mm256_srlv_epi32(quad, fields23), mask));
+            }
+    }
+}
+
+void hqk_ternary_count_changed_avx2(const uint8_t *a, const uint8_t *b, size_t bytes, size_t *changed) {
+    size_t count = 0;
+    for (size_t i = 0; i < bytes; i += 8) {
+        uint64_t left = 0, right = 0;
+        size_t n = hqk_min(bytes - i, 8);
+        memcpy(&left, a + i, n);
+        memcpy(&right, b + i, n);
+        uint64_t differs = left ^ right;
+        count += (size_t)_mm_popcnt_u64((differs | differs >> 1) & 0x5555555555555555u);
+    }
+    *changed = count;
+}

@@ -1,0 +1,114 @@
+//! Gated nonlinearities of the feed-forward layer: SiLU and squared ReLU gates.
+#![forbid(unsafe_code)]
+
+use rayon::prelude::*;
+
+use crate::Result;
+use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
+
+/// Elements of a parallel block.
+const BLOCK: usize = 1 << 13;
+
+#[derive(Clone, Copy, Debug)]
+enum Function {
+    Silu,
+    Relu2,
+}
+
+/// `y = f(gate) * up`, element by element (Shazeer 2020).
+#[derive(Debug)]
+pub struct Gate {
+    function: Function,
+    gate: BufferId,
+    up: BufferId,
+    y: BufferId,
+}
+
+impl PlanBuilder {
+    /// `silu(gate) * up`: two float buffers of one width.
+    ///
+    /// # Panics
+    /// If the widths differ, or both are one buffer.
+    pub fn silu_gate(&mut self, gate: BufferId, up: BufferId) -> BufferId {
+        self.gate(Function::Silu, gate, up)
+    }
+
+    /// `max(gate, 0)^2 * up`: two float buffers of one width.
+    ///
+    /// # Panics
+    /// If the widths differ, or both are one buffer.
+    pub fn relu2_gate(&mut self, gate: BufferId, up: BufferId) -> BufferId {
+        self.gate(Function::Relu2, gate, up)
+    }
+
+    fn gate(&mut self, function: Function, gate: BufferId, up: BufferId) -> BufferId {
+        let width = self.buffer_spec(gate).width;
+        assert!(gate != up, "gate: gate and up are one buffer");
+        assert_eq!(self.buffer_spec(up).width, width, "gate: gate and up differ in width");
+        let y = self.buffer(BufferKind::Float, width);
+        self.push(Gate { function, gate, up, y });
+        y
+    }
+}
+
+impl Operation for Gate {
+    fn name(&self) -> &'static str {
+        match self.function {
+            Function::Silu => "silu_gate",
+            Function::Relu2 => "relu2_gate",
+        }
+    }
+
+    fn inputs(&self) -> Vec<BufferId> {
+        vec![self.gate, self.up]
+    }
+
+    fn outputs(&self) -> Vec<BufferId> {
+        vec![self.y]
+    }
+
+    fn saved(&self) -> Vec<BufferId> {
+        vec![self.gate, self.up]
+    }
+
+    fn parameters(&self) -> Vec<ParamId> {
+        Vec::new()
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let kernels = pass.context.kernels();
+        let mut y = pass.buffers.take_float(self.y);
+        let (gate, up) = (pass.buffers.float(self.gate), pass.buffers.float(self.up));
+        (gate.par_chunks(BLOCK), up.par_chunks(BLOCK), y[..gate.len()].par_chunks_mut(BLOCK)).into_par_iter().for_each(
+            |(gate, up, y)| match self.function {
+                Function::Silu => kernels.silu_gate(gate, up, y),
+                Function::Relu2 => kernels.relu2_gate(gate, up, y),
+            },
+        );
+        pass.buffers.put_float(self.y, y);
+        Ok(())
+    }
+
+    fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let kernels = pass.context.kernels();
+        let mut dgate = pass.buffers.take_gradient(self.gate);
+        let mut dup = pass.buffers.take_gradient(self.up);
+        let (gate, up) = (pass.buffers.float(self.gate), pass.buffers.float(self.up));
+        let dy = pass.buffers.gradient(self.y);
+        (
+            gate.par_chunks(BLOCK),
+            up.par_chunks(BLOCK),
+            dy.par_chunks(BLOCK),
+            dgate[..gate.len()].par_chunks_mut(BLOCK),
+            dup[..gate.len()].par_chunks_mut(BLOCK),
+        )
+            .into_par_iter()
+            .for_each(|(gate, up, dy, dgate, dup)| match self.function {
+                Function::Silu => kernels.silu_gate_backward(gate, up, dy, dgate, dup),
+                Function::Relu2 => kernels.relu2_gate_backward(gate, up, dy, dgate, dup),
+            });
+        pass.buffers.put_gradient(self.gate, dgate);
+        pass.buffers.put_gradient(self.up, dup);
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! LayerNorm.
+#![forbid(unsafe_code)]
+
+use rayon::prelude::*;
+
+use super::row_blocks::{ROWS, add_blocks};
+use crate::Result;
+use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
+
+/// `y = (x - mean) / sqrt(variance + eps) * gain + bias`, row by row, biased variance (Ba et al. 2016).
+#[derive(Debug)]
+pub struct LayerNorm {
+    x: BufferId,
+    gain: ParamId,
+    bias: ParamId,
+    eps: f32,
+    y: BufferId,
+    /// Mean and `1 / sqrt(variance + eps)` of each row.
+    statistics: BufferId,
+}
+
+impl PlanBuilder {
+    /// LayerNorm of a float buffer with a gain and a bias as wide as its rows.
+    ///
+    /// # Panics
+    /// If gain or bias is not as wide as a row.
+    pub fn layer_norm(&mut self, x: BufferId, gain: ParamId, bias: ParamId, eps: f32) -> BufferId {
+        let width = self.buffer_spec(x).width;
+        assert_eq!(self.parameter_spec(gain).len(), width, "layer_norm: gain is not as wide as a row");
+        assert_eq!(self.parameter_spec(bias).len(), width, "layer_norm: bias is not as wide as a row");
+        let (y, statistics) = (self.buffer(BufferKind::Float, width), self.buffer(BufferKind::Float, 2));
+        self.push(LayerNorm { x, gain, bias, eps, y, statistics });
+        y
+    }
+}
+
+impl Operation for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer_norm"
+    }
+
+    fn inputs(&self) -> Vec<BufferId> {
+        vec![self.x]
+    }
+
+    fn outputs(&self) -> Vec<BufferId> {
+        vec![self.y, self.statistics]
+    }
+
+    fn saved(&self) -> Vec<BufferId> {
+        vec![self.x, self.statistics]
+    }
+
+    fn parameters(&self) -> Vec<ParamId> {
+        vec![self.gain, self.bias]
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let (kernels, eps) = (pass.context.kernels(), self.eps);
+        let width = pass.buffers.width(self.x);
+        let mut y = pass.buffers.take_float(self.y);
+        let mut statistics = pass.buffers.take_float(self.statistics);
+        let used = pass.buffers.len(self.statistics);
+        let x = pass.buffers.float(self.x);
+        let (gain, bias) = (pass.store.weight(self.gain), pass.store.weight(self.bias));
+        (
+            x.par_chunks(ROWS * width),
+            y[..x.len()].par_chunks_mut(ROWS * width),
+            statistics[..used].par_chunks_mut(2 * ROWS),
+        )
+            .into_par_iter()
+            .for_each(|(x, y, statistics)| kernels.layer_norm_rows(x, gain, bias, eps, y, statistics));
+        pass.buffers.put_float(self.y, y);
+        pass.buffers.put_float(self.statistics, statistics);
+        Ok(())
+    }
+
+    fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let kernels = pass.context.kernels();
+        let width = pass.buffers.width(self.x);
+        let mut dx = pass.buffers.take_gradient(self.x);
+        let (x, statistics) = (pass.buffers.float(self.x), pass.buffers.float(self.statistics));
+        let dy = pass.buffers.gradient(self.y);
+        let gain = pass.store.weight(self.gain);
+        let blocks = pass.buffers.tokens().div_ceil(ROWS);
+        let (mut of_gain, mut of_bias) = (vec![0.0; blocks * width], vec![0.0; blocks * width]);
+        (
+            x.par_chunks(ROWS * width),
+            statistics.par_chunks(2 * ROWS),
+            dy.par_chunks(ROWS * width),
+            dx[..x.len()].par_chunks_mut(ROWS * width),
+            of_gain.par_chunks_mut(width),
+            of_bias.par_chunks_mut(width),
+        )
+            .into_par_iter()
+            .for_each(|(x, statistics, dy, dx, of_gain, of_bias)| {
+                kernels.layer_norm_backward_rows(x, gain, statistics, dy, dx, of_gain, of_bias);
+            });
+        add_blocks(&of_gain, pass.store.gradient_mut(self.gain));
+        add_blocks(&of_bias, pass.store.gradient_mut(self.bias));
+        pass.buffers.put_gradient(self.x, dx);
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! RMSNorm, alone or fused with int8 activation quantization.
+#![forbid(unsafe_code)]
+
+use rayon::prelude::*;
+
+use super::row_blocks::{ROWS, add_blocks};
+use crate::Result;
+use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
+
+/// `y = x / sqrt(mean(x^2) + eps) * gain`, row by row (Zhang and Sennrich 2019).
+#[derive(Debug)]
+pub struct RmsNorm {
+    x: BufferId,
+    gain: ParamId,
+    eps: f32,
+    y: BufferId,
+    y_kind: BufferKind,
+    /// `1 / sqrt(mean(x^2) + eps)` of each row.
+    inverses: BufferId,
+}
+
+impl PlanBuilder {
+    /// RMSNorm of a float buffer with a gain as wide as its rows. With [`BufferKind::Quantized`] the output is
+    /// quantized to int8 in the same pass; its gradient goes straight through the rounding.
+    ///
+    /// # Panics
+    /// If the gain is not as wide as a row.
+    pub fn rms_norm(&mut self, x: BufferId, gain: ParamId, eps: f32, out: BufferKind) -> BufferId {
+        let width = self.buffer_spec(x).width;
+        assert_eq!(self.parameter_spec(gain).len(), width, "rms_norm: gain is not as wide as a row");
+        let (y, inverses) = (self.buffer(out, width), self.buffer(BufferKind::Float, 1));
+        self.push(RmsNorm { x, gain, eps, y, y_kind: out, inverses });
+        y
+    }
+}
+
+impl Operation for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn inputs(&self) -> Vec<BufferId> {
+        vec![self.x]
+    }
+
+    fn outputs(&self) -> Vec<BufferId> {
+        vec![self.y, self.inverses]
+    }
+
+    fn saved(&self) -> Vec<BufferId> {
+        vec![self.x, self.inverses]
+    }
+
+    fn parameters(&self) -> Vec<ParamId> {
+        vec![self.gain]
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let (kernels, eps) = (pass.context.kernels(), self.eps);
+        let (tokens, width) = (pass.buffers.tokens(), pass.buffers.width(self.x));
+        let mut inverses = pass.buffers.take_float(self.inverses);
+        let gain = pass.store.weight(self.gain);
+        if self.y_kind == BufferKind::Float {
+            let mut y = pass.buffers.take_float(self.y);
+            let x = pass.buffers.float(self.x);
+            (
+                y[..x.len()].par_chunks_mut(ROWS * width),
+                x.par_chunks(ROWS * width),
+                inverses[..tokens].par_chunks_mut(ROWS),
+            )
+                .into_par_iter()
+                .for_each(|(y, x, inverses)| kernels.rms_norm_rows(x, gain, eps, y, inverses));
+            pass.buffers.put_float(self.y, y);
+        } else {
+            let mut y = pass.buffers.take_quantized(self.y);
+            let x = pass.buffers.float(self.x);
+            (
+                x.par_chunks(ROWS * width),
+                y.values[..x.len()].par_chunks_mut(ROWS * width),
+                y.scales[..tokens].par_chunks_mut(ROWS),
+                y.sums[..tokens].par_chunks_mut(ROWS),
+                inverses[..tokens].par_chunks_mut(ROWS),
+            )
+                .into_par_iter()
+                .for_each(|(x, values, scales, sums, inverses)| {
+                    kernels.rms_norm_quantize_rows(x, gain, eps, values, scales, sums, inverses);
+                });
+            pass.buffers.put_quantized(self.y, y);
+        }
+        pass.buffers.put_float(self.inverses, inverses);
+        Ok(())
+    }
+
+    fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let kernels = pass.context.kernels();
+        let width = pass.buffers.width(self.x);
+        let mut dx = pass.buffers.take_gradient(self.x);
+        let (x, inverses) = (pass.buffers.float(self.x), pass.buffers.float(self.inverses));
+        let dy = pass.buffers.gradient(self.y);
+        let (gain, gain_gradient, _) = pass.store.backward_view(self.gain);
+        let mut partials = vec![0.0; inverses.len().div_ceil(ROWS) * width];
+        (
+            x.par_chunks(ROWS * width),
+            inverses.par_chunks(ROWS),
+            dy.par_chunks(ROWS * width),
+            dx[..x.len()].par_chunks_mut(ROWS * width),
+            partials.par_chunks_mut(width),
+        )
+            .into_par_iter()
+            .for_each(|(x, inverses, dy, dx, partial)| {
+                kernels.rms_norm_backward_rows(x, gain, inverses, dy, dx, partial);
+            });
+        add_blocks(&partials, gain_gradient);
+        pass.buffers.put_gradient(self.x, dx);
+        Ok(())
+    }
+}

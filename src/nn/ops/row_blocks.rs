@@ -1,0 +1,15 @@
+//! Fixed blocks of rows: the unit of parallel work of the row-wise operations, and of their parameters' gradients.
+#![forbid(unsafe_code)]
+
+/// Rows of a block.
+pub(super) const ROWS: usize = 32;
+
+/// Adds the blocks' partial sums (`width` elements each) to `gradient`, in block order and in f64: the result does not
+/// depend on the threads.
+pub(super) fn add_blocks(partials: &[f32], gradient: &mut [f32]) {
+    let width = gradient.len();
+    for (column, gradient) in gradient.iter_mut().enumerate() {
+        let sum: f64 = partials.iter().skip(column).step_by(width).map(|&partial| f64::from(partial)).sum();
+        *gradient += sum as f32;
+    }
+}

@@ -1,0 +1,220 @@
+//! Gradients of full-precision operations against central finite differences.
+//!
+//! [`check`] builds a plan `source -> operations -> loss`: the source copies parameters into buffers, so that gradients
+//! of inputs are gradients of parameters too; the loss is a fixed random weighting of the output, summed in f64.
+
+use hybridq::Result;
+use hybridq::dispatch::{Context, ContextOptions};
+use hybridq::nn::{
+    Batch, BufferId, BufferKind, Executor, Init, Mode, Operation, ParamId, ParamKind, ParamStore, Pass, PlanBuilder,
+    Precision, StepRandomness,
+};
+use hybridq::tensor::RandomStream;
+
+/// Copies a parameter `[tokens, width]` into a buffer.
+#[derive(Debug)]
+struct Source {
+    parameter: ParamId,
+    y: BufferId,
+}
+
+impl Operation for Source {
+    fn name(&self) -> &'static str {
+        "source"
+    }
+    fn inputs(&self) -> Vec<BufferId> {
+        Vec::new()
+    }
+    fn outputs(&self) -> Vec<BufferId> {
+        vec![self.y]
+    }
+    fn saved(&self) -> Vec<BufferId> {
+        Vec::new()
+    }
+    fn parameters(&self) -> Vec<ParamId> {
+        vec![self.parameter]
+    }
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let mut y = pass.buffers.take_float(self.y);
+        let len = pass.buffers.len(self.y);
+        y[..len].copy_from_slice(pass.store.weight(self.parameter));
+        pass.buffers.put_float(self.y, y);
+        Ok(())
+    }
+    fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let dy = pass.buffers.gradient(self.y);
+        pass.store.gradient_mut(self.parameter).iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
+        Ok(())
+    }
+}
+
+/// `loss = sum(weights * x)`.
+#[derive(Debug)]
+struct WeightedSum {
+    x: BufferId,
+    weights: Vec<f32>,
+}
+
+impl Operation for WeightedSum {
+    fn name(&self) -> &'static str {
+        "weighted_sum"
+    }
+    fn inputs(&self) -> Vec<BufferId> {
+        vec![self.x]
+    }
+    fn outputs(&self) -> Vec<BufferId> {
+        Vec::new()
+    }
+    fn saved(&self) -> Vec<BufferId> {
+        Vec::new()
+    }
+    fn parameters(&self) -> Vec<ParamId> {
+        Vec::new()
+    }
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let x = pass.buffers.float(self.x);
+        pass.loss = x.iter().zip(&self.weights).map(|(x, weight)| f64::from(*x) * f64::from(*weight)).sum();
+        Ok(())
+    }
+    fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let mut dx = pass.buffers.take_gradient(self.x);
+        dx[..self.weights.len()].copy_from_slice(&self.weights);
+        pass.buffers.put_gradient(self.x, dx);
+        Ok(())
+    }
+}
+
+/// A plan under construction: sources are declared with [`Harness::input`], parameters on `builder`.
+struct Harness {
+    builder: PlanBuilder,
+    tokens: usize,
+}
+
+impl Harness {
+    fn input(&mut self, name: &str, width: usize) -> BufferId {
+        let shape = [self.tokens, width];
+        let init = Init::Normal { std: 1.0 };
+        let parameter = self.builder.parameter(name, &shape, ParamKind::Embedding, Precision::F32, init);
+        let y = self.builder.buffer(BufferKind::Float, width);
+        self.builder.push(Source { parameter, y });
+        y
+    }
+
+    fn vector(&mut self, name: &str, width: usize) -> ParamId {
+        self.builder.parameter(name, &[width], ParamKind::Gain, Precision::F32, Init::Normal { std: 1.0 })
+    }
+}
+
+/// Compares the gradient of every parameter of the plan that `build` writes with central differences. Sequences of
+/// `length` tokens; `tolerance` is relative to the largest gradient of the parameter.
+fn check(sequences: usize, length: usize, tolerance: f64, build: impl FnOnce(&mut Harness) -> BufferId) {
+    let tokens = sequences * length;
+    let mut harness = Harness { builder: PlanBuilder::new(), tokens };
+    let x = build(&mut harness);
+    let width = harness.builder.buffer_spec(x).width;
+    let mut stream = RandomStream::new(11, 2, 0, 0);
+    let weights = (0..tokens * width).map(|_| stream.normal() as f32).collect();
+    harness.builder.push(WeightedSum { x, weights });
+    let (plan, specs) = harness.builder.finish();
+    let mut store = ParamStore::new(specs).unwrap();
+    store.initialize(5);
+    let context = Context::new(ContextOptions { threads: Some(2), isa: None }).unwrap();
+    let mut executor = Executor::new(&plan, Mode::Train, tokens);
+    let ids = vec![0; tokens];
+    let batch = Batch { tokens: &ids, targets: &ids, sequences, length };
+    let mut step = |store: &mut ParamStore| {
+        store.zero_gradients();
+        executor.step(&plan, &context, store, batch, StepRandomness { seed: 3, step: 1 }, 1.0).unwrap()
+    };
+
+    step(&mut store);
+    let parameters: Vec<ParamId> = store.ids().collect();
+    let analytic: Vec<Vec<f32>> = parameters.iter().map(|&id| store.gradient(id).to_vec()).collect();
+    for (&id, analytic) in parameters.iter().zip(&analytic) {
+        let largest = analytic.iter().fold(0.0f64, |most, &g| most.max(f64::from(g.abs())));
+        assert!(largest > 0.0, "{}: no gradient at all", store.spec(id).name);
+        for (element, &gradient) in analytic.iter().enumerate() {
+            let value = store.weight(id)[element];
+            let (above, below) = (value + 1e-2, value - 1e-2);
+            store.weight_mut(id)[element] = above;
+            let loss_above = step(&mut store);
+            store.weight_mut(id)[element] = below;
+            let loss_below = step(&mut store);
+            store.weight_mut(id)[element] = value;
+            let difference = (loss_above - loss_below) / (f64::from(above) - f64::from(below));
+            let error = (difference - f64::from(gradient)).abs();
+            let name = &store.spec(id).name;
+            assert!(error <= tolerance * largest, "{name}[{element}]: gradient {gradient}, differences {difference}");
+        }
+    }
+}
+
+#[test]
+fn rms_norm() {
+    for width in [1, 7, 16, 37] {
+        check(1, 3, 2e-3, |harness| {
+            let x = harness.input("x", width);
+            let gain = harness.vector("gain", width);
+            // A large eps keeps rows of one element away from the step at zero.
+            harness.builder.rms_norm(x, gain, 0.5, BufferKind::Float)
+        });
+    }
+}
+
+#[test]
+fn rms_norm_over_several_row_blocks() {
+    check(5, 15, 2e-3, |harness| {
+        let x = harness.input("x", 3);
+        let gain = harness.vector("gain", 3);
+        harness.builder.rms_norm(x, gain, 0.5, BufferKind::Float)
+    });
+}
+
+#[test]
+fn layer_norm() {
+    for (length, width) in [(3, 7), (3, 16), (2, 37), (70, 3)] {
+        check(1, length, 2e-3, |harness| {
+            let x = harness.input("x", width);
+            let (gain, bias) = (harness.vector("gain", width), harness.vector("bias", width));
+            harness.builder.layer_norm(x, gain, bias, 0.5)
+        });
+    }
+}
+
+#[test]
+fn activations() {
+    for width in [1, 16, 31] {
+        check(1, 3, 1e-3, |harness| {
+            let x = harness.input("x", width);
+            harness.builder.gelu(x)
+        });
+        // The second derivative jumps at zero: an element there is off by half the step.
+        check(1, 3, 1e-2, |harness| {
+            let x = harness.input("x", width);
+            harness.builder.relu2(x)
+        });
+    }
+}
+
+#[test]
+fn gates() {
+    for width in [2, 16, 31] {
+        check(1, 3, 1e-3, |harness| {
+            let (gate, up) = (harness.input("gate", width), harness.input("up", width));
+            harness.builder.silu_gate(gate, up)
+        });
+        check(1, 3, 1e-2, |harness| {
+            let (gate, up) = (harness.input("gate", width), harness.input("up", width));
+            harness.builder.relu2_gate(gate, up)
+        });
+    }
+}
+
+#[test]
+fn dropout_and_several_readers() {
+    check(1, 5, 1e-3, |harness| {
+        let x = harness.input("x", 19);
+        let dropped = harness.builder.dropout(x, 0.3);
+        harness.builder.add(x, dropped)
+    });
+}

@@ -13,6 +13,24 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// {-1, 0, 1} times absmean: the 1.58-bit form.
+#define HQ_PRECISION_TERNARY 0
+
+// {-1, -1/2, 0, 1/2, 1} times 2.1 absmean: 2.32 bits. Codes count halves.
+#define HQ_PRECISION_FIVE_LEVEL 1
+
+// The sign times absmean: 1 bit.
+#define HQ_PRECISION_BINARY 2
+
+// Symmetric 4-bit integers.
+#define HQ_PRECISION_INT4 3
+
+// Symmetric 8-bit integers.
+#define HQ_PRECISION_INT8 4
+
+// Symmetric 2-bit integers. Codes count halves.
+#define HQ_PRECISION_INT2 5
+
 // The version of the binary interface: raised by every incompatible change.
 #define HYBRIDQ_ABI_VERSION 0
 
@@ -67,6 +85,12 @@ typedef int32_t hq_status;
 // Threads and kernels for computing. Calls on several threads may share one context.
 typedef struct hq_context hq_context;
 
+// A fitted clustering.
+typedef struct hq_kmeans hq_kmeans;
+
+// A language model in training.
+typedef struct hq_trainer hq_trainer;
+
 // How a context is made. Set `struct_size` to `sizeof(hq_context_options)`; zero the rest for defaults.
 typedef struct {
   // `sizeof(hq_context_options)`.
@@ -76,6 +100,54 @@ typedef struct {
   // Cap on the instruction set ("portable", "avx2", ...); NULL: the best, or what HYBRIDQ_ISA names.
   const char *isa;
 } hq_context_options;
+
+// What a step did. Set `struct_size` to `sizeof(hq_step_report)` before the call.
+typedef struct {
+  // `sizeof(hq_step_report)`.
+  uint32_t struct_size;
+  // 1 if the trust region shortened the update.
+  uint32_t constraint_active;
+  // Steps done.
+  uint64_t step;
+  // Tokens read.
+  uint64_t tokens;
+  // Loss of the batch, nats per token.
+  double loss;
+  // Norm of the gradient before clipping.
+  double gradient_norm;
+  // Training throughput, tokens per second.
+  double tokens_per_second;
+  // Learning rate before the multiplier.
+  float learning_rate;
+  // The auxiliary network's factor on it.
+  float learning_rate_multiplier;
+  // Trust radius relative to the parameters' norm; 0 if there is none.
+  float trust_radius;
+  // Share of quantized weights that changed.
+  float flip_rate;
+} hq_step_report;
+
+// How text is generated. Set `struct_size` to `sizeof(hq_generate_options)`; zero the rest for greedy decoding.
+typedef struct {
+  // `sizeof(hq_generate_options)`.
+  uint32_t struct_size;
+  // Most tokens to generate; 0: 256.
+  uint32_t tokens;
+  // 0 takes the most likely token; else logits are divided by it.
+  float temperature;
+  // Draw from this many most likely tokens; 0: all.
+  uint32_t top_k;
+  // Draw from the fewest tokens whose probabilities sum to this; 0: all.
+  float top_p;
+  // Divides logits of tokens that occurred; 0: off.
+  float repetition_penalty;
+  // Seed of the draws.
+  uint64_t seed;
+} hq_generate_options;
+
+// Gets each piece of text (`bytes` of UTF-8, not NUL-terminated, whole characters) and the caller's pointer. A result
+// other than 0 stops the generation.
+typedef int32_t (*hq_text_callback)(const char *piece, size_t bytes, void *user_data);
 
 #ifdef __cplusplus
 extern "C" {
@@ -92,6 +164,50 @@ uint32_t hq_context_threads(const hq_context *context);
 
 // Name of the instruction set in use ("avx2"); NULL if `context` is not a context. Valid as long as the context.
 const char *hq_context_isa(const hq_context *context);
+
+// Clusters `count` points of `dim` coordinates (row-major) into `clusters` groups: k-means++ seeding from `seed`, then
+// Lloyd's iterations until no label changes (100 at most). The same at any number of threads. HQ_INVALID_VALUE: more
+// clusters than points; HQ_NOT_FINITE: a coordinate is NaN or infinite.
+hq_status hq_kmeans_fit(const hq_context *context,
+                        const float *points,
+                        size_t count,
+                        size_t dim,
+                        size_t clusters,
+                        uint64_t seed,
+                        hq_kmeans **out);
+
+// The nearest centroid of each of `count` points (the lowest number on ties).
+hq_status hq_kmeans_predict(const hq_kmeans *kmeans,
+                            const hq_context *context,
+                            const float *points,
+                            size_t count,
+                            uint32_t *labels);
+
+// The centroids, `clusters x dim`, row-major.
+hq_status hq_kmeans_centroids(const hq_kmeans *kmeans, float *centroids);
+
+// Sum of squared distances of the fitted points to their centroids.
+hq_status hq_kmeans_inertia(const hq_kmeans *kmeans, double *inertia);
+
+// Whether the iterations ended because no label changed.
+hq_status hq_kmeans_converged(const hq_kmeans *kmeans, bool *converged);
+
+// Frees a clustering; NULL is fine.
+void hq_kmeans_free(hq_kmeans *kmeans);
+
+// Quantizes `weights` (`rows x cols`, row-major) to a grid: `codes`, and one scale for the matrix or for each row
+// (`granularity`). `dequantized`, if not NULL, gets the values the codes stand for. With `least_squares` each scale is
+// replaced by the one of least squared error. HQ_NOT_FINITE: a weight is NaN or infinite.
+hq_status hq_quantize(const hq_context *context,
+                      const float *weights,
+                      size_t rows,
+                      size_t cols,
+                      uint32_t precision,
+                      uint32_t granularity,
+                      bool least_squares,
+                      int8_t *codes,
+                      float *scales,
+                      float *dequantized);
 
 // The message of the last failed call on this thread, one line; "" if none failed. The text stays valid until the
 // next failed call on the same thread.
@@ -165,6 +281,39 @@ hq_status hq_quantize_rows(const hq_context *context,
                            int8_t *values,
                            float *scales,
                            int32_t *sums);
+
+// Makes a trainer from a JSON object with the fields of the program's configuration; `data` (a text file or folder) is
+// the only one without a default. Nothing is written to disk. HQ_INVALID_VALUE names an unknown field or a value out of
+// range.
+hq_status hq_trainer_new(const hq_context *context, const char *config_json, hq_trainer **out);
+
+// One training step. `report` may be NULL. HQ_TRAINING: the loss or a gradient is not finite; the weights are those
+// before the step.
+hq_status hq_trainer_step(hq_trainer *trainer, hq_step_report *report);
+
+// Mean loss on the held-out text, nats per token.
+hq_status hq_trainer_evaluate(hq_trainer *trainer, double *loss);
+
+// Writes weights, optimizer state and step to one safetensors file, in one step: an older file stays whole if it fails.
+hq_status hq_trainer_save(const hq_trainer *trainer, const char *path);
+
+// Goes on where `hq_trainer_save` stood. The trainer must have been made from the same configuration and data.
+// HQ_FORMAT: a damaged file, or one of another run.
+hq_status hq_trainer_load(hq_trainer *trainer, const char *path);
+
+// Writes the model as a folder with `config.json` and `model.safetensors`, made if missing.
+hq_status hq_trainer_save_model(const hq_trainer *trainer, const char *folder);
+
+// Continues `prompt` ("" starts a text). `options` may be NULL. `callback` gets each piece with `user_data`.
+// HQ_CANCELLED: the callback stopped it.
+hq_status hq_trainer_generate(hq_trainer *trainer,
+                              const char *prompt,
+                              const hq_generate_options *options,
+                              hq_text_callback callback,
+                              void *user_data);
+
+// Frees a trainer; NULL is fine.
+void hq_trainer_free(hq_trainer *trainer);
 
 // The L2 norm of `x`, summed in f64 in a fixed order: the same bits on every machine.
 hq_status hq_norm(const hq_context *context, const float *x, size_t len, double *norm);

@@ -7,11 +7,17 @@
 
 mod boundary;
 mod context;
+mod kmeans;
+mod quantizer;
 mod status;
 mod ternary;
+mod trainer;
 mod vectors;
 
 pub use context::*;
+pub use kmeans::*;
+pub use quantizer::*;
 pub use status::*;
 pub use ternary::*;
+pub use trainer::*;
 pub use vectors::*;

@@ -10,7 +10,7 @@ pub const HQ_SCALE_PER_TENSOR: u32 = 0;
 /// One absmean scale for each row.
 pub const HQ_SCALE_PER_ROW: u32 = 1;
 
-fn granularity_of(number: u32) -> Result<ScaleGranularity, Failure> {
+pub(super) fn granularity_of(number: u32) -> Result<ScaleGranularity, Failure> {
     match number {
         HQ_SCALE_PER_TENSOR => Ok(ScaleGranularity::Tensor),
         HQ_SCALE_PER_ROW => Ok(ScaleGranularity::Row),

@@ -59,16 +59,32 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Writes the checkpoint of `header.step` into `folder` and removes all but the newest two. `version`, `optimizer` and
-    /// `scalars` of the header are filled in. Gives the file's path.
+    /// Writes the checkpoint of `header.step` into `folder` and removes all but the newest two. Gives the file's path.
     ///
-    /// Errors: a weight that is not finite (such a run is not worth going on from), the system's.
-    pub fn save(
+    /// Errors: those of [`Checkpoint::save`].
+    pub fn save_in(
         folder: &Path,
-        mut header: CheckpointHeader,
+        header: CheckpointHeader,
         store: &ParamStore,
         optimizer: &dyn Optimizer,
     ) -> Result<PathBuf> {
+        let path = folder.join(file_name(header.step));
+        Self::save(&path, header, store, optimizer)?;
+        for (_, old) in list(folder)?.iter().rev().skip(KEPT) {
+            std::fs::remove_file(old).map_err(|error| Error::io(old, error))?;
+        }
+        Ok(path)
+    }
+
+    /// Writes a checkpoint to `path`. `version`, `optimizer` and `scalars` of the header are filled in.
+    ///
+    /// Errors: a weight that is not finite (such a run is not worth going on from), the system's.
+    pub fn save(
+        path: &Path,
+        mut header: CheckpointHeader,
+        store: &ParamStore,
+        optimizer: &dyn Optimizer,
+    ) -> Result<()> {
         let state = optimizer.state();
         header.version = VERSION;
         header.optimizer = optimizer.name().into();
@@ -89,12 +105,8 @@ impl Checkpoint {
         let of_state = state.tensors.iter().map(|t| (format!("optimizer.{}", t.name), bytes_of(&t.values)));
         let checksum = checksum(&header_json, named.chain(of_state).collect());
         let metadata = BTreeMap::from([(HEADER_KEY.to_string(), header_json), (CHECKSUM_KEY.to_string(), checksum)]);
-        let path = folder.join(file_name(header.step));
-        write_safetensors(&path, &metadata, &tensors)?;
-        for (_, old) in list(folder)?.iter().rev().skip(KEPT) {
-            std::fs::remove_file(old).map_err(|error| Error::io(old, error))?;
-        }
-        Ok(path)
+        write_safetensors(path, &metadata, &tensors)?;
+        Ok(())
     }
 
     /// Opens `path` and verifies version, checksum and, if given, identity. Errors name the file and what is wrong.

@@ -81,9 +81,9 @@ impl LanguageModelObjective {
         &self.model
     }
 
-    /// The model, to generate with.
-    pub fn model_mut(&mut self) -> &mut Model {
-        &mut self.model
+    /// Model and tokenizer, to generate with.
+    pub fn generator(&mut self) -> (&mut Model, &Tokenizer) {
+        (&mut self.model, &self.tokenizer)
     }
 
     /// The tokenizer.

@@ -1,12 +1,13 @@
 //! A whole run: evaluations, checkpoints, resuming, the summary.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::time::Instant;
 
 use serde::Serialize;
 
 use super::checkpoint::{Checkpoint, CheckpointHeader};
-use super::metrics::{EvaluationMetrics, MetricsLog};
+use super::metrics::{EvaluationMetrics, History, MetricsLog};
 use super::objective::Objective;
 use super::run_directory::RunDirectory;
 use super::trainer::{Progress, Trainer};
@@ -65,15 +66,9 @@ impl<O: Objective> Trainer<O> {
         let Some(checkpoint) = Checkpoint::newest(&directory.checkpoints(), &self.identity())? else {
             return self.start_in(directory);
         };
-        checkpoint.restore(self.objective.store_mut(), &mut *self.optimizer)?;
-        self.objective.store_mut().quantize(&self.context)?;
-        let header = &checkpoint.header;
-        let (log, history) = MetricsLog::resume(directory.metrics(), header.metrics_offset)?;
+        self.restore(&checkpoint)?;
+        let (log, history) = MetricsLog::resume(directory.metrics(), checkpoint.header.metrics_offset)?;
         self.history = history;
-        self.steps_done = header.step;
-        self.tokens = header.tokens;
-        self.seconds = header.seconds;
-        self.convergence = (f64::from_bits(header.convergence.0), header.convergence.1);
         directory.write_config(&self.config)?;
         self.run = Some((directory, log));
         Ok(self)
@@ -81,24 +76,55 @@ impl<O: Objective> Trainer<O> {
 
     /// Writes a checkpoint and the model, in a run directory.
     pub fn checkpoint(&mut self) -> Result<()> {
-        let identity = self.identity();
-        let Some((directory, log)) = &mut self.run else { return Ok(()) };
-        let header = CheckpointHeader {
-            version: 0,
-            step: self.steps_done,
-            tokens: self.tokens,
-            seconds: self.seconds,
-            metrics_offset: log.sync()?,
-            identity,
-            convergence: (self.convergence.0.to_bits(), self.convergence.1),
-            optimizer: String::new(),
-            scalars: serde_json::Value::Null,
+        let offset = match &mut self.run {
+            Some((_, log)) => log.sync()?,
+            None => return Ok(()),
         };
-        let path = Checkpoint::save(&directory.checkpoints(), header, self.objective.store(), &*self.optimizer)?;
+        let header = self.header(offset);
+        let Some((directory, _)) = &self.run else { return Ok(()) };
+        let path = Checkpoint::save_in(&directory.checkpoints(), header, self.objective.store(), &*self.optimizer)?;
         self.objective.save_model(&directory.model())?;
         if let Some(progress) = &mut self.progress {
             progress(Progress::Checkpoint(&path));
         }
+        Ok(())
+    }
+
+    /// Writes weights, optimizer state and step to one file, outside any run directory.
+    pub fn save_state(&self, path: &Path) -> Result<()> {
+        Checkpoint::save(path, self.header(0), self.objective.store(), &*self.optimizer)
+    }
+
+    /// Goes on where [`Trainer::save_state`] stood. Errors: a damaged file, or one of another configuration or data.
+    pub fn load_state(&mut self, path: &Path) -> Result<()> {
+        let checkpoint = Checkpoint::open(path, Some(&self.identity()))?;
+        self.history = History::default();
+        self.restore(&checkpoint)
+    }
+
+    /// Where the run stands, with `metrics_offset` bytes of metrics written.
+    fn header(&self, metrics_offset: u64) -> CheckpointHeader {
+        CheckpointHeader {
+            version: 0,
+            step: self.steps_done,
+            tokens: self.tokens,
+            seconds: self.seconds,
+            metrics_offset,
+            identity: self.identity(),
+            convergence: (self.convergence.0.to_bits(), self.convergence.1),
+            optimizer: String::new(),
+            scalars: serde_json::Value::Null,
+        }
+    }
+
+    fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        checkpoint.restore(self.objective.store_mut(), &mut *self.optimizer)?;
+        self.objective.store_mut().quantize(&self.context)?;
+        let header = &checkpoint.header;
+        self.steps_done = header.step;
+        self.tokens = header.tokens;
+        self.seconds = header.seconds;
+        self.convergence = (f64::from_bits(header.convergence.0), header.convergence.1);
         Ok(())
     }
 

@@ -144,5 +144,31 @@ HQK_EVERY_ISA(HQK_ROW_NORM)
     void hqk_dropout_##isa(const float *x, size_t n, const uint32_t *key, uint32_t tensor,              \
                            uint32_t step, uint64_t first, uint32_t threshold, float factor, float *y);
 HQK_EVERY_ISA(HQK_DROPOUT)
+/* int8: products that sum over tokens. Panels hold one i32 a column, then the packed values; geometry = left panel
+ * width, right panel width, token step, bytes a value. */
+#define HQK_INT8(isa)                                                                                                 \
+    void hqk_int8_geometry_##isa(size_t *geometry);                                                                   \
+    void hqk_int8_pack_a_##isa(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel);           \
+    void hqk_int8_pack_b_##isa(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel);           \
+    void hqk_int8_product_##isa(const uint8_t *a_panel, const uint8_t *b_panel, size_t tokens, size_t rows,           \
+                                size_t cols, const float *scales, int accumulate, float *c, size_t c_stride);
+HQK_EVERY_ISA(HQK_INT8)
+
+/* kmeans: nearest centroid and sums of the points of each cluster. */
+#define HQK_KMEANS(isa)                                                                                               \
+    void hqk_kmeans_panels_##isa(const float *centroids, size_t k, size_t dim, float *panels, float *norms,           \
+                                 double *max_norm);                                                                   \
+    void hqk_kmeans_assign_##isa(const float *points, size_t n, size_t dim, const float *centroids, size_t k,         \
+                                 const float *panels, const float *norms, double max_norm, float *scratch,            \
+                                 uint32_t *labels, float *distances);                                                 \
+    void hqk_kmeans_sums_##isa(const float *points, size_t n, size_t dim, const uint32_t *labels, double *sums,       \
+                               uint64_t *counts);
+HQK_EVERY_ISA(HQK_KMEANS)
+
+/* pack5: ternary weights at 1.6 bits, five trits a byte (csrc/README.md, "five trits a byte"). */
+#define HQK_PACK5(isa)                                                                                                \
+    void hqk_pack5_##isa(const int8_t *trits, size_t rows, size_t cols, uint8_t *packed);                             \
+    void hqk_unpack5_##isa(const uint8_t *packed, size_t rows, size_t cols, int8_t *trits);
+HQK_EVERY_ISA(HQK_PACK5)
 
 #endif

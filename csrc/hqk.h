@@ -144,6 +144,7 @@ HQK_EVERY_ISA(HQK_ROW_NORM)
     void hqk_dropout_##isa(const float *x, size_t n, const uint32_t *key, uint32_t tensor,              \
                            uint32_t step, uint64_t first, uint32_t threshold, float factor, float *y);
 HQK_EVERY_ISA(HQK_DROPOUT)
+
 /* int8: products that sum over tokens. Panels hold one i32 a column, then the packed values; geometry = left panel
  * width, right panel width, token step, bytes a value. */
 #define HQK_INT8(isa)                                                                                                 \

@@ -3,6 +3,8 @@
 mod activation_quant;
 mod context;
 mod dense;
+mod int8;
+mod kmeans;
 mod norm;
 mod ternary;
 

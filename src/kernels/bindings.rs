@@ -2041,57 +2041,381 @@ unsafe extern "C" {
         y: *mut f32,
     );
 }
-unsafe extern "C" { pub fn hqk_int8_geometry_portable(geometry: *mut usize); }
-unsafe extern "C" { pub fn hqk_int8_pack_a_portable(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8); }
-unsafe extern "C" { pub fn hqk_int8_pack_b_portable(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8); }
-unsafe extern "C" { pub fn hqk_int8_product_portable(a_panel: *const u8, b_panel: *const u8, tokens: usize, rows: usize, cols: usize, scales: *const f32, accumulate: core::ffi::c_int, c: *mut f32, c_stride: usize); }
-unsafe extern "C" { pub fn hqk_int8_geometry_avx2(geometry: *mut usize); }
-unsafe extern "C" { pub fn hqk_int8_pack_a_avx2(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8); }
-unsafe extern "C" { pub fn hqk_int8_pack_b_avx2(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8); }
-unsafe extern "C" { pub fn hqk_int8_product_avx2(a_panel: *const u8, b_panel: *const u8, tokens: usize, rows: usize, cols: usize, scales: *const f32, accumulate: core::ffi::c_int, c: *mut f32, c_stride: usize); }
-unsafe extern "C" { pub fn hqk_int8_geometry_avxvnni(geometry: *mut usize); }
-unsafe extern "C" { pub fn hqk_int8_pack_a_avxvnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8); }
-unsafe extern "C" { pub fn hqk_int8_pack_b_avxvnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8); }
-unsafe extern "C" { pub fn hqk_int8_product_avxvnni(a_panel: *const u8, b_panel: *const u8, tokens: usize, rows: usize, cols: usize, scales: *const f32, accumulate: core::ffi::c_int, c: *mut f32, c_stride: usize); }
-unsafe extern "C" { pub fn hqk_int8_geometry_avx512(geometry: *mut usize); }
-unsafe extern "C" { pub fn hqk_int8_pack_a_avx512(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8); }
-unsafe extern "C" { pub fn hqk_int8_pack_b_avx512(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8); }
-unsafe extern "C" { pub fn hqk_int8_product_avx512(a_panel: *const u8, b_panel: *const u8, tokens: usize, rows: usize, cols: usize, scales: *const f32, accumulate: core::ffi::c_int, c: *mut f32, c_stride: usize); }
-unsafe extern "C" { pub fn hqk_int8_geometry_avx512vnni(geometry: *mut usize); }
-unsafe extern "C" { pub fn hqk_int8_pack_a_avx512vnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8); }
-unsafe extern "C" { pub fn hqk_int8_pack_b_avx512vnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8); }
-unsafe extern "C" { pub fn hqk_int8_product_avx512vnni(a_panel: *const u8, b_panel: *const u8, tokens: usize, rows: usize, cols: usize, scales: *const f32, accumulate: core::ffi::c_int, c: *mut f32, c_stride: usize); }
-unsafe extern "C" { pub fn hqk_int8_geometry_neon(geometry: *mut usize); }
-unsafe extern "C" { pub fn hqk_int8_pack_a_neon(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8); }
-unsafe extern "C" { pub fn hqk_int8_pack_b_neon(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8); }
-unsafe extern "C" { pub fn hqk_int8_product_neon(a_panel: *const u8, b_panel: *const u8, tokens: usize, rows: usize, cols: usize, scales: *const f32, accumulate: core::ffi::c_int, c: *mut f32, c_stride: usize); }
-unsafe extern "C" { pub fn hqk_kmeans_panels_portable(centroids: *const f32, k: usize, dim: usize, panels: *mut f32, norms: *mut f32, max_norm: *mut f64); }
-unsafe extern "C" { pub fn hqk_kmeans_assign_portable(points: *const f32, n: usize, dim: usize, centroids: *const f32, k: usize, panels: *const f32, norms: *const f32, max_norm: f64, scratch: *mut f32, labels: *mut u32, distances: *mut f32); }
-unsafe extern "C" { pub fn hqk_kmeans_sums_portable(points: *const f32, n: usize, dim: usize, labels: *const u32, sums: *mut f64, counts: *mut u64); }
-unsafe extern "C" { pub fn hqk_kmeans_panels_avx2(centroids: *const f32, k: usize, dim: usize, panels: *mut f32, norms: *mut f32, max_norm: *mut f64); }
-unsafe extern "C" { pub fn hqk_kmeans_assign_avx2(points: *const f32, n: usize, dim: usize, centroids: *const f32, k: usize, panels: *const f32, norms: *const f32, max_norm: f64, scratch: *mut f32, labels: *mut u32, distances: *mut f32); }
-unsafe extern "C" { pub fn hqk_kmeans_sums_avx2(points: *const f32, n: usize, dim: usize, labels: *const u32, sums: *mut f64, counts: *mut u64); }
-unsafe extern "C" { pub fn hqk_kmeans_panels_avxvnni(centroids: *const f32, k: usize, dim: usize, panels: *mut f32, norms: *mut f32, max_norm: *mut f64); }
-unsafe extern "C" { pub fn hqk_kmeans_assign_avxvnni(points: *const f32, n: usize, dim: usize, centroids: *const f32, k: usize, panels: *const f32, norms: *const f32, max_norm: f64, scratch: *mut f32, labels: *mut u32, distances: *mut f32); }
-unsafe extern "C" { pub fn hqk_kmeans_sums_avxvnni(points: *const f32, n: usize, dim: usize, labels: *const u32, sums: *mut f64, counts: *mut u64); }
-unsafe extern "C" { pub fn hqk_kmeans_panels_avx512(centroids: *const f32, k: usize, dim: usize, panels: *mut f32, norms: *mut f32, max_norm: *mut f64); }
-unsafe extern "C" { pub fn hqk_kmeans_assign_avx512(points: *const f32, n: usize, dim: usize, centroids: *const f32, k: usize, panels: *const f32, norms: *const f32, max_norm: f64, scratch: *mut f32, labels: *mut u32, distances: *mut f32); }
-unsafe extern "C" { pub fn hqk_kmeans_sums_avx512(points: *const f32, n: usize, dim: usize, labels: *const u32, sums: *mut f64, counts: *mut u64); }
-unsafe extern "C" { pub fn hqk_kmeans_panels_avx512vnni(centroids: *const f32, k: usize, dim: usize, panels: *mut f32, norms: *mut f32, max_norm: *mut f64); }
-unsafe extern "C" { pub fn hqk_kmeans_assign_avx512vnni(points: *const f32, n: usize, dim: usize, centroids: *const f32, k: usize, panels: *const f32, norms: *const f32, max_norm: f64, scratch: *mut f32, labels: *mut u32, distances: *mut f32); }
-unsafe extern "C" { pub fn hqk_kmeans_sums_avx512vnni(points: *const f32, n: usize, dim: usize, labels: *const u32, sums: *mut f64, counts: *mut u64); }
-unsafe extern "C" { pub fn hqk_kmeans_panels_neon(centroids: *const f32, k: usize, dim: usize, panels: *mut f32, norms: *mut f32, max_norm: *mut f64); }
-unsafe extern "C" { pub fn hqk_kmeans_assign_neon(points: *const f32, n: usize, dim: usize, centroids: *const f32, k: usize, panels: *const f32, norms: *const f32, max_norm: f64, scratch: *mut f32, labels: *mut u32, distances: *mut f32); }
-unsafe extern "C" { pub fn hqk_kmeans_sums_neon(points: *const f32, n: usize, dim: usize, labels: *const u32, sums: *mut f64, counts: *mut u64); }
-unsafe extern "C" { pub fn hqk_pack5_portable(trits: *const i8, rows: usize, cols: usize, packed: *mut u8); }
-unsafe extern "C" { pub fn hqk_unpack5_portable(packed: *const u8, rows: usize, cols: usize, trits: *mut i8); }
-unsafe extern "C" { pub fn hqk_pack5_avx2(trits: *const i8, rows: usize, cols: usize, packed: *mut u8); }
-unsafe extern "C" { pub fn hqk_unpack5_avx2(packed: *const u8, rows: usize, cols: usize, trits: *mut i8); }
-unsafe extern "C" { pub fn hqk_pack5_avxvnni(trits: *const i8, rows: usize, cols: usize, packed: *mut u8); }
-unsafe extern "C" { pub fn hqk_unpack5_avxvnni(packed: *const u8, rows: usize, cols: usize, trits: *mut i8); }
-unsafe extern "C" { pub fn hqk_pack5_avx512(trits: *const i8, rows: usize, cols: usize, packed: *mut u8); }
-unsafe extern "C" { pub fn hqk_unpack5_avx512(packed: *const u8, rows: usize, cols: usize, trits: *mut i8); }
-unsafe extern "C" { pub fn hqk_pack5_avx512vnni(trits: *const i8, rows: usize, cols: usize, packed: *mut u8); }
-unsafe extern "C" { pub fn hqk_unpack5_avx512vnni(packed: *const u8, rows: usize, cols: usize, trits: *mut i8); }
-unsafe extern "C" { pub fn hqk_pack5_neon(trits: *const i8, rows: usize, cols: usize, packed: *mut u8); }
-unsafe extern "C" { pub fn hqk_unpack5_neon(packed: *const u8, rows: usize, cols: usize, trits: *mut i8); }
+unsafe extern "C" {
+    pub fn hqk_int8_geometry_portable(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_a_portable(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_portable(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_product_portable(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        accumulate: ::core::ffi::c_int,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_int8_geometry_avx2(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_a_avx2(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_avx2(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_product_avx2(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        accumulate: ::core::ffi::c_int,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_int8_geometry_avxvnni(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_a_avxvnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_avxvnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_product_avxvnni(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        accumulate: ::core::ffi::c_int,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_int8_geometry_avx512(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_a_avx512(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_avx512(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_product_avx512(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        accumulate: ::core::ffi::c_int,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_int8_geometry_avx512vnni(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_a_avx512vnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_avx512vnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_product_avx512vnni(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        accumulate: ::core::ffi::c_int,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_int8_geometry_neon(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_a_neon(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_neon(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_product_neon(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        accumulate: ::core::ffi::c_int,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_panels_portable(
+        centroids: *const f32,
+        k: usize,
+        dim: usize,
+        panels: *mut f32,
+        norms: *mut f32,
+        max_norm: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_assign_portable(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroids: *const f32,
+        k: usize,
+        panels: *const f32,
+        norms: *const f32,
+        max_norm: f64,
+        scratch: *mut f32,
+        labels: *mut u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_sums_portable(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        labels: *const u32,
+        sums: *mut f64,
+        counts: *mut u64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_panels_avx2(
+        centroids: *const f32,
+        k: usize,
+        dim: usize,
+        panels: *mut f32,
+        norms: *mut f32,
+        max_norm: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_assign_avx2(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroids: *const f32,
+        k: usize,
+        panels: *const f32,
+        norms: *const f32,
+        max_norm: f64,
+        scratch: *mut f32,
+        labels: *mut u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_sums_avx2(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        labels: *const u32,
+        sums: *mut f64,
+        counts: *mut u64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_panels_avxvnni(
+        centroids: *const f32,
+        k: usize,
+        dim: usize,
+        panels: *mut f32,
+        norms: *mut f32,
+        max_norm: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_assign_avxvnni(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroids: *const f32,
+        k: usize,
+        panels: *const f32,
+        norms: *const f32,
+        max_norm: f64,
+        scratch: *mut f32,
+        labels: *mut u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_sums_avxvnni(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        labels: *const u32,
+        sums: *mut f64,
+        counts: *mut u64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_panels_avx512(
+        centroids: *const f32,
+        k: usize,
+        dim: usize,
+        panels: *mut f32,
+        norms: *mut f32,
+        max_norm: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_assign_avx512(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroids: *const f32,
+        k: usize,
+        panels: *const f32,
+        norms: *const f32,
+        max_norm: f64,
+        scratch: *mut f32,
+        labels: *mut u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_sums_avx512(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        labels: *const u32,
+        sums: *mut f64,
+        counts: *mut u64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_panels_avx512vnni(
+        centroids: *const f32,
+        k: usize,
+        dim: usize,
+        panels: *mut f32,
+        norms: *mut f32,
+        max_norm: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_assign_avx512vnni(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroids: *const f32,
+        k: usize,
+        panels: *const f32,
+        norms: *const f32,
+        max_norm: f64,
+        scratch: *mut f32,
+        labels: *mut u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_sums_avx512vnni(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        labels: *const u32,
+        sums: *mut f64,
+        counts: *mut u64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_panels_neon(
+        centroids: *const f32,
+        k: usize,
+        dim: usize,
+        panels: *mut f32,
+        norms: *mut f32,
+        max_norm: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_assign_neon(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroids: *const f32,
+        k: usize,
+        panels: *const f32,
+        norms: *const f32,
+        max_norm: f64,
+        scratch: *mut f32,
+        labels: *mut u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_sums_neon(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        labels: *const u32,
+        sums: *mut f64,
+        counts: *mut u64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_portable(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_unpack5_portable(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_avx2(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_unpack5_avx2(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_avxvnni(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_unpack5_avxvnni(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_avx512(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_unpack5_avx512(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_avx512vnni(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_unpack5_avx512vnni(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_neon(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_unpack5_neon(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}

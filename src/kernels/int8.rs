@@ -5,8 +5,7 @@ use super::isa::Isa;
 use super::table::KernelTable;
 
 type Pack = unsafe extern "C" fn(*const i8, usize, usize, usize, *mut u8);
-type Product =
-    unsafe extern "C" fn(*const u8, *const u8, usize, usize, usize, *const f32, i32, *mut f32, usize);
+type Product = unsafe extern "C" fn(*const u8, *const u8, usize, usize, usize, *const f32, i32, *mut f32, usize);
 
 /// The int8 product family of one ISA.
 #[derive(Clone, Copy, Debug)]

@@ -7,8 +7,11 @@ use super::activation::ActivationKernels;
 use super::activation_quant::ActivationQuantKernels;
 use super::adamw::AdamWKernels;
 use super::dropout::DropoutKernels;
+use super::int8::Int8Kernels;
 use super::isa::Isa;
+use super::kmeans::KMeansKernels;
 use super::norm::NormKernels;
+use super::pack5::Pack5Kernels;
 use super::row_norm::RowNormKernels;
 use super::sgd::SgdKernels;
 use super::softmax::SoftmaxKernels;
@@ -26,6 +29,9 @@ pub struct KernelTable {
     pub(super) dropout: DropoutKernels,
     pub(super) norm: NormKernels,
     pub(super) row_norm: RowNormKernels,
+    pub(super) int8: Int8Kernels,
+    pub(super) kmeans: KMeansKernels,
+    pub(super) pack5: Pack5Kernels,
     pub(super) sgd: SgdKernels,
     pub(super) ternary: TernaryKernels,
     pub(super) softmax: SoftmaxKernels,
@@ -75,6 +81,9 @@ impl KernelTable {
             dropout: DropoutKernels::for_isa(isa),
             norm: NormKernels::for_isa(isa),
             row_norm: RowNormKernels::for_isa(isa),
+            int8: Int8Kernels::for_isa(isa),
+            kmeans: KMeansKernels::for_isa(isa),
+            pack5: Pack5Kernels::for_isa(isa),
             sgd: SgdKernels::for_isa(isa),
             ternary: TernaryKernels::for_isa(isa),
             softmax: SoftmaxKernels::for_isa(isa),

@@ -167,7 +167,7 @@ impl Objective for ArrayObjective {
         Ok(Some(Evaluation { loss: squared_error(&predicted, &data.outputs), bits_per_byte: None }))
     }
 
-    fn features(&self) -> Result<Option<Features>> {
+    fn features(&self, _context: &Context) -> Result<Option<Features>> {
         Ok(Some(Features { values: self.training.inputs.clone(), dim: self.widths[0] }))
     }
 

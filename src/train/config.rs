@@ -5,22 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::BatchStrategy;
 use crate::nn::{GradPrecision, Precision};
 use crate::optim::{LearningRateSchedule, OptimizerConfig, OptimizerKind};
 use crate::{Error, Result};
-
-/// How a batch is put together from the clusters of the training data.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum BatchStrategy {
-    /// Each batch spans the clusters in proportion to their sizes.
-    #[default]
-    Stratified,
-    /// Each batch comes from one cluster, `step mod data_clusters`.
-    RoundRobin,
-    /// Clusters are found but not used (the control).
-    Random,
-}
 
 /// The learning rate over the steps, after the warm-up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -215,6 +203,11 @@ impl TrainConfig {
     /// Whether cluster batches are on: they are a part of the hybrid.
     pub fn clusters_data(&self) -> bool {
         self.use_clustering && self.optimizer == OptimizerKind::Hybrid
+    }
+
+    /// Whether gradients are quantized.
+    pub fn quantizes_gradients(&self) -> bool {
+        self.use_quantization && self.quantize_gradients
     }
 
     /// The form of the linear layers' weights: `precision`, or the widest that `target_bits` allows.

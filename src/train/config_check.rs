@@ -50,7 +50,7 @@ impl TrainConfig {
         for (name, value, least, most) in numbers {
             // A NaN is in no range.
             if !(least..=most).contains(&value) {
-                return Err(Error::invalid(name, format!("{least} to {most}"), value));
+                return Err(Error::invalid(name, format!("{} to {}", short(least), short(most)), value));
             }
         }
         if self.quantizer_scale != 1.0 && self.weight_precision() != Precision::FiveLevel {
@@ -63,6 +63,11 @@ impl TrainConfig {
         }
         Ok(())
     }
+}
+
+/// Very small bounds as powers of ten.
+fn short(bound: f64) -> String {
+    if bound > 0.0 && bound < 1e-3 { format!("{bound:e}") } else { bound.to_string() }
 }
 
 #[cfg(test)]

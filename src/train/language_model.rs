@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use crate::cluster::WindowEmbedding;
 use crate::data::{Split, TokenBatch, TokenDataset, Tokenizer};
 use crate::dispatch::Context;
 use crate::eval::language_model;
@@ -16,8 +17,8 @@ use super::objective::{Evaluation, Features, Objective};
 /// Random streams of the places of training windows (see [`RandomStream::new`]).
 const OFFSET_PURPOSE: u32 = 61;
 
-/// Width of a window's features for clustering.
-const FEATURES: usize = 64;
+/// Windows whose tokens are held at a time while all are embedded.
+const EMBEDDED_AT_ONCE: usize = 1024;
 
 /// Next-token prediction on windows of a text.
 ///
@@ -145,21 +146,17 @@ impl Objective for LanguageModelObjective {
         Ok(Some(Evaluation { loss: report.loss, bits_per_byte: Some(report.bits_per_byte) }))
     }
 
-    /// Counts of each stretch's tokens, each token with its own place and sign among [`FEATURES`] (feature hashing,
-    /// Weinberger et al. 2009), scaled to length 1.
-    fn features(&self) -> Result<Option<Features>> {
-        let mut values = vec![0.0f32; self.stretches.len() * FEATURES];
+    fn features(&self, context: &Context) -> Result<Option<Features>> {
+        let embedding = WindowEmbedding::default();
+        let length = self.seq_length;
+        let mut values = Vec::with_capacity(self.stretches.len() * embedding.dim());
         let mut batch = TokenBatch::default();
-        for (&offset, row) in self.stretches.iter().zip(values.chunks_exact_mut(FEATURES)) {
-            self.dataset.read(Split::Training, &[offset], self.seq_length, &mut batch);
-            for &token in batch.view().tokens {
-                let hash = token.wrapping_add(1).wrapping_mul(0x9E37_79B1);
-                row[(hash >> 26) as usize] += if hash & (1 << 25) == 0 { 1.0 } else { -1.0 };
-            }
-            let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt().max(1.0);
-            row.iter_mut().for_each(|value| *value /= norm);
+        for stretches in self.stretches.chunks(EMBEDDED_AT_ONCE) {
+            self.dataset.read(Split::Training, stretches, length, &mut batch);
+            let starts: Vec<usize> = (0..stretches.len()).map(|row| row * length).collect();
+            values.extend(embedding.embed_windows(context, batch.view().tokens, &starts, length)?);
         }
-        Ok(Some(Features { values, dim: FEATURES }))
+        Ok(Some(Features { values, dim: embedding.dim() }))
     }
 
     fn save_model(&self, folder: &Path) -> Result<()> {

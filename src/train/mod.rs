@@ -17,9 +17,8 @@ mod text_run;
 mod trainer;
 
 pub use array_objective::{ArrayData, ArrayObjective};
-pub use batches::{BatchChoice, BatchSampler};
 pub use checkpoint::{Checkpoint, CheckpointHeader};
-pub use config::{BatchStrategy, ScheduleKind, TrainConfig};
+pub use config::{ScheduleKind, TrainConfig};
 pub use language_model::LanguageModelObjective;
 pub use metrics::{EvaluationMetrics, History, MetricsLog, StepMetrics};
 pub use objective::{Evaluation, Features, Objective};

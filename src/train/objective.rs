@@ -60,7 +60,7 @@ pub trait Objective {
     }
 
     /// Features of the training examples; `None` turns clustering of the data off.
-    fn features(&self) -> Result<Option<Features>> {
+    fn features(&self, _context: &Context) -> Result<Option<Features>> {
         Ok(None)
     }
 

@@ -11,11 +11,13 @@ use super::batches::BatchSampler;
 use super::checkpoint::sha256;
 use super::config::TrainConfig;
 use super::metrics::{EvaluationMetrics, History, MetricsLog, StepMetrics};
-use super::objective::Objective;
+use super::objective::{Features, Objective};
 use super::run_directory::RunDirectory;
+use crate::cluster::DataClustering;
 use crate::dispatch::Context;
 use crate::nn::{ParamStore, StepRandomness};
 use crate::optim::{LearningRateSchedule, Optimizer, TrainingState};
+use crate::quant::{GradientDraw, GradientQuantizer, quantize_gradients};
 use crate::{Error, Result};
 
 /// What a progress callback is told.
@@ -74,7 +76,18 @@ impl<O: Objective> Trainer<O> {
             let per_step = (config.batch_size * config.grad_accumulation) as f64;
             config.max_steps = (epochs * examples as f64 / per_step).ceil().max(1.0) as u64;
         }
-        let sampler = BatchSampler::random(config.seed, examples);
+        let features = if config.clusters_data() { objective.features(&context)? } else { None };
+        let fit = |features: Features| {
+            let clusters = config.data_clusters.min(examples);
+            DataClustering::fit(&context, &features.values, features.dim, clusters, config.seed)
+        };
+        let sampler = BatchSampler {
+            seed: config.seed,
+            examples,
+            clusters: features.map(fit).transpose()?,
+            strategy: config.batch_strategy,
+            first_step: config.clustering_warmup_steps,
+        };
         let optimizer = config.optimizer_config().build(objective.store())?;
         objective.store_mut().quantize(&context)?;
         Ok(Trainer {
@@ -184,10 +197,10 @@ impl<O: Objective> Trainer<O> {
         let start = Instant::now();
         let (config, step) = (&self.config, self.steps_done);
         let parts = config.grad_accumulation;
-        let choice = self.sampler.batch(step, config.batch_size * parts);
+        let batch = self.sampler.batch(step, config.batch_size * parts);
         self.objective.store_mut().zero_gradients();
         let mut loss = 0.0;
-        for (part, examples) in choice.examples.chunks(config.batch_size).enumerate() {
+        for (part, examples) in batch.windows.chunks(config.batch_size).enumerate() {
             let number = step * parts as u64 + part as u64;
             let randomness = StepRandomness { seed: config.seed, step: number as u32 };
             let scale = 1.0 / parts as f32;
@@ -201,6 +214,9 @@ impl<O: Objective> Trainer<O> {
         if !loss.is_finite() || !grad_norm.is_finite() {
             return Err(self.not_finite(step, loss, grad_norm));
         }
+        if config.quantizes_gradients() {
+            quantize(&self.context, self.objective.store_mut(), config.seed, step as u32)?;
+        }
         let lr = self.schedule.learning_rate(config.base_learning_rate as f32, step, config.max_steps);
         let weight_decay = self.schedule.weight_decay(config.weight_decay as f32, step, config.max_steps);
         let state = TrainingState {
@@ -209,11 +225,11 @@ impl<O: Objective> Trainer<O> {
             learning_rate: lr,
             weight_decay,
             gradient_norm: grad_norm,
-            cluster: choice.cluster,
+            cluster: batch.cluster,
         };
         let report = self.optimizer.step(&self.context, self.objective.store_mut(), &state)?;
         let quantized = self.objective.store_mut().quantize(&self.context)?;
-        let tokens = (choice.examples.len() * self.objective.tokens_per_example()) as u64;
+        let tokens = (batch.windows.len() * self.objective.tokens_per_example()) as u64;
         let elapsed = start.elapsed().as_secs_f64();
         self.steps_done += 1;
         self.tokens += tokens;
@@ -230,7 +246,7 @@ impl<O: Objective> Trainer<O> {
             grad_norm,
             quant_error: quantized.quant_error,
             flip_rate: quantized.flip_rate,
-            cluster: choice.cluster,
+            cluster: batch.cluster,
             seconds: self.seconds,
             tokens_per_s: tokens as f64 / elapsed.max(1e-9),
         };
@@ -281,6 +297,15 @@ impl<O: Objective> Trainer<O> {
         let tensor = tensor.unwrap_or_else(|| "every weight and gradient is finite, an activation overflowed".into());
         Error::Training(format!("step {}: {what} is not finite: {tensor}", step + 1))
     }
+}
+
+/// Quantizes the gradient of every parameter.
+fn quantize(context: &Context, store: &mut ParamStore, seed: u64, step: u32) -> Result<()> {
+    for id in store.ids() {
+        let draw = GradientDraw { seed, step, tensor: id.index() as u32 };
+        quantize_gradients(context, &GradientQuantizer::default(), draw, store.gradient_mut(id))?;
+    }
+    Ok(())
 }
 
 /// Names the first weight, else the first gradient, that is not finite.

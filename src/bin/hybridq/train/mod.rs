@@ -37,28 +37,28 @@ pub struct Arguments {
     #[arg(long, value_name = "TOML")]
     config: Option<PathBuf>,
     /// Optimizer steps
-    #[arg(long, value_name = "N", conflicts_with = "epochs")]
+    #[arg(long, value_name = "N", conflicts_with = "epochs", allow_negative_numbers = true)]
     steps: Option<u64>,
     /// Passes over the text instead of steps
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     epochs: Option<f64>,
     /// Examples of a batch
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_negative_numbers = true)]
     batch: Option<u64>,
     /// Tokens of an example
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     seq: Option<u64>,
     /// Batches averaged for one step
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     grad_accum: Option<u64>,
     /// Base learning rate
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     lr: Option<f64>,
     /// Seed of every random choice
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Threads [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     threads: Option<u64>,
     /// cpu or cuda:N
     #[arg(long)]
@@ -70,13 +70,13 @@ pub struct Arguments {
     #[arg(long)]
     optimizer: Option<String>,
     /// Steps between checkpoints
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     checkpoint_every: Option<u64>,
     /// Steps between evaluations
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     eval_every: Option<u64>,
     /// Validation windows of an evaluation
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     eval_windows: Option<u64>,
     /// Stop with a checkpoint after this many seconds
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]

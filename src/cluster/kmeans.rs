@@ -80,12 +80,12 @@ impl KMeans {
         }
         let mut centroids = seed_centroids(context, points, dim, k, options.seed);
         let mut current = assign(context, points, dim, &centroids);
-        repair_empty(&mut current, k);
+        repair_empty(&mut current, points, &mut centroids, dim);
         let (mut iterations, mut converged) = (0, false);
         while !converged && iterations < options.max_iterations {
             centroids = means(context, points, dim, &current.labels, k);
             let mut next = assign(context, points, dim, &centroids);
-            repair_empty(&mut next, k);
+            repair_empty(&mut next, points, &mut centroids, dim);
             converged = next.labels == current.labels;
             current = next;
             iterations += 1;
@@ -200,9 +200,10 @@ fn seed_centroids(context: &Context, points: &[f32], dim: usize, k: usize, seed:
 }
 
 /// Gives every empty cluster the point farthest from its centroid, out of clusters of two or more (of equal distances
-/// the lowest index). The next centroid of that cluster is then the point itself.
-fn repair_empty(assignment: &mut Assignment, k: usize) {
+/// the lowest index), which is also its centroid then.
+fn repair_empty(assignment: &mut Assignment, points: &[f32], centroids: &mut [f32], dim: usize) {
     let Assignment { labels, distances } = assignment;
+    let k = centroids.len() / dim;
     let mut sizes = vec![0usize; k];
     labels.iter().for_each(|&label| sizes[label as usize] += 1);
     for empty in 0..k {
@@ -216,6 +217,7 @@ fn repair_empty(assignment: &mut Assignment, k: usize) {
         sizes[empty] = 1;
         labels[point] = empty as u32;
         distances[point] = 0.0;
+        centroids[empty * dim..][..dim].copy_from_slice(&points[point * dim..][..dim]);
     }
 }
 

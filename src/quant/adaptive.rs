@@ -116,8 +116,8 @@ pub fn distortion(precision: Precision) -> f64 {
         Precision::Ternary => 0.213,
         Precision::Int2 => 0.1188,
         Precision::FiveLevel => 0.0822,
-        Precision::Int4 => 0.0134,
-        Precision::Int8 => 0.000_041,
+        Precision::Int4 => 0.0156,
+        Precision::Int8 => 0.000_048,
         Precision::F32 => 0.0,
     }
 }

@@ -128,7 +128,7 @@ pub fn quantize_gradients(
     let factor = if stochastic {
         step
     } else {
-        // A clip below the whole of a constant tensor cannot zero it, but a small limit in many levels can.
+        // Zero only if every magnitude lies below the least normal number.
         let codes_norm = context.norm(gradients);
         if codes_norm > 0.0 { (norm / codes_norm) as f32 } else { 0.0 }
     };

@@ -22,7 +22,7 @@ pub enum Granularity {
     Group(usize),
 }
 
-/// Where a scale comes from. Scales are at least 1e-5.
+/// Where a scale comes from. Means and largest magnitudes count as at least 1e-5.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum ScaleRule {
     /// `factor * mean|w|` (BitNet b1.58 for ternary, with factor 1).
@@ -55,15 +55,13 @@ impl ScaleRule {
     /// The scale of finite `weights` whose magnitudes sum to `abs_sum`.
     fn scale(self, precision: Precision, weights: &[f32], abs_sum: f64) -> f32 {
         match self {
-            ScaleRule::AbsMean { factor } => (abs_sum / weights.len().max(1) as f64 * factor) as f32,
+            ScaleRule::AbsMean { factor } => ((abs_sum / weights.len().max(1) as f64 * factor) as f32).max(MIN_SCALE),
             ScaleRule::AbsMax => {
-                let largest = weights.iter().fold(0.0, |m: f32, w| if w.abs() > m { w.abs() } else { m });
-                let top = f32::from(precision.largest_code().unwrap_or(1)) * precision.unit();
-                largest.max(MIN_SCALE) / top
+                let largest = weights.iter().fold(MIN_SCALE, |m, w| m.max(w.abs()));
+                largest / (f32::from(precision.largest_code().unwrap_or(1)) * precision.unit())
             }
             ScaleRule::Fixed { scale } => scale,
         }
-        .max(if self == ScaleRule::AbsMax { 0.0 } else { MIN_SCALE })
     }
 }
 

@@ -227,6 +227,50 @@ void hqk_ternary_panels_transposed_avx2(const uint8_t *packed, size_t rows, size
     }
 }
 
+/* Codes of 8 weights. */
+static inline __m256i codes_of(const float *w, float threshold) {
+    __m256 v = _mm256_loadu_ps(w);
+    __m256i above = _mm256_castps_si256(_mm256_cmp_ps(v, _mm256_set1_ps(threshold), _CMP_GT_OQ));
+    __m256i below = _mm256_castps_si256(_mm256_cmp_ps(v, _mm256_set1_ps(-threshold), _CMP_LT_OQ));
+    return _mm256_add_epi32(_mm256_sub_epi32(_mm256_set1_epi32(1), above), below);
+}
+
+/* Quantizes 4 rows of 16 floats into 16 bytes of a tile. The packs of four rows leave one field of all four in each
+ * 128-bit lane; a shift by lane and an OR of the lanes join the fields. */
+static inline void pack_rows(const float *w, size_t stride, const float *thresholds, uint8_t *out) {
+    __m256i pairs[4];
+    for (size_t i = 0; i < 2; i++)
+        for (size_t h = 0; h < 2; h++)
+            pairs[2 * i + h] = _mm256_packs_epi32(codes_of(w + 2 * i * stride + 8 * h, thresholds[2 * i]),
+                                                  codes_of(w + (2 * i + 1) * stride + 8 * h, thresholds[2 * i + 1]));
+    __m256i fields01 = _mm256_packs_epi16(pairs[0], pairs[2]), fields23 = _mm256_packs_epi16(pairs[1], pairs[3]);
+    fields01 = _mm256_sllv_epi32(fields01, _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2));
+    fields23 = _mm256_sllv_epi32(fields23, _mm256_setr_epi32(4, 4, 4, 4, 6, 6, 6, 6));
+    __m256i both = _mm256_or_si256(fields01, fields23);
+    _mm_storeu_si128((__m128i *)out, _mm_or_si128(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
+}
+
+void hqk_ternary_quantize_pack_avx2(const float *weights, size_t rows, size_t cols, const float *thresholds,
+                                    size_t threshold_stride, uint8_t *packed) {
+    for (size_t first = 0; first < rows; first += HQK_BLOCK_ROWS, packed += hqk_block_bytes(cols))
+        for (size_t r = 0; r < HQK_BLOCK_ROWS; r += 4) {
+            size_t count = first + r < rows ? hqk_min(rows - first - r, 4) : 0, c = 0;
+            float limits[4] = {0};
+            for (size_t i = 0; i < count; i++) limits[i] = thresholds[(first + r + i) * threshold_stride];
+            uint8_t *out = packed + 4 * r;
+            if (count == 4)
+                for (; c + HQK_STEP_COLS <= cols; c += HQK_STEP_COLS, out += HQK_STEP_BYTES)
+                    pack_rows(weights + (first + r) * cols + c, cols, limits, out);
+            for (; c < cols; c += HQK_STEP_COLS, out += HQK_STEP_BYTES) {
+                float part[4 * HQK_STEP_COLS] = {0};
+                for (size_t i = 0; i < count; i++)
+                    memcpy(part + i * HQK_STEP_COLS, weights + (first + r + i) * cols + c,
+                           hqk_min(cols - c, HQK_STEP_COLS) * sizeof *part);
+                pack_rows(part, HQK_STEP_COLS, limits, out);
+            }
+        }
+}
+
 void hqk_ternary_count_changed_avx2(const uint8_t *a, const uint8_t *b, size_t bytes, size_t *changed) {
     size_t count = 0;
     for (size_t i = 0; i < bytes; i += 8) {

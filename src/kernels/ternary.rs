@@ -77,6 +77,7 @@ impl TernaryKernels {
         #[cfg(hqk_avx2)]
         if isa.includes(Isa::Avx2) {
             kernels = TernaryKernels {
+                quantize_pack: c::hqk_ternary_quantize_pack_avx2,
                 count_changed: c::hqk_ternary_count_changed_avx2,
                 panels: c::hqk_ternary_panels_avx2,
                 panels_transposed: c::hqk_ternary_panels_transposed_avx2,

@@ -163,7 +163,7 @@ fn mean_scales(ctx: &Context, weights: &[f32], cols: usize, count: usize) -> Res
     // A sum of finite f32 is finite in f64, and one that is not finite taints its sum.
     let check = |sum: f64| if sum.is_finite() { Ok(()) } else { check_finite("ternary weights", weights) };
     if count == 1 {
-        let sum = abs_sum(ctx, weights);
+        let sum = ctx.abs_sum(weights);
         check(sum)?;
         return Ok(vec![scale(sum, weights.len())]);
     }
@@ -174,10 +174,4 @@ fn mean_scales(ctx: &Context, weights: &[f32], cols: usize, count: usize) -> Res
     let sums: Vec<f64> = ctx.install(|| weights.par_chunks(cols).map(|row| kernels.abs_sum(row)).collect());
     sums.iter().try_for_each(|&sum| check(sum))?;
     Ok(sums.into_iter().map(|sum| scale(sum, cols)).collect())
-}
-
-fn abs_sum(ctx: &Context, weights: &[f32]) -> f64 {
-    let kernels = ctx.kernels();
-    let sums: Vec<f64> = ctx.install(|| weights.par_chunks(1 << 16).map(|block| kernels.abs_sum(block)).collect());
-    sums.iter().sum()
 }

@@ -54,9 +54,10 @@ fn ulps(value: f32, expected: f64) -> f64 {
 }
 
 type Values = fn(&KernelTable, &[f32], &mut [f32]);
+type Reference = fn(f64) -> f64;
 
 /// The largest error in ulps over bit patterns `from..to` (every 997th, both signs if `signed`).
-fn worst(kernel: Values, reference: fn(f64) -> f64, from: f32, to: f32, signed: bool) -> f64 {
+fn worst(kernel: Values, reference: Reference, from: f32, to: f32, signed: bool) -> f64 {
     let mut x: Vec<f32> = (from.to_bits()..to.to_bits()).step_by(997).map(f32::from_bits).collect();
     if signed {
         x.extend(x.clone().iter().map(|x| -x));
@@ -109,8 +110,7 @@ fn activations() {
     }
     for n in SIZES {
         let (x, up) = (&normals(n + 1, 1)[1..], &normals(n, 2)[..]);
-        let unary: [(Values, fn(f64) -> f64); 2] =
-            [(KernelTable::gelu, gelu), (KernelTable::relu2, |x| x.max(0.0).powi(2))];
+        let unary: [(Values, Reference); 2] = [(KernelTable::gelu, gelu), (KernelTable::relu2, |x| x.max(0.0).powi(2))];
         for (kernel, reference) in unary {
             let [y] = on_every_isa([n], |_, _| {}, |table, [y]| kernel(table, x, y));
             y.iter().zip(x).for_each(|(&y, &x)| close(y, reference(x.into()), f64::from(x * x).max(1.0), "unary"));

@@ -25,7 +25,7 @@ const MAX_PARAMETERS: u128 = 1 << 40;
 pub enum ModelType {
     /// BitNet b1.58 2B4T: RMS pre-norms, RoPE, gated feed-forward, and sub-norms before `o_proj` and `down_proj`.
     Bitnet,
-    /// The same without sub-norms.
+    /// The same without sub-norms: f32 only.
     Llama,
     /// GPT-2 class: learned positions, GELU, fused `qkv`. Quantized, each linear layer has its own RMSNorm; in f32 the
     /// blocks have LayerNorms and the layers biases.
@@ -203,6 +203,10 @@ impl ModelConfig {
             let expected = if plain { "gelu_pytorch_tanh in the plain form" } else { "silu or relu2 in a gated form" };
             return Err(Error::invalid("hidden_act", expected, format!("{:?}", self.hidden_act)));
         }
+        if self.model_type == ModelType::Llama && self.precision != Precision::F32 {
+            let expected = "f32 for model_type llama (bitnet has the norms that quantized layers need)";
+            return Err(Error::invalid("precision", expected, format!("{:?}", self.precision)));
+        }
         for (name, value, least, most) in [
             ("rms_norm_eps", self.rms_norm_eps, 1e-12, 1.0),
             ("rope_theta", self.rope_theta, 1.0, 1e12),
@@ -267,7 +271,7 @@ mod tests {
         };
         assert!(message(|c| c.hidden_size = 0).starts_with("hidden_size: expected 1 to"));
         assert!(message(|c| c.hidden_size = usize::MAX).starts_with("hidden_size"));
-        assert!(message(|c| c.num_attention_heads = 5).contains("divisor of hidden_size = 384, found 5"));
+        assert!(message(|c| c.num_attention_heads = 7).contains("divisor of hidden_size = 384, found 7"));
         assert!(message(|c| c.num_key_value_heads = 4).starts_with("num_key_value_heads"));
         assert!(message(|c| c.rms_norm_eps = f32::NAN).starts_with("rms_norm_eps"));
         assert!(message(|c| c.hidden_act = Activation::Silu).starts_with("hidden_act"));

@@ -10,6 +10,7 @@ use super::buffers::Buffers;
 use super::key_value_cache::KeyValueCache;
 use super::param_store::ParamStore;
 use super::plan::Plan;
+use super::workspace::Workspace;
 use crate::dispatch::Context;
 use crate::{Error, Result};
 
@@ -55,6 +56,8 @@ pub struct Pass<'a> {
     pub store: &'a mut ParamStore,
     /// Activations and their gradients.
     pub buffers: &'a mut Buffers,
+    /// Scratch memory.
+    pub workspace: &'a mut Workspace,
     /// The input.
     pub batch: Batch<'a>,
     /// What the walk is for.
@@ -73,10 +76,18 @@ pub struct Pass<'a> {
     pub logits: Vec<f32>,
 }
 
+impl Pass<'_> {
+    /// Position in the text of each sequence's first token of this batch: 0 unless generating.
+    pub fn first_position(&self) -> usize {
+        self.cache.as_ref().map_or(0, |cache| cache.len())
+    }
+}
+
 /// Runs a plan: owns the activation memory for up to `capacity` tokens.
 #[derive(Debug)]
 pub struct Executor {
     buffers: Buffers,
+    workspace: Workspace,
     mode: Mode,
     capacity: usize,
     seconds: Vec<[Duration; 2]>,
@@ -86,12 +97,18 @@ impl Executor {
     /// Plans and reserves the memory for batches of up to `capacity` tokens.
     pub fn new(plan: &Plan, mode: Mode, capacity: usize) -> Self {
         let buffers = Buffers::new(plan, mode, capacity);
-        Executor { buffers, mode, capacity, seconds: vec![[Duration::ZERO; 2]; plan.operations.len()] }
+        Executor {
+            buffers,
+            workspace: Workspace::default(),
+            mode,
+            capacity,
+            seconds: vec![[Duration::ZERO; 2]; plan.operations.len()],
+        }
     }
 
-    /// Bytes of activations and gradients of activations this executor holds.
+    /// Bytes of activations and gradients of activations this executor holds, and of scratch memory used so far.
     pub fn planned_bytes(&self) -> usize {
-        self.buffers.bytes()
+        self.buffers.bytes() + self.workspace.bytes()
     }
 
     /// Time spent in each operation so far: `[forward, backward]`, in plan order.
@@ -147,13 +164,14 @@ impl Executor {
             let expected = format!("{} x {} tokens, 1 to {}", batch.sequences, batch.length, self.capacity);
             return Err(Error::shape("step", "tokens", expected, batch.tokens.len()));
         }
-        let Executor { buffers, mode, seconds, .. } = self;
+        let Executor { buffers, workspace, mode, seconds, .. } = self;
         context.install(|| {
             buffers.begin(tokens);
             let mut pass = Pass {
                 context,
                 store,
                 buffers,
+                workspace,
                 batch,
                 mode: *mode,
                 operation: 0,

@@ -17,6 +17,7 @@ pub struct LayerCache {
 pub struct KeyValueCache {
     /// One entry for each attention operation, in plan order.
     pub layers: Vec<LayerCache>,
+    sequences: usize,
     capacity: usize,
     length: usize,
 }
@@ -28,7 +29,12 @@ impl KeyValueCache {
             keys: AlignedBuffer::zeroed(sequences * capacity * width),
             values: AlignedBuffer::zeroed(sequences * capacity * width),
         };
-        KeyValueCache { layers: widths.iter().map(layer).collect(), capacity, length: 0 }
+        KeyValueCache { layers: widths.iter().map(layer).collect(), sequences, capacity, length: 0 }
+    }
+
+    /// Number of sequences.
+    pub fn sequences(&self) -> usize {
+        self.sequences
     }
 
     /// Most tokens of a sequence.

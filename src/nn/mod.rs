@@ -11,6 +11,7 @@ pub mod ops;
 mod param_store;
 mod plan;
 mod quantize;
+mod workspace;
 
 pub use buffers::Buffers;
 pub use executor::{Batch, Executor, Mode, Pass, StepRandomness};
@@ -19,3 +20,4 @@ pub use ops::GradPrecision;
 pub use param_store::{Init, ParamId, ParamKind, ParamSpec, ParamStore, Precision};
 pub use plan::{BufferId, BufferKind, BufferSpec, Operation, Plan, PlanBuilder};
 pub use quantize::QuantizeReport;
+pub use workspace::Workspace;

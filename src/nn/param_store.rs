@@ -197,6 +197,18 @@ impl ParamStore {
         self.gradients.fill(0.0);
     }
 
+    /// A parameter's declaration and weights beside the quantized copy to renew.
+    pub(super) fn quantize_view(&mut self, id: ParamId) -> (&ParamSpec, &[f32], &mut Option<QuantizedWeight>) {
+        let range = self.range(id);
+        (&self.specs[id.0], &self.weights[range], &mut self.quantized[id.0])
+    }
+
+    /// The quantized copy of a parameter; an error that names it if [`ParamStore::quantize`] was never called.
+    pub fn quantized_or_error(&self, id: ParamId) -> Result<&QuantizedWeight> {
+        let name = || format!("{}: quantized copy", self.spec(id).name);
+        self.quantized(id).ok_or_else(|| Error::invalid(name(), "ParamStore::quantize before the first pass", "none"))
+    }
+
     /// The quantized copy of a parameter, made by [`ParamStore::quantize`]; `None` for [`Precision::F32`].
     pub fn quantized(&self, id: ParamId) -> Option<&QuantizedWeight> {
         self.quantized[id.0].as_ref()

@@ -83,6 +83,7 @@ pub struct PlanBuilder {
     operations: Vec<Box<dyn Operation>>,
     buffers: Vec<BufferSpec>,
     parameters: Vec<ParamSpec>,
+    cache_layers: usize,
 }
 
 impl PlanBuilder {
@@ -118,6 +119,12 @@ impl PlanBuilder {
     /// A buffer's declaration.
     pub fn buffer_spec(&self, id: BufferId) -> BufferSpec {
         self.buffers[id.0]
+    }
+
+    /// The layer of the key-value cache for the next attention operation.
+    pub(super) fn next_cache_layer(&mut self) -> usize {
+        self.cache_layers += 1;
+        self.cache_layers - 1
     }
 
     /// Appends an operation.

@@ -1,7 +1,19 @@
-//! Linear layers.
+//! Linear layers `y = x * W^T + b`, in f32 or on int8 activations with quantized weights.
 #![forbid(unsafe_code)]
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::dispatch::Context;
+use crate::kernels::DenseMatrix;
+use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder, Precision};
+use crate::quant::{QuantizedRows, QuantizedWeight};
+
+/// Tokens of a parallel block of element-wise work.
+const BLOCK_TOKENS: usize = 64;
+/// Output features of a parallel block of the bias gradient.
+const BLOCK_FEATURES: usize = 64;
 
 /// Arithmetic of the backward products of a quantized linear layer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -12,4 +24,177 @@ pub enum GradPrecision {
     F32,
     /// Integer products on stochastically rounded int8 gradients: unbiased, and faster.
     Int8,
+}
+
+/// `y = x * W^T + b`, `W` `[out, in]`. Gradients of a quantized layer are straight-through (Bengio et al. 2013): those of
+/// the product of the dequantized operands, handed to the latent weights and to what the activations were rounded from.
+#[derive(Debug)]
+pub struct Linear {
+    x: BufferId,
+    weight: ParamId,
+    bias: Option<ParamId>,
+    gradients: GradPrecision,
+    quantized: bool,
+    y: BufferId,
+}
+
+impl PlanBuilder {
+    /// A linear layer. Either `x` is a float buffer and `weight` `[out, in]` has [`Precision::F32`], or `x` is a
+    /// quantized buffer and the weight has another precision; `gradients` matters only for the second.
+    pub fn linear(
+        &mut self,
+        x: BufferId,
+        weight: ParamId,
+        bias: Option<ParamId>,
+        gradients: GradPrecision,
+    ) -> BufferId {
+        let (input, spec) = (self.buffer_spec(x), self.parameter_spec(weight));
+        let quantized = input.kind == BufferKind::Quantized;
+        assert_eq!(spec.shape[1], input.width, "{}: input width", spec.name);
+        assert_eq!(quantized, spec.precision != Precision::F32, "{}: kind of the input buffer", spec.name);
+        let y = self.buffer(BufferKind::Float, spec.shape[0]);
+        self.push(Linear { x, weight, bias, gradients, quantized, y });
+        y
+    }
+}
+
+impl Operation for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn inputs(&self) -> Vec<BufferId> {
+        vec![self.x]
+    }
+
+    fn outputs(&self) -> Vec<BufferId> {
+        vec![self.y]
+    }
+
+    fn saved(&self) -> Vec<BufferId> {
+        vec![self.x]
+    }
+
+    fn parameters(&self) -> Vec<ParamId> {
+        [Some(self.weight), self.bias].into_iter().flatten().collect()
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let mut y = pass.buffers.take_float(self.y);
+        let shape @ (tokens, outputs, inputs) = self.shape(pass);
+        let (context, out) = (pass.context, &mut y[..tokens * outputs]);
+        let matmul = |x: &[f32], weight: &[f32], out: &mut [f32]| {
+            context.matmul(shape, DenseMatrix::new(x, inputs), DenseMatrix::transposed(weight, inputs), false, out);
+        };
+        if self.quantized {
+            let x = pass.buffers.quantized(self.x);
+            match pass.store.quantized_or_error(self.weight)? {
+                QuantizedWeight::Packed(packed) => packed.matmul(context, x, tokens, out),
+                QuantizedWeight::Dequantized { values, .. } => {
+                    let mut dense = pass.workspace.take_float(tokens * inputs);
+                    dequantize_rows(x, inputs, &mut dense[..tokens * inputs]);
+                    matmul(&dense, values, out);
+                    pass.workspace.put_float(dense);
+                }
+            }
+        } else {
+            matmul(pass.buffers.float(self.x), pass.store.weight(self.weight), out);
+        }
+        if let Some(bias) = self.bias {
+            let bias = pass.store.weight(bias);
+            out.par_chunks_mut(BLOCK_TOKENS * outputs).for_each(|block| {
+                for y in block.chunks_exact_mut(outputs) {
+                    y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+                }
+            });
+        }
+        pass.buffers.put_float(self.y, y);
+        Ok(())
+    }
+
+    fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        if let Some(bias) = self.bias {
+            let dy = pass.buffers.gradient(self.y);
+            add_column_sums(dy, pass.buffers.width(self.y), pass.store.gradient_mut(bias));
+        }
+        let mut dx = pass.buffers.take_gradient(self.x);
+        if !self.quantized {
+            let (dy, x) = (pass.buffers.gradient(self.y), pass.buffers.float(self.x));
+            let shape = self.shape(pass);
+            let (weight, dw, _) = pass.store.backward_view(self.weight);
+            dense_gradients(pass.context, shape, dy, x, weight, dw, &mut dx);
+        } else {
+            self.quantized_backward(pass, &mut dx)?;
+        }
+        pass.buffers.put_gradient(self.x, dx);
+        Ok(())
+    }
+}
+
+impl Linear {
+    /// (tokens, outputs, inputs).
+    fn shape(&self, pass: &Pass<'_>) -> (usize, usize, usize) {
+        (pass.buffers.tokens(), pass.buffers.width(self.y), pass.buffers.width(self.x))
+    }
+
+    fn quantized_backward(&self, pass: &mut Pass<'_>, dx: &mut [f32]) -> Result<()> {
+        let shape @ (tokens, outputs, inputs) = self.shape(pass);
+        let (dy, x) = (pass.buffers.gradient(self.y), pass.buffers.quantized(self.x));
+        let (_, dw, weight) = pass.store.backward_view(self.weight);
+        let weight = weight.expect("the forward pass has read it");
+        let mut dense_x = pass.workspace.take_float(tokens * inputs);
+        dequantize_rows(x, inputs, &mut dense_x[..tokens * inputs]);
+        match weight {
+            QuantizedWeight::Packed(packed) => {
+                let mut values = pass.workspace.take_float(outputs * inputs);
+                packed.dequantize(pass.context, &mut values[..outputs * inputs]);
+                dense_gradients(pass.context, shape, dy, &dense_x, &values, dw, dx);
+                pass.workspace.put_float(values);
+            }
+            QuantizedWeight::Dequantized { values, .. } => {
+                dense_gradients(pass.context, shape, dy, &dense_x, values, dw, dx)
+            }
+        }
+        pass.workspace.put_float(dense_x);
+        Ok(())
+    }
+}
+
+/// `dx = dy * W` and `dW += dy^T * x`.
+fn dense_gradients(
+    context: &Context,
+    (tokens, outputs, inputs): (usize, usize, usize),
+    dy: &[f32],
+    x: &[f32],
+    weight: &[f32],
+    dw: &mut [f32],
+    dx: &mut [f32],
+) {
+    let (dy_rows, dy_columns) = (DenseMatrix::new(dy, outputs), DenseMatrix::transposed(dy, outputs));
+    let dx = &mut dx[..tokens * inputs];
+    context.matmul((tokens, inputs, outputs), dy_rows, DenseMatrix::new(weight, inputs), false, dx);
+    context.matmul((outputs, inputs, tokens), dy_columns, DenseMatrix::new(x, inputs), true, dw);
+}
+
+/// `x[t][c] = scales[t] * values[t][c]`.
+fn dequantize_rows(rows: &QuantizedRows, width: usize, x: &mut [f32]) {
+    x.par_chunks_mut(BLOCK_TOKENS * width).enumerate().for_each(|(block, x)| {
+        for (row, x) in x.chunks_exact_mut(width).enumerate() {
+            let token = block * BLOCK_TOKENS + row;
+            let (values, scale) = (&rows.values[token * width..][..width], rows.scales[token]);
+            x.iter_mut().zip(values).for_each(|(x, &value)| *x = scale * f32::from(value));
+        }
+    });
+}
+
+/// `sums[c] += sum over t of dy[t][c]`, in f64 over tokens in order.
+fn add_column_sums(dy: &[f32], width: usize, sums: &mut [f32]) {
+    sums.par_chunks_mut(BLOCK_FEATURES).enumerate().for_each(|(block, sums)| {
+        let mut totals = [0f64; BLOCK_FEATURES];
+        for dy in dy.chunks_exact(width) {
+            let dy = &dy[block * BLOCK_FEATURES..];
+            totals.iter_mut().zip(dy).take(sums.len()).for_each(|(total, &dy)| *total += f64::from(dy));
+        }
+        sums.iter_mut().zip(totals).for_each(|(sum, total)| *sum += total as f32);
+    });
 }

@@ -2,17 +2,27 @@
 
 mod activation;
 mod add;
+mod attention;
 mod dropout;
+mod embedding;
 mod gate;
+mod language_model_head;
 mod layer_norm;
 mod linear;
+mod position_embedding;
 mod rms_norm;
+mod rope;
 mod row_blocks;
 
 pub use activation::Activation;
 pub use add::Add;
+pub use attention::{Attention, AttentionShape};
 pub use dropout::Dropout;
+pub use embedding::Embedding;
 pub use gate::Gate;
+pub use language_model_head::LanguageModelHead;
 pub use layer_norm::LayerNorm;
-pub use linear::GradPrecision;
+pub use linear::{GradPrecision, Linear};
+pub use position_embedding::PositionEmbedding;
 pub use rms_norm::RmsNorm;
+pub use rope::{Rope, RotaryTable};

@@ -1,0 +1,66 @@
+//! The gated forms: Llama (Touvron et al. 2023) and BitNet b1.58 2B4T (Ma et al. 2025), which adds a norm before `o_proj`
+//! and `down_proj`. Parameters are named as in Hugging Face files.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::config::{Activation, ModelConfig, ModelType};
+use super::layers::Layers;
+use crate::nn::ops::{AttentionShape, RotaryTable};
+use crate::nn::{BufferId, BufferKind, Init, PlanBuilder, Precision};
+
+/// Declares the gated form of `config`.
+pub(super) fn build(config: &ModelConfig) -> PlanBuilder {
+    let mut layers = Layers::new(config);
+    let (hidden, ffn, head_dim) = (config.hidden_size, config.intermediate_size, config.head_dim());
+    let (heads, kv_heads, window) = (config.num_attention_heads, config.num_key_value_heads, config.sliding_window);
+    let (eps, kv_width) = (config.rms_norm_eps, kv_heads * head_dim);
+    let angles = Arc::new(RotaryTable::new(config.max_position_embeddings, head_dim, config.rope_theta));
+    let shape = AttentionShape { heads, kv_heads, head_dim, window };
+    let table = layers.table("model.embed_tokens.weight", config.vocab_size);
+    let mut x = layers.plan.embedding(table);
+    for layer in 0..config.num_hidden_layers {
+        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        let normed = layers.rms_norm(x, &name("input_layernorm"), eps, layers.linear_input());
+        let q = layers.gated_linear(normed, &name("self_attn.q_proj"), hidden);
+        let k = layers.gated_linear(normed, &name("self_attn.k_proj"), kv_width);
+        let v = layers.gated_linear(normed, &name("self_attn.v_proj"), kv_width);
+        let (q, k) = (layers.plan.rope(q, &angles), layers.plan.rope(k, &angles));
+        let attended = layers.plan.attention(q, k, v, shape);
+        let attended = layers.sub_norm(attended, &name("self_attn.attn_sub_norm"));
+        let projected = layers.gated_linear(attended, &name("self_attn.o_proj"), hidden);
+        x = layers.plan.add(x, projected);
+
+        let normed = layers.rms_norm(x, &name("post_attention_layernorm"), eps, layers.linear_input());
+        let gate = layers.gated_linear(normed, &name("mlp.gate_proj"), ffn);
+        let up = layers.gated_linear(normed, &name("mlp.up_proj"), ffn);
+        let inner = match config.hidden_act {
+            Activation::Relu2 => layers.plan.relu2_gate(gate, up),
+            _ => layers.plan.silu_gate(gate, up),
+        };
+        let inner = layers.sub_norm(inner, &name("mlp.ffn_sub_norm"));
+        let outer = layers.gated_linear(inner, &name("mlp.down_proj"), hidden);
+        x = layers.plan.add(x, outer);
+    }
+    let normed = layers.rms_norm(x, "model.norm.weight", eps, BufferKind::Float);
+    let head = if config.tie_word_embeddings { table } else { layers.table("lm_head.weight", config.vocab_size) };
+    layers.plan.language_model_head(normed, head);
+    layers.plan
+}
+
+impl Layers<'_> {
+    fn gated_linear(&mut self, x: BufferId, name: &str, outputs: usize) -> BufferId {
+        let init = Init::Normal { std: self.config.initializer_range };
+        let weight = self.matrix(name, outputs, self.plan.buffer_spec(x).width, init);
+        self.plan.linear(x, weight, None, self.config.gradient_precision)
+    }
+
+    /// BitNet's norm before a projection back to the residual stream. Llama has none.
+    fn sub_norm(&mut self, x: BufferId, name: &str) -> BufferId {
+        if self.config.model_type == ModelType::Bitnet {
+            return self.rms_norm(x, name, self.config.rms_norm_eps, self.linear_input());
+        }
+        assert_eq!(self.config.precision, Precision::F32, "validated: quantized layers need sub-norms");
+        x
+    }
+}

@@ -1,0 +1,88 @@
+//! Token embeddings.
+#![forbid(unsafe_code)]
+
+use rayon::prelude::*;
+
+use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
+use crate::{Error, Result};
+
+/// Tokens of a parallel block of the forward pass.
+const BLOCK_TOKENS: usize = 64;
+/// Blocks of table rows of the backward pass.
+const GRADIENT_BLOCKS: usize = 256;
+
+/// `y[t] = table[token[t]]`.
+#[derive(Debug)]
+pub struct Embedding {
+    table: ParamId,
+    entries: usize,
+    y: BufferId,
+}
+
+impl PlanBuilder {
+    /// Looks the batch's token ids up in `table` `[entries, width]`.
+    pub fn embedding(&mut self, table: ParamId) -> BufferId {
+        let shape = &self.parameter_spec(table).shape;
+        let (entries, width) = (shape[0], shape[1]);
+        let y = self.buffer(BufferKind::Float, width);
+        self.push(Embedding { table, entries, y });
+        y
+    }
+}
+
+impl Operation for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn inputs(&self) -> Vec<BufferId> {
+        Vec::new()
+    }
+
+    fn outputs(&self) -> Vec<BufferId> {
+        vec![self.y]
+    }
+
+    fn saved(&self) -> Vec<BufferId> {
+        Vec::new()
+    }
+
+    fn parameters(&self) -> Vec<ParamId> {
+        vec![self.table]
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let tokens = pass.batch.tokens;
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.entries) {
+            return Err(Error::invalid("token", format!("below the vocabulary's size {}", self.entries), token));
+        }
+        let mut y = pass.buffers.take_float(self.y);
+        let (len, width) = (pass.buffers.len(self.y), pass.buffers.width(self.y));
+        let table = pass.store.weight(self.table);
+        y[..len].par_chunks_mut(BLOCK_TOKENS * width).zip(tokens.par_chunks(BLOCK_TOKENS)).for_each(|(y, tokens)| {
+            for (y, &token) in y.chunks_exact_mut(width).zip(tokens) {
+                y.copy_from_slice(&table[token as usize * width..][..width]);
+            }
+        });
+        pass.buffers.put_float(self.y, y);
+        Ok(())
+    }
+
+    /// Each block of table rows walks all tokens in order and adds those that are its own: the order of additions is
+    /// the same at every thread count.
+    fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let (dy, tokens) = (pass.buffers.gradient(self.y), pass.batch.tokens);
+        let width = pass.buffers.width(self.y);
+        let rows = self.entries.div_ceil(GRADIENT_BLOCKS);
+        pass.store.gradient_mut(self.table).par_chunks_mut(rows * width).enumerate().for_each(|(block, gradient)| {
+            let first = block * rows;
+            for (&token, dy) in tokens.iter().zip(dy.chunks_exact(width)) {
+                let row = (token as usize).wrapping_sub(first);
+                if row < rows {
+                    gradient[row * width..][..width].iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
+                }
+            }
+        });
+        Ok(())
+    }
+}

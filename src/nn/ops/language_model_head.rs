@@ -1,0 +1,141 @@
+//! The language model head with its loss.
+#![forbid(unsafe_code)]
+
+use rayon::prelude::*;
+
+use crate::kernels::DenseMatrix;
+use crate::nn::{BufferId, BufferKind, Mode, Operation, ParamId, Pass, PlanBuilder};
+use crate::{Error, Result};
+
+/// Logits held at a time: 32 MiB.
+const CHUNK_LOGITS: usize = 1 << 23;
+/// Bounds on the tokens of a chunk.
+const CHUNK_TOKENS: (usize, usize) = (256, 2048);
+/// Tokens of a parallel block of the cross entropy.
+const BLOCK_TOKENS: usize = 16;
+/// Vocabulary entries of a parallel block of one token's logits.
+const BLOCK_ENTRIES: usize = 1024;
+
+/// Logits `x * table^T`, and the mean cross entropy of the next token in nats.
+///
+/// Chunk after chunk of tokens, so that logits of all tokens never exist at once. In training the forward pass also
+/// computes both gradients while a chunk's logits are at hand, and keeps only the one of `x`.
+#[derive(Debug)]
+pub struct LanguageModelHead {
+    x: BufferId,
+    table: ParamId,
+    vocabulary: usize,
+    dx: BufferId,
+}
+
+impl PlanBuilder {
+    /// The head: `table` `[vocabulary, width]` in f32, usually the embedding's. Ends a plan.
+    pub fn language_model_head(&mut self, x: BufferId, table: ParamId) {
+        let width = self.buffer_spec(x).width;
+        let shape = &self.parameter_spec(table).shape;
+        assert_eq!(shape[1], width, "language_model_head: width of the table");
+        let vocabulary = shape[0];
+        let dx = self.buffer(BufferKind::Float, width);
+        self.push(LanguageModelHead { x, table, vocabulary, dx });
+    }
+}
+
+impl Operation for LanguageModelHead {
+    fn name(&self) -> &'static str {
+        "language_model_head"
+    }
+
+    fn inputs(&self) -> Vec<BufferId> {
+        vec![self.x]
+    }
+
+    fn outputs(&self) -> Vec<BufferId> {
+        vec![self.dx]
+    }
+
+    fn saved(&self) -> Vec<BufferId> {
+        vec![self.dx]
+    }
+
+    fn parameters(&self) -> Vec<ParamId> {
+        vec![self.table]
+    }
+
+    fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        if pass.mode == Mode::Generate {
+            pass.logits = self.last_logits(pass);
+            return Ok(());
+        }
+        let targets = pass.batch.targets;
+        if let Some(target) = targets.iter().find(|&&target| target as usize >= self.vocabulary) {
+            return Err(Error::invalid("target", format!("below the vocabulary's size {}", self.vocabulary), target));
+        }
+        let (width, vocabulary) = (pass.buffers.width(self.x), self.vocabulary);
+        let chunk = (CHUNK_LOGITS / vocabulary).clamp(CHUNK_TOKENS.0, CHUNK_TOKENS.1).min(targets.len());
+        let gradient_scale = pass.gradient_scale / targets.len() as f32;
+        let (kernels, train) = (pass.context.kernels(), pass.mode == Mode::Train);
+        let mut logits = pass.workspace.take_float(chunk * vocabulary);
+        let mut losses = pass.workspace.take_float(chunk);
+        let mut dx = pass.buffers.take_float(self.dx);
+        let x = pass.buffers.float(self.x);
+        let (table, d_table, _) = pass.store.backward_view(self.table);
+        let mut total = 0f64;
+        let chunks = x.chunks(chunk * width).zip(dx.chunks_mut(chunk * width)).zip(targets.chunks(chunk));
+        for ((x, dx), targets) in chunks {
+            let tokens = targets.len();
+            let (logits, losses) = (&mut logits[..tokens * vocabulary], &mut losses[..tokens]);
+            let x = DenseMatrix::new(x, width);
+            let shape = (tokens, vocabulary, width);
+            pass.context.matmul(shape, x, DenseMatrix::transposed(table, width), false, logits);
+            logits
+                .par_chunks_mut(BLOCK_TOKENS * vocabulary)
+                .zip(losses.par_chunks_mut(BLOCK_TOKENS).zip(targets.par_chunks(BLOCK_TOKENS)))
+                .for_each(|(logits, (losses, targets))| {
+                    if train {
+                        kernels.cross_entropy_rows(logits, vocabulary, targets, losses, gradient_scale);
+                    } else {
+                        kernels.cross_entropy_losses_rows(logits, vocabulary, targets, losses);
+                    }
+                });
+            total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+            if train {
+                let (rows, columns) =
+                    (DenseMatrix::new(logits, vocabulary), DenseMatrix::transposed(logits, vocabulary));
+                let table = DenseMatrix::new(table, width);
+                pass.context.matmul((tokens, width, vocabulary), rows, table, false, &mut dx[..tokens * width]);
+                pass.context.matmul((vocabulary, width, tokens), columns, x, true, d_table);
+            }
+        }
+        pass.loss = total / targets.len() as f64;
+        pass.buffers.put_float(self.dx, dx);
+        pass.workspace.put_float(logits);
+        pass.workspace.put_float(losses);
+        Ok(())
+    }
+
+    fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let mut gradient = pass.buffers.take_gradient(self.x);
+        let dx = pass.buffers.float(self.dx);
+        gradient[..dx.len()].copy_from_slice(dx);
+        pass.buffers.put_gradient(self.x, gradient);
+        Ok(())
+    }
+}
+
+impl LanguageModelHead {
+    /// Logits of each sequence's last token, `[sequences, vocabulary]`.
+    fn last_logits(&self, pass: &Pass<'_>) -> Vec<f32> {
+        let (x, width) = (pass.buffers.float(self.x), pass.buffers.width(self.x));
+        let table = pass.store.weight(self.table);
+        let mut logits = vec![0.0; pass.batch.sequences * self.vocabulary];
+        for (x, logits) in x.chunks(pass.batch.length * width).zip(logits.chunks_mut(self.vocabulary)) {
+            let last = DenseMatrix::transposed(&x[x.len() - width..], width);
+            let blocks = logits.par_chunks_mut(BLOCK_ENTRIES).zip(table.par_chunks(BLOCK_ENTRIES * width));
+            blocks.for_each(|(logits, table)| {
+                let shape = (logits.len(), 1, width);
+                crate::kernels::dense_matmul(shape, DenseMatrix::new(table, width), last, false, logits, 1);
+            });
+        }
+        logits
+    }
+}

@@ -1,0 +1,77 @@
+//! Scratch memory of operations, kept from step to step.
+#![forbid(unsafe_code)]
+
+use crate::quant::QuantizedRows;
+use crate::tensor::AlignedBuffer;
+
+/// Scratch buffers that an operation takes for the length of a call and puts back. After the first step the sizes have
+/// settled and nothing is reserved any more.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    floats: Vec<AlignedBuffer<f32>>,
+    quantized: Vec<QuantizedRows>,
+}
+
+impl Workspace {
+    /// A buffer of at least `len` floats with any content; [`Workspace::put_float`] must follow.
+    pub fn take_float(&mut self, len: usize) -> AlignedBuffer<f32> {
+        take(&mut self.floats, len, |buffer| buffer.len()).unwrap_or_else(|| AlignedBuffer::zeroed(len))
+    }
+
+    /// Puts back what [`Workspace::take_float`] gave.
+    pub fn put_float(&mut self, buffer: AlignedBuffer<f32>) {
+        self.floats.push(buffer);
+    }
+
+    /// Room for at least `rows` rows of at least `width` int8 values each, with any content;
+    /// [`Workspace::put_quantized`] must follow.
+    pub fn take_quantized(&mut self, rows: usize, width: usize) -> QuantizedRows {
+        let enough = |kept: &QuantizedRows| if kept.scales.len() < rows { 0 } else { kept.values.len() };
+        take(&mut self.quantized, rows * width, enough).unwrap_or_else(|| QuantizedRows::zeroed(rows, width))
+    }
+
+    /// Puts back what [`Workspace::take_quantized`] gave.
+    pub fn put_quantized(&mut self, rows: QuantizedRows) {
+        self.quantized.push(rows);
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let floats: usize = self.floats.iter().map(|buffer| 4 * buffer.len()).sum();
+        let quantized = self.quantized.iter().map(|rows| rows.values.len() + 8 * rows.scales.len());
+        floats + quantized.sum::<usize>()
+    }
+}
+
+/// The smallest kept buffer that is large enough. If none is, the largest is given up for the one the caller makes.
+fn take<T>(kept: &mut Vec<T>, len: usize, size: impl Fn(&T) -> usize) -> Option<T> {
+    let fitting = (0..kept.len()).filter(|&index| size(&kept[index]) >= len).min_by_key(|&index| size(&kept[index]));
+    if fitting.is_none()
+        && let Some(largest) = (0..kept.len()).max_by_key(|&index| size(&kept[index]))
+    {
+        kept.swap_remove(largest);
+    }
+    fitting.map(|index| kept.swap_remove(index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_kept_and_replaced_by_larger_ones() {
+        let mut workspace = Workspace::default();
+        let (a, b) = (workspace.take_float(10), workspace.take_float(20));
+        let start = b.as_ptr();
+        workspace.put_float(a);
+        workspace.put_float(b);
+        let b = workspace.take_float(15);
+        assert_eq!((b.as_ptr(), b.len()), (start, 20));
+        workspace.put_float(b);
+        let c = workspace.take_float(30);
+        assert_eq!((c.len(), workspace.bytes()), (30, 40));
+        let rows = workspace.take_quantized(3, 5);
+        workspace.put_quantized(rows);
+        assert_eq!(workspace.take_quantized(4, 2).scales.len(), 4);
+    }
+}

@@ -1,0 +1,124 @@
+//! Training beside PyTorch: the same initial weights, batches and schedule, step for step.
+//!
+//! Reads the folder `HYBRIDQ_PARITY_DIR` that `tests/peers/export_bitmodel.py` writes.
+
+use std::path::{Path, PathBuf};
+
+use hybridq::dispatch::{Context, ContextOptions};
+use hybridq::formats::SafetensorsFile;
+use hybridq::models::Model;
+use hybridq::nn::{Batch, Executor, Mode, ParamKind, StepRandomness};
+
+#[derive(serde::Deserialize)]
+struct Run {
+    learning_rates: Vec<f64>,
+    losses: Vec<f64>,
+    gradient_norms: Vec<f64>,
+}
+
+fn folder() -> Option<PathBuf> {
+    let folder = std::env::var_os("HYBRIDQ_PARITY_DIR").map(PathBuf::from);
+    if folder.is_none() {
+        eprintln!("SKIPPED: PyTorch parity: HYBRIDQ_PARITY_DIR names no folder (see tests/peers/export_bitmodel.py)");
+    }
+    folder
+}
+
+/// AdamW as make_optimizer of bitmodel.py sets it (betas 0.9 and 0.95, decay 0.1 of matrices and tables), in f64.
+struct Reference {
+    moments: Vec<[Vec<f64>; 2]>,
+}
+
+impl Reference {
+    fn step(&mut self, model: &mut Model, rate: f64, step: i32) {
+        for (id, [first, second]) in model.store.ids().zip(&mut self.moments) {
+            let decays = matches!(model.store.spec(id).kind, ParamKind::Linear | ParamKind::Embedding);
+            let (weights, gradients) = model.store.weight_and_gradient_mut(id);
+            for (index, (weight, gradient)) in weights.iter_mut().zip(gradients).enumerate() {
+                let (m, v, g) = (&mut first[index], &mut second[index], f64::from(*gradient));
+                *m = 0.9 * *m + 0.1 * g;
+                *v = 0.95 * *v + 0.05 * g * g;
+                let direction = (*m / (1.0 - 0.9f64.powi(step))) / ((*v / (1.0 - 0.95f64.powi(step))).sqrt() + 1e-8);
+                let kept = if decays { 1.0 - rate * 0.1 } else { 1.0 };
+                *weight = (f64::from(*weight) * kept - rate * direction) as f32;
+            }
+        }
+    }
+}
+
+fn compare(folder: &Path, tolerance: f64) {
+    let context = Context::new(ContextOptions::default()).unwrap();
+    let mut model = Model::load(folder).unwrap();
+    let run: Run = serde_json::from_str(&std::fs::read_to_string(folder.join("run.json")).unwrap()).unwrap();
+    let gradients = SafetensorsFile::open(folder.join("gradients.safetensors")).unwrap();
+    let batches = SafetensorsFile::open(folder.join("../batches.safetensors")).unwrap();
+    let shape = batches.tensor("tokens").unwrap().shape.clone();
+    let all = batches.elements::<i32>("tokens", &shape).unwrap();
+    let (sequences, length) = (shape[1], shape[2] - 1);
+    let mut executor = Executor::new(&model.plan, Mode::Train, sequences * length);
+    let moments = model.store.ids().map(|id| [(); 2].map(|()| vec![0f64; model.store.spec(id).len()])).collect();
+    let mut optimizer = Reference { moments };
+    let mut worst_loss = 0f64;
+    for (step, batch) in all.chunks(sequences * (length + 1)).enumerate() {
+        let ids = |from: usize| -> Vec<u32> {
+            batch.chunks(length + 1).flat_map(|row| row[from..from + length].iter().map(|&id| id as u32)).collect()
+        };
+        let (tokens, targets) = (ids(0), ids(1));
+        let batch = Batch { tokens: &tokens, targets: &targets, sequences, length };
+        model.store.quantize(&context).unwrap();
+        model.store.zero_gradients();
+        let randomness = StepRandomness { seed: 0, step: step as u32 };
+        let loss = executor.step(&model.plan, &context, &mut model.store, batch, randomness, 1.0).unwrap();
+        if step == 0 {
+            compare_gradients(&model, &gradients);
+        }
+        let all = model.store.gradients_mut();
+        let norm = all.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
+        let factor = (1.0 / (norm + 1e-6)).min(1.0);
+        all.iter_mut().for_each(|g| *g = (f64::from(*g) * factor) as f32);
+        let off = (loss / run.losses[step] - 1.0).abs();
+        let expected = (run.losses[step], run.gradient_norms[step]);
+        println!(
+            "step {step}: loss {loss:.6} (PyTorch {:.6}), gradient norm {norm:.5} ({:.5})",
+            expected.0, expected.1
+        );
+        assert!(off < tolerance, "step {step}: loss {loss}, PyTorch {}", run.losses[step]);
+        worst_loss = worst_loss.max(off);
+        optimizer.step(&mut model, run.learning_rates[step], step as i32 + 1);
+    }
+    println!("{}: largest relative difference of a loss {worst_loss:.2e}", folder.display());
+}
+
+/// `||ours - theirs|| / ||theirs||` below 1e-3 for every parameter.
+fn compare_gradients(model: &Model, theirs: &SafetensorsFile) {
+    let mut worst = (0f64, String::new());
+    for id in model.store.ids() {
+        let spec = model.store.spec(id);
+        let mut expected = vec![0f32; spec.len()];
+        theirs.read_f32(&spec.name, &spec.shape, &mut expected).unwrap();
+        let pairs = model.store.gradient(id).iter().zip(&expected);
+        let difference: f64 = pairs.map(|(&ours, &theirs)| (f64::from(ours) - f64::from(theirs)).powi(2)).sum();
+        let norm: f64 = expected.iter().map(|&g| f64::from(g).powi(2)).sum();
+        let relative = (difference / norm.max(1e-300)).sqrt();
+        println!("  {relative:.2e} {}", spec.name);
+        if relative > worst.0 {
+            worst = (relative, spec.name.clone());
+        }
+    }
+    println!("largest relative difference of a gradient: {:.2e} ({})", worst.0, worst.1);
+    assert!(worst.0 < 1e-3, "gradient of {} differs by {:.2e}", worst.1, worst.0);
+}
+
+#[test]
+fn f32_losses_and_gradients() {
+    if let Some(folder) = folder() {
+        compare(&folder.join("f32"), 1e-3);
+    }
+}
+
+#[test]
+fn ternary_losses_and_gradients() {
+    if let Some(folder) = folder() {
+        compare(&folder.join("ternary"), 1e-2);
+    }
+}

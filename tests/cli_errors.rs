@@ -50,7 +50,19 @@ fn prepared() -> tempfile::TempDir {
 }
 
 const TRAIN: [&str; 13] = [
-    "train", "--data", "text.txt", "--model", "small.json", "--seq", "16", "--batch", "2", "--steps", "4", "--eval-windows", "2",
+    "train",
+    "--data",
+    "text.txt",
+    "--model",
+    "small.json",
+    "--seq",
+    "16",
+    "--batch",
+    "2",
+    "--steps",
+    "4",
+    "--eval-windows",
+    "2",
 ];
 
 /// `train` with the small model and more flags.
@@ -109,7 +121,8 @@ fn wrong_numbers_in_flags_and_toml() {
     ] {
         // A flag given twice is an error of its own, so each case builds its command line.
         let mut arguments: Vec<&str> = vec!["train", "--data", "text.txt"];
-        for pair in TRAIN[3..].chunks(2).filter(|pair| pair[0] != flag && !(flag == "--epochs" && pair[0] == "--steps")) {
+        for pair in TRAIN[3..].chunks(2).filter(|pair| pair[0] != flag && !(flag == "--epochs" && pair[0] == "--steps"))
+        {
             arguments.extend(pair);
         }
         arguments.extend([flag, value]);
@@ -133,10 +146,20 @@ fn wrong_models_and_tokenizers() {
     fails(folder.path(), &with(&["--tokenizer", "missing.json"]), 1, "missing.json");
     fails(folder.path(), &with(&["--tokenizer", "small.json"]), 1, "small.json");
     fails(folder.path(), &["eval", "--model", "folder", "--data", "text.txt"], 1, "folder");
-    fails(folder.path(), &["eval", "--model", "text.txt", "--data", "text.txt", "--eval-windows", "0"], 2, "--eval-windows");
+    fails(
+        folder.path(),
+        &["eval", "--model", "text.txt", "--data", "text.txt", "--eval-windows", "0"],
+        2,
+        "--eval-windows",
+    );
     fails(folder.path(), &["generate", "--model", "nowhere", "--prompt", "x"], 1, "nowhere");
     fails(folder.path(), &["generate", "--model", "folder", "--prompt", "x", "--top-p", "0"], 2, "--top-p");
-    fails(folder.path(), &["generate", "--model", "folder", "--prompt", "x", "--temperature", "nan"], 2, "--temperature");
+    fails(
+        folder.path(),
+        &["generate", "--model", "folder", "--prompt", "x", "--temperature", "nan"],
+        2,
+        "--temperature",
+    );
     fails(folder.path(), &["inspect", "text.txt"], 1, "text.txt");
     fails(folder.path(), &["inspect", "missing"], 1, "missing");
 }

@@ -63,11 +63,11 @@ pub struct Arguments {
     /// cpu or cuda:N
     #[arg(long)]
     device: Option<String>,
-    /// ternary, five-level, binary, int4, int8 or f32 [default: ternary]
-    #[arg(long)]
+    /// ternary, five-level, binary, int2, int4, int8 or f32 [default: ternary]
+    #[arg(long, value_parser = ["ternary", "five-level", "binary", "int2", "int4", "int8", "f32"], hide_possible_values = true)]
     precision: Option<String>,
     /// hybrid, adamw or sgd [default: hybrid]
-    #[arg(long)]
+    #[arg(long, value_parser = ["hybrid", "adamw", "sgd"], hide_possible_values = true)]
     optimizer: Option<String>,
     /// Steps between checkpoints
     #[arg(long, value_name = "N", allow_negative_numbers = true)]

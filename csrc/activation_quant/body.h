@@ -76,8 +76,12 @@ void HQK_NAME(hqk_quantize_rows)(const float *x, size_t rows, size_t width, int8
     }
 }
 
-/* One group of a row: count <= GROUP values x * row_factor * factor[c]; gives their sum. A factor of zero gives zero,
- * whatever x is. */
+/* x * row_factor * factor; zero where the factor is, whatever x is. Without a branch, or it would not vectorize. */
+static inline float scaled(float x, float row_factor, float factor) {
+    return float_of(bits_of(x * row_factor * factor) & -(int32_t)(factor != 0.0f));
+}
+
+/* One group of a row: count <= GROUP values x * row_factor * factor[c]; gives their sum. */
 static inline int32_t round_group(const float *x, size_t count, float row_factor, const float *factor,
                                   const uint32_t draws[4], uint64_t group, int8_t *values) {
     uint32_t word[4][LANES];
@@ -88,17 +92,15 @@ static inline int32_t round_group(const float *x, size_t count, float row_factor
             for (int h = 0; h < 2; h++)
                 for (int l = 0; l < LANES; l++) {
                     int c = 32 * w + 16 * h + l;
-                    float v = factor[c] == 0.0f ? 0.0f : x[c] * row_factor * factor[c];
-                    int32_t q = round_stochastic(v, h ? word[w][l] >> 16 : word[w][l] & 0xFFFF);
+                    int32_t q = round_stochastic(scaled(x[c], row_factor, factor[c]), word[w][l] >> 16 * h & 0xFFFF);
                     values[c] = (int8_t)q;
                     sum += q;
                 }
         return sum;
     }
     for (size_t c = 0; c < count; c++) {
-        float v = factor[c] == 0.0f ? 0.0f : x[c] * row_factor * factor[c];
-        uint32_t bits = word[c / 32][c % LANES];
-        int32_t q = round_stochastic(v, c / LANES % 2 ? bits >> 16 : bits & 0xFFFF);
+        uint32_t bits = word[c / 32][c % LANES] >> 16 * (c / LANES % 2) & 0xFFFF;
+        int32_t q = round_stochastic(scaled(x[c], row_factor, factor[c]), bits);
         values[c] = (int8_t)q;
         sum += q;
     }

@@ -53,10 +53,12 @@ void hqk_int8_product_avx2(const uint8_t *a, const uint8_t *b, size_t tokens, si
                            const float *scales, int accumulate, float *c, size_t c_stride) {
     __m256i sum[A_WIDTH][2];
     int32_t sums[A_WIDTH * B_WIDTH];
+#pragma GCC unroll 8
     for (int i = 0; i < A_WIDTH; i++) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
     a += A_WIDTH * 4, b += B_WIDTH * 4;
     for (size_t t = 0; t < tokens; t += 2, a += 4 * A_WIDTH, b += 4 * B_WIDTH) {
         __m256i b0 = _mm256_loadu_si256((const __m256i *)b), b1 = _mm256_loadu_si256((const __m256i *)(b + 32));
+#pragma GCC unroll 8
         for (int i = 0; i < A_WIDTH; i++) {
             int32_t bits;
             memcpy(&bits, a + 4 * i, 4);
@@ -65,6 +67,7 @@ void hqk_int8_product_avx2(const uint8_t *a, const uint8_t *b, size_t tokens, si
             sum[i][1] = _mm256_add_epi32(sum[i][1], _mm256_madd_epi16(pair, b1));
         }
     }
+#pragma GCC unroll 8
     for (int i = 0; i < A_WIDTH; i++) {
         _mm256_storeu_si256((__m256i *)(sums + i * B_WIDTH), sum[i][0]);
         _mm256_storeu_si256((__m256i *)(sums + i * B_WIDTH + 8), sum[i][1]);

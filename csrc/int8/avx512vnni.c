@@ -57,23 +57,26 @@ void hqk_int8_product_avx512vnni(const uint8_t *a, const uint8_t *b, size_t toke
     __m512i sum[A_WIDTH][3];
     int32_t sums[A_WIDTH * B_WIDTH], a_sums[A_WIDTH];
     memcpy(a_sums, a, sizeof a_sums);
+#pragma GCC unroll 8
     for (int i = 0; i < A_WIDTH; i++) {
         sum[i][0] = _mm512_set1_epi32(-128 * a_sums[i]);
         sum[i][1] = sum[i][2] = sum[i][0];
     }
     a += A_WIDTH * 4, b += B_WIDTH * 4;
     for (size_t t = 0; t < tokens; t += 4, a += 4 * A_WIDTH, b += 4 * B_WIDTH) {
-        __m512i b0 = _mm512_loadu_si512(b), b1 = _mm512_loadu_si512(b + 64), b2 = _mm512_loadu_si512(b + 128);
+        __m512i b_quads[3] = {_mm512_loadu_si512(b), _mm512_loadu_si512(b + 64), _mm512_loadu_si512(b + 128)};
+#pragma GCC unroll 8
         for (int i = 0; i < A_WIDTH; i++) {
             int32_t bits;
             memcpy(&bits, a + 4 * i, 4);
             __m512i quad = _mm512_set1_epi32(bits);
-            sum[i][0] = _mm512_dpbusd_epi32(sum[i][0], b0, quad);
-            sum[i][1] = _mm512_dpbusd_epi32(sum[i][1], b1, quad);
-            sum[i][2] = _mm512_dpbusd_epi32(sum[i][2], b2, quad);
+#pragma GCC unroll 8
+            for (int j = 0; j < 3; j++) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum[i][j]) : "v"(b_quads[j]), "v"(quad));
         }
     }
+#pragma GCC unroll 8
     for (int i = 0; i < A_WIDTH; i++)
+#pragma GCC unroll 8
         for (int j = 0; j < 3; j++) _mm512_storeu_si512(sums + i * B_WIDTH + 16 * j, sum[i][j]);
     hqk_int8_store(sums, B_WIDTH, rows, cols, scales, accumulate, c, c_stride);
 }

@@ -45,7 +45,10 @@ impl Context {
             return;
         }
         if tokens == 0 {
-            return if accumulate { () } else { c.fill(0.0) };
+            if !accumulate {
+                c.fill(0.0);
+            }
+            return;
         }
         self.install(|| {
             let mut panels = PANELS.take();

@@ -1,46 +1,22 @@
-//! The nearest centroid of every point.
+//! The nearest centroid of every point, and exact distances.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use crate::dispatch::Context;
-
-/// Points of one block of work.
-const BLOCK_POINTS: usize = 256;
 
 /// Nearest centroids of a set of points.
 pub(super) struct Assignment {
     /// Number of the nearest centroid; of equal distances the lowest.
     pub(super) labels: Vec<u32>,
     /// Squared distance to it.
-    pub(super) distances: Vec<f64>,
+    pub(super) distances: Vec<f32>,
 }
 
-/// Assigns `points` `[n, dim]` to `centroids` `[k, dim]`, `k` at least 1. Distances are f64 sums of squared differences.
+/// Assigns `points` `[n, dim]` to `centroids` `[k, dim]`, `k` at least 1.
 pub(super) fn assign(context: &Context, points: &[f32], dim: usize, centroids: &[f32]) -> Assignment {
-    let n = points.len() / dim;
-    let (mut labels, mut distances) = (vec![0u32; n], vec![0.0f64; n]);
-    context.install(|| {
-        let points = points.par_chunks(BLOCK_POINTS * dim);
-        let outputs = labels.par_chunks_mut(BLOCK_POINTS).zip(distances.par_chunks_mut(BLOCK_POINTS));
-        points.zip(outputs).for_each(|(points, (labels, distances))| {
-            for ((point, label), distance) in points.chunks_exact(dim).zip(labels).zip(distances) {
-                (*label, *distance) = nearest(point, centroids);
-            }
-        });
-    });
+    let (n, k) = (points.len() / dim, centroids.len() / dim);
+    let (mut labels, mut distances) = (vec![0; n], vec![0.0; n]);
+    context.kmeans_assign(points, n, dim, centroids, k, &mut labels, &mut distances);
     Assignment { labels, distances }
-}
-
-fn nearest(point: &[f32], centroids: &[f32]) -> (u32, f64) {
-    let mut best = (0, f64::INFINITY);
-    for (index, centroid) in centroids.chunks_exact(point.len()).enumerate() {
-        let distance = squared_distance(point, centroid);
-        if distance < best.1 {
-            best = (index as u32, distance);
-        }
-    }
-    best
 }
 
 /// Lanes of [`squared_distance`]: independent sums, so that the compiler can use vector registers.

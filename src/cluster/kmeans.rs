@@ -4,8 +4,6 @@
 //! the threads.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::assignment::{Assignment, assign};
 use crate::dispatch::Context;
 use crate::tensor::RandomStream;
@@ -13,9 +11,6 @@ use crate::{Error, Result};
 
 /// Random streams of seeding (see [`RandomStream::new`]).
 const SEEDING_PURPOSE: u32 = 30;
-
-/// Points of one block of the centroid sums.
-const BLOCK_POINTS: usize = 1024;
 
 /// How [`KMeans::fit`] runs.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -41,7 +36,7 @@ pub struct KMeans {
     centroids: Vec<f32>,
     labels: Vec<u32>,
     /// Squared distance of each point to its centroid.
-    distances: Vec<f64>,
+    distances: Vec<f32>,
     iterations: usize,
     converged: bool,
 }
@@ -123,7 +118,7 @@ impl KMeans {
 
     /// Sum of the squared distances of the fitted points to their centroids.
     pub fn inertia(&self) -> f64 {
-        self.distances.iter().sum()
+        self.distances.iter().map(|&d| f64::from(d)).sum()
     }
 
     /// Whether the last iteration changed no label.
@@ -144,7 +139,7 @@ impl KMeans {
         }
         let members: Vec<usize> = (0..self.labels.len()).filter(|&i| self.labels[i] as usize == id).collect();
         let size = members.len();
-        let distances: Vec<f64> = members.iter().map(|&i| self.distances[i].sqrt()).collect();
+        let distances: Vec<f64> = members.iter().map(|&i| f64::from(self.distances[i]).sqrt()).collect();
         let mean_distance = distances.iter().sum::<f64>() / size as f64;
         let variance = distances.iter().map(|d| (d - mean_distance) * (d - mean_distance)).sum::<f64>() / size as f64;
         let centroid = self.centroids[id * self.dim..][..self.dim].to_vec();
@@ -183,7 +178,7 @@ fn seed_centroids(context: &Context, points: &[f32], dim: usize, k: usize, seed:
             return centroids;
         }
         let added = assign(context, points, dim, centroid).distances;
-        nearest.iter_mut().zip(added).for_each(|(d, new)| *d = d.min(new));
+        nearest.iter_mut().zip(added).for_each(|(d, new)| *d = d.min(f64::from(new)));
         let total: f64 = nearest.iter().sum();
         let mut left = stream.uniform() * total;
         let drawn = nearest.iter().position(|&d| {
@@ -221,25 +216,9 @@ fn repair_empty(assignment: &mut Assignment, points: &[f32], centroids: &mut [f3
     }
 }
 
-/// The mean of the points of each cluster, `[k, dim]`: f64 sums over fixed blocks, added in block order.
+/// The mean of the points of each cluster, `[k, dim]`.
 fn means(context: &Context, points: &[f32], dim: usize, labels: &[u32], k: usize) -> Vec<f32> {
-    let blocks: Vec<(Vec<f64>, Vec<u64>)> = context.install(|| {
-        let blocks = points.par_chunks(BLOCK_POINTS * dim).zip(labels.par_chunks(BLOCK_POINTS));
-        let sums = blocks.map(|(points, labels)| {
-            let (mut sums, mut counts) = (vec![0.0; k * dim], vec![0; k]);
-            for (point, &label) in points.chunks_exact(dim).zip(labels) {
-                let sum = &mut sums[label as usize * dim..][..dim];
-                sum.iter_mut().zip(point).for_each(|(s, &v)| *s += f64::from(v));
-                counts[label as usize] += 1;
-            }
-            (sums, counts)
-        });
-        sums.collect()
-    });
     let (mut sums, mut counts) = (vec![0.0; k * dim], vec![0; k]);
-    for (block_sums, block_counts) in blocks {
-        sums.iter_mut().zip(block_sums).for_each(|(s, v)| *s += v);
-        counts.iter_mut().zip(block_counts).for_each(|(c, v): (&mut u64, u64)| *c += v);
-    }
+    context.kmeans_sums(points, dim, labels, &mut sums, &mut counts);
     sums.iter().enumerate().map(|(i, sum)| (sum / counts[i / dim] as f64) as f32).collect()
 }

@@ -6,8 +6,11 @@ use crate::tensor::Philox;
 /// Rounds of the Feistel network.
 const ROUNDS: u32 = 6;
 
+/// Half of the network's bits at least: over fewer, its few round functions make some orders of a small set likelier.
+const MIN_HALF_BITS: u32 = 4;
+
 /// A pseudo-random permutation of `0..len`, evaluated at one place at a time: a Feistel network over the next power of
-/// four, walked until it lands below `len` (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+/// four (256 at least), walked until it lands below `len` (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Permutation {
     philox: Philox,
@@ -21,7 +24,12 @@ impl Permutation {
     /// Permutation `number` of `key`, of `0..len`.
     pub(super) fn new(key: [u32; 2], number: [u32; 2], len: usize) -> Self {
         let bits = (len.max(2) as u64 - 1).ilog2() + 1;
-        Permutation { philox: Philox::new(key), number, len: len as u64, half_bits: bits.div_ceil(2) }
+        Permutation {
+            philox: Philox::new(key),
+            number,
+            len: len as u64,
+            half_bits: bits.div_ceil(2).max(MIN_HALF_BITS),
+        }
     }
 
     /// Where `index < len` goes.

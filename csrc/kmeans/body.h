@@ -1,6 +1,8 @@
-/* k-means, all but the tile of f32 products, which the including file defines as
- *     static void tile(const float *points, size_t stride, size_t count, const float *panel, size_t dim,
- *                      float dots[POINTS][PANEL]);
+/* k-means. The including file defines, for panels of 16 centroids,
+ *     tile: out[t][j] = norms[j] - 2 (point t) . (centroid j) in f32, for count <= POINTS points, rows of out at
+ *         `stride`; whatever it writes to the rows beyond count is not read;
+ *     panel_least: least[j] = min(d[j], least[j]), a NaN d[j] left out;
+ *     panel_within: whether a d[j] is not above the limit (NaN is not).
  *
  * Assignment takes f32 distances only to rule centroids out: all whose f32 distance comes within the error bound of the
  * least one are measured again in f64, so the label is the f64 minimum, the lowest on a tie, on every ISA. */
@@ -55,6 +57,10 @@ static uint32_t nearest(const float *x, const float *centroids, size_t k, size_t
     double best = INFINITY;
     int any = 0;
     for (size_t j = 0; j < k; j++) {
+        if (j % PANEL == 0 && j + PANEL <= k && !panel_within(d + j, limit)) {
+            j += PANEL - 1;
+            continue;
+        }
         if (d[j] > limit) continue;
         double exact = exact_distance(x, centroids + j * dim, dim);
         if (!any || exact < best || (best != best && exact == exact)) best = exact, label = (uint32_t)j;
@@ -71,16 +77,16 @@ void HQK_NAME(hqk_kmeans_assign)(const float *points, size_t n, size_t dim, cons
     for (size_t first = 0; first < n; first += POINTS) {
         size_t count = n - first < POINTS ? n - first : POINTS;
         const float *block = points + first * dim;
-        for (size_t p = 0; p < padded; p += PANEL) {
-            float dots[POINTS][PANEL];
-            tile(block, dim, count, panels + p * dim, dim, dots);
-            for (size_t t = 0; t < count; t++)
-                for (size_t j = 0; j < PANEL; j++) scratch[t * padded + p + j] = norms[p + j] - 2.0f * dots[t][j];
-        }
+        for (size_t p = 0; p < padded; p += PANEL)
+            tile(block, count, panels + p * dim, dim, norms + p, scratch + p, padded);
         for (size_t t = 0; t < count; t++) {
             const float *x = block + t * dim, *d = scratch + t * padded;
-            float least = INFINITY;
-            for (size_t j = 0; j < k; j++) least = d[j] < least ? d[j] : least;
+            float lane[PANEL], least = INFINITY;
+            for (int j = 0; j < PANEL; j++) lane[j] = INFINITY;
+            size_t j = 0;
+            for (; j + PANEL <= k; j += PANEL) panel_least(d + j, lane);
+            for (; j < k; j++) least = d[j] < least ? d[j] : least;
+            for (int l = 0; l < PANEL; l++) least = lane[l] < least ? lane[l] : least;
             /* A dot product errs by at most dim u |x| |c| in any order (u = 2^-24), the norm and the subtraction by a
              * few u more; underflow by dim * FLT_MIN. Two distances are compared, hence twice. */
             double squared = squared_norm(x, dim);

@@ -6,9 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::dispatch::Context;
-use crate::kernels::DenseMatrix;
+use crate::kernels::{DenseMatrix, StochasticRounding};
 use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder, Precision};
 use crate::quant::{QuantizedRows, QuantizedWeight};
+
+/// Random streams of the rounding of gradients (see [`crate::tensor::RandomStream::new`]).
+const WEIGHT_GRADIENT_PURPOSE: u32 = 51;
+const INPUT_GRADIENT_PURPOSE: u32 = 52;
 
 /// Tokens of a parallel block of element-wise work.
 const BLOCK_TOKENS: usize = 64;
@@ -139,12 +143,17 @@ impl Linear {
 
     fn quantized_backward(&self, pass: &mut Pass<'_>, dx: &mut [f32]) -> Result<()> {
         let shape @ (tokens, outputs, inputs) = self.shape(pass);
+        let is_packed = pass.store.quantized(self.weight).and_then(QuantizedWeight::packed).is_some();
+        if is_packed && self.gradients == GradPrecision::Int8 {
+            self.int8_weight_gradient(pass);
+            self.int8_input_gradient(pass, dx);
+            return Ok(());
+        }
         let (dy, x) = (pass.buffers.gradient(self.y), pass.buffers.quantized(self.x));
         let (_, dw, weight) = pass.store.backward_view(self.weight);
-        let weight = weight.expect("the forward pass has read it");
         let mut dense_x = pass.workspace.take_float(tokens * inputs);
         dequantize_rows(x, inputs, &mut dense_x[..tokens * inputs]);
-        match weight {
+        match weight.expect("the forward pass has read it") {
             QuantizedWeight::Packed(packed) => {
                 let mut values = pass.workspace.take_float(outputs * inputs);
                 packed.dequantize(pass.context, &mut values[..outputs * inputs]);
@@ -157,6 +166,52 @@ impl Linear {
         }
         pass.workspace.put_float(dense_x);
         Ok(())
+    }
+
+    /// `dW[o][k] += sum over t of dY[t][o] * s[t] * Xq[t][k]`: the token scales `s` of the saved activations are folded into
+    /// dY, which is then rounded to int8 with a scale for each output feature.
+    fn int8_weight_gradient(&self, pass: &mut Pass<'_>) {
+        let (tokens, outputs, inputs) = self.shape(pass);
+        let mut rounded = pass.workspace.take_quantized(tokens, outputs);
+        let mut scales = pass.workspace.take_float(outputs);
+        let (dy, x) = (pass.buffers.gradient(self.y), pass.buffers.quantized(self.x));
+        let rounding = self.rounding(pass, WEIGHT_GRADIENT_PURPOSE);
+        let (values, scales_used) = (&mut rounded.values[..tokens * outputs], &mut scales[..outputs]);
+        pass.context.quantize_columns_stochastic(dy, outputs, &x.scales[..tokens], rounding, values, scales_used);
+        let dw = pass.store.gradient_mut(self.weight);
+        pass.context.int8_matmul_tn(values, &x.values[..tokens * inputs], tokens, scales_used, dw, true);
+        pass.workspace.put_float(scales);
+        pass.workspace.put_quantized(rounded);
+    }
+
+    /// `dX = dY * W` on the packed weights: the weight scales are folded into dY, which is rounded to int8 by token.
+    fn int8_input_gradient(&self, pass: &mut Pass<'_>, dx: &mut [f32]) {
+        let (tokens, outputs, inputs) = self.shape(pass);
+        let mut rounded = pass.workspace.take_quantized(tokens, outputs);
+        let dy = pass.buffers.gradient(self.y);
+        let rounding = self.rounding(pass, INPUT_GRADIENT_PURPOSE);
+        let weight = pass.store.quantized(self.weight).and_then(QuantizedWeight::packed);
+        let packed = weight.expect("the caller has seen packed weights");
+        if let [scale] = packed.scales[..] {
+            rounded.quantize_stochastic(pass.context, dy, tokens, outputs, rounding);
+            rounded.scales[..tokens].iter_mut().for_each(|token| *token *= scale);
+        } else {
+            let mut scaled = pass.workspace.take_float(tokens * outputs);
+            scaled[..dy.len()].par_chunks_mut(outputs).zip(dy.par_chunks(outputs)).for_each(|(scaled, dy)| {
+                scaled
+                    .iter_mut()
+                    .zip(dy.iter().zip(&packed.scales))
+                    .for_each(|(scaled, (dy, scale))| *scaled = dy * scale);
+            });
+            rounded.quantize_stochastic(pass.context, &scaled[..dy.len()], tokens, outputs, rounding);
+            pass.workspace.put_float(scaled);
+        }
+        packed.matmul_transposed(pass.context, &rounded, tokens, &mut dx[..tokens * inputs]);
+        pass.workspace.put_quantized(rounded);
+    }
+
+    fn rounding(&self, pass: &Pass<'_>, purpose: u32) -> StochasticRounding {
+        StochasticRounding::new(pass.randomness.seed, purpose, pass.randomness.step, pass.operation)
     }
 }
 

@@ -72,10 +72,10 @@ fn dead_after(root: &Path, step: u64) {
     let mut trainer = new_trainer(config()).start_in(RunDirectory::create(Some(root), "m").unwrap()).unwrap();
     for _ in 0..step {
         let done = trainer.step().unwrap().step;
-        if done % config().eval_interval == 0 {
+        if done.is_multiple_of(config().eval_interval) {
             trainer.evaluate().unwrap();
         }
-        if done % config().checkpoint_interval == 0 {
+        if done.is_multiple_of(config().checkpoint_interval) {
             trainer.checkpoint().unwrap();
         }
     }
@@ -138,11 +138,14 @@ fn a_cancelled_run_goes_on_exactly() {
     assert_eq!(RunDirectory::open(&root).unwrap().unwrap().read_config().unwrap(), config());
 }
 
+/// Spoils a checkpoint.
+type Damage = fn(&Path);
+
 #[test]
 fn damaged_checkpoints_are_passed_over() {
     let folder = tempfile::tempdir().unwrap();
     let whole = whole(folder.path());
-    let damages: [(&str, fn(&Path)); 5] = [
+    let damages: [(&str, Damage); 5] = [
         ("truncated", |path| {
             let bytes = std::fs::read(path).unwrap();
             std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
@@ -165,7 +168,9 @@ fn damaged_checkpoints_are_passed_over() {
             let folder = tempfile::tempdir().unwrap();
             let directory = RunDirectory::create(Some(folder.path()), "m").unwrap();
             let mut other = Trainer::new(context(), config(), objective(2)).unwrap().start_in(directory).unwrap();
-            (0..3).for_each(|_| drop(other.step().unwrap()));
+            for _ in 0..3 {
+                other.step().unwrap();
+            }
             other.checkpoint().unwrap();
             std::fs::copy(checkpoints(folder.path()).pop().unwrap(), path).unwrap();
         }),

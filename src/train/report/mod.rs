@@ -16,6 +16,9 @@ use crate::formats::atomic_write;
 /// Most points of a curve: longer histories are averaged in as many parts, so that a report of a long run stays small.
 const POINTS: usize = 400;
 
+/// What a curve shows of a step.
+type Value = fn(&StepMetrics) -> f64;
+
 const STYLE: &str = "
 :root { color-scheme: light dark; --edge: #8884; --soft: #8882; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 0 auto; padding: 1rem; }
@@ -48,12 +51,12 @@ fn page(config: &TrainConfig, history: &History, baselines: &[(String, f64)]) ->
     figures(&mut html, config, history);
     html.push_str("<h2>Course</h2>\n<div class=\"plots\">\n");
     let steps = &history.steps;
-    let of = |value: fn(&StepMetrics) -> f64| curve(steps, value);
+    let of = |value: Value| curve(steps, value);
     let validation =
         history.evaluations.iter().map(|evaluation| (evaluation.step as f64, evaluation.val_loss)).collect();
     let losses = [Curve { name: "training", points: of(|s| s.loss) }, Curve { name: "validation", points: validation }];
     figure(&mut html, "Loss (nats per token)", &losses);
-    let single: [(&str, fn(&StepMetrics) -> f64); 5] = [
+    let single: [(&str, Value); 5] = [
         ("Learning-rate multiplier", |s| f64::from(s.lr_multiplier)),
         ("Trust radius", |s| s.trust_radius.map_or(f64::NAN, f64::from)),
         ("Flip rate (share of quantized values changed per step)", |s| s.flip_rate),
@@ -115,7 +118,7 @@ fn comparison(html: &mut String, history: &History, baselines: &[(String, f64)])
 }
 
 /// Means of `value` over equal parts of the steps; a part without a finite value is left out.
-fn curve(steps: &[StepMetrics], value: fn(&StepMetrics) -> f64) -> Vec<(f64, f64)> {
+fn curve(steps: &[StepMetrics], value: Value) -> Vec<(f64, f64)> {
     let part = steps.len().div_ceil(POINTS).max(1);
     let mean = |steps: &[StepMetrics]| {
         let values: Vec<f64> = steps.iter().map(value).filter(|value| value.is_finite()).collect();

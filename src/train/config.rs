@@ -31,7 +31,7 @@ pub enum ScheduleKind {
 pub struct TrainConfig {
     /// Master switch of quantization: off, weights and gradients stay f32.
     pub use_quantization: bool,
-    /// Factor on the five-level grid's scale; the absmean grids have none and demand 1.
+    /// Factor on the quantizers' scale. Always 1: in training the scale follows from the weights.
     pub quantizer_scale: f64,
     /// Bits a weight may take where `precision` is not given: 1 binary, 1.58 ternary, 2.32 five-level, 4, 8, 32.
     pub target_bits: f64,
@@ -39,7 +39,7 @@ pub struct TrainConfig {
     pub use_clustering: bool,
     /// Clusters of the training data.
     pub data_clusters: usize,
-    /// Clusters of the rows of each layer, for the report on precision.
+    /// Clusters of the rows of each matrix ([`super::Trainer::parameter_report`]).
     pub parameter_clusters: usize,
     /// Whether the auxiliary network steers step size and radius.
     pub use_auxiliary_nn: bool,

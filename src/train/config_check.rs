@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use super::config::TrainConfig;
-use crate::nn::Precision;
 use crate::{Error, Result};
 
 /// Most steps, and most seconds: far beyond any run, well inside the integers the arithmetic uses.
@@ -34,7 +33,6 @@ impl TrainConfig {
             }
         }
         let numbers = [
-            ("quantizer_scale", self.quantizer_scale, 1e-6, 1e6),
             ("target_bits", self.target_bits, 1.0, 32.0),
             ("auxiliary_nn_learning_rate", self.auxiliary_nn_learning_rate, 0.0, 1.0),
             ("initial_trust_radius", self.initial_trust_radius, 0.001, 1.0),
@@ -53,8 +51,8 @@ impl TrainConfig {
                 return Err(Error::invalid(name, format!("{} to {}", short(least), short(most)), value));
             }
         }
-        if self.quantizer_scale != 1.0 && self.weight_precision() != Precision::FiveLevel {
-            let expected = "1 (only the five-level grid has a scale factor)";
+        if self.quantizer_scale != 1.0 {
+            let expected = "1 (in training the scale follows from the weights)";
             return Err(Error::invalid("quantizer_scale", expected, self.quantizer_scale));
         }
         if self.device != "cpu" {

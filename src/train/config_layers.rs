@@ -4,13 +4,16 @@
 use std::path::Path;
 
 use super::config::TrainConfig;
+use crate::nn::GradPrecision;
 use crate::{Error, Result};
 
 impl TrainConfig {
     /// What a run with the model `name` starts from: the defaults, with step count, batch and learning rate that suit a
     /// preset.
     pub fn for_model(name: &str) -> Self {
-        let base = TrainConfig { model: name.into(), ..Default::default() };
+        // Integer backward products are the fast ones, and unbiased.
+        let gradient_precision = GradPrecision::Int8;
+        let base = TrainConfig { model: name.into(), gradient_precision, ..Default::default() };
         let sized = |max_steps, batch_size, seq_length, base_learning_rate| TrainConfig {
             max_steps,
             batch_size,
@@ -19,7 +22,7 @@ impl TrainConfig {
             ..base.clone()
         };
         match name {
-            "tiny" => sized(600, 8, 128, 4e-3),
+            "tiny" => sized(1000, 8, 128, 4e-3),
             "small" => sized(2000, 8, 256, 2e-3),
             "base" => sized(5000, 8, 256, 1.5e-3),
             "small-plain" | "gpt2-small-plain" => sized(1000, 8, 256, 1e-3),

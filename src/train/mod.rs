@@ -9,6 +9,7 @@ mod config_layers;
 mod language_model;
 mod metrics;
 mod objective;
+mod parameter_report;
 #[cfg(feature = "cli")]
 mod report;
 mod run_directory;
@@ -22,6 +23,7 @@ pub use config::{ScheduleKind, TrainConfig};
 pub use language_model::LanguageModelObjective;
 pub use metrics::{EvaluationMetrics, History, MetricsLog, StepMetrics};
 pub use objective::{Evaluation, Features, Objective};
+pub use parameter_report::{ClusterReport, ParameterReport};
 pub use run_directory::{RunDirectory, resolve_model};
 pub use run_loop::{StopReason, Summary};
 pub use text_run::{LanguageModelTrainer, RunPlace, open_model_tokenizer};

@@ -176,6 +176,7 @@ impl<O: Objective> Trainer<O> {
         if evaluated != Some(self.steps_done) && stop != StopReason::Interrupted {
             self.evaluate()?;
         }
+        self.parameters = self.parameter_report()?;
         self.write_report()?;
         Ok(self.summary(stop))
     }
@@ -203,7 +204,7 @@ impl<O: Objective> Trainer<O> {
         }
         #[cfg(feature = "cli")]
         if let Some((directory, _)) = &self.run {
-            super::report::write(&directory.report(), &self.config, &self.history, &self.baselines)?;
+            super::report::write(&directory.report(), &self.config, &self.history, &self.baselines, &self.parameters)?;
         }
         Ok(())
     }

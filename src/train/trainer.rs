@@ -12,6 +12,7 @@ use super::checkpoint::sha256;
 use super::config::TrainConfig;
 use super::metrics::{EvaluationMetrics, History, MetricsLog, StepMetrics};
 use super::objective::{Features, Objective};
+use super::parameter_report::ParameterReport;
 use super::run_directory::RunDirectory;
 use crate::cluster::DataClustering;
 use crate::dispatch::Context;
@@ -58,6 +59,8 @@ pub struct Trainer<O: Objective> {
     /// Named losses to stand beside the run's, in bits per byte: found when first needed.
     pub(super) pending_baselines: Option<Baselines>,
     pub(super) baselines: Vec<(String, f64)>,
+    /// Found when the run ends.
+    pub(super) parameters: Vec<ParameterReport>,
     schedule: LearningRateSchedule,
     sampler: BatchSampler,
 }
@@ -107,6 +110,7 @@ impl<O: Objective> Trainer<O> {
             cancel: Arc::new(AtomicBool::new(false)),
             pending_baselines: None,
             baselines: Vec::new(),
+            parameters: Vec::new(),
             sampler,
         })
     }

@@ -10,6 +10,7 @@ use plot::{Curve, plot};
 
 use super::config::TrainConfig;
 use super::metrics::{History, StepMetrics};
+use super::parameter_report::ParameterReport;
 use crate::Result;
 use crate::formats::atomic_write;
 
@@ -28,6 +29,7 @@ h1 { font-size: 1.4rem; margin: 0 0 .5rem; } h2 { font-size: 1.1rem; margin: 1.5
 .figures b { display: block; font-size: 1.2rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem; }
 figure { margin: 0; } figcaption { font-weight: 600; } svg { width: 100%; height: auto; display: block; }
+.wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; } td, th { text-align: left; padding: .15rem .8rem .15rem 0;
 border-bottom: 1px solid var(--soft); } td.n { text-align: right; font-variant-numeric: tabular-nums; }
 .settings { columns: 22rem; } .settings div { display: flex; justify-content: space-between; gap: 1rem;
@@ -36,12 +38,23 @@ border-bottom: 1px solid var(--soft); font-size: .85rem; break-inside: avoid; }
 ";
 
 /// Writes the report of a run so far. `baselines`: other models' bits per byte on the same validation text.
-pub(super) fn write(path: &Path, config: &TrainConfig, history: &History, baselines: &[(String, f64)]) -> Result<()> {
-    let page = page(config, history, baselines);
+pub(super) fn write(
+    path: &Path,
+    config: &TrainConfig,
+    history: &History,
+    baselines: &[(String, f64)],
+    parameters: &[ParameterReport],
+) -> Result<()> {
+    let page = page(config, history, baselines, parameters);
     atomic_write(path, |file| file.write(page.as_bytes()))
 }
 
-fn page(config: &TrainConfig, history: &History, baselines: &[(String, f64)]) -> String {
+fn page(
+    config: &TrainConfig,
+    history: &History,
+    baselines: &[(String, f64)],
+    parameters: &[ParameterReport],
+) -> String {
     let title = format!("{}, {} steps", escape(&config.model), history.steps.last().map_or(0, |step| step.step));
     let mut html = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
@@ -68,6 +81,7 @@ fn page(config: &TrainConfig, history: &History, baselines: &[(String, f64)]) ->
     }
     html.push_str("</div>\n");
     comparison(&mut html, history, baselines);
+    parameter_clusters(&mut html, config, parameters);
     html.push_str("<h2>Settings</h2>\n<div class=\"settings\">\n");
     for (name, value) in config.to_table() {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
@@ -115,6 +129,30 @@ fn comparison(html: &mut String, history: &History, baselines: &[(String, f64)])
         let _ = writeln!(html, "<tr><td>{}</td><td class=\"n\">{bits:.3}</td></tr>", escape(name));
     }
     html.push_str("</table>\n");
+}
+
+/// What each cluster of a matrix's rows is worth, and the form suggested for it.
+fn parameter_clusters(html: &mut String, config: &TrainConfig, parameters: &[ParameterReport]) {
+    if parameters.is_empty() {
+        return;
+    }
+    let _ = write!(
+        html,
+        "<h2>Parameter clusters</h2>\n<p>Share of each matrix's weights and of its importance (squared gradient times \
+         weight, last step), and the form suggested under {} bits on average.</p>\n<div class=\"wide\"><table>",
+        config.target_bits
+    );
+    for parameter in parameters {
+        let total: usize = parameter.clusters.iter().map(|cluster| cluster.elements).sum();
+        let _ = write!(html, "<tr><td>{}</td>", escape(&parameter.name));
+        for cluster in &parameter.clusters {
+            let share = 100.0 * cluster.elements as f64 / total.max(1) as f64;
+            let importance = 100.0 * cluster.importance;
+            let _ = write!(html, "<td>{share:.0} %: {importance:.0} %, {:?}</td>", cluster.precision);
+        }
+        html.push_str("</tr>\n");
+    }
+    html.push_str("</table></div>\n");
 }
 
 /// Means of `value` over equal parts of the steps; a part without a finite value is left out.

@@ -34,6 +34,8 @@ pub fn run(report: &Report, context: &Context, ceilings: &Ceilings) -> Result<()
         for tokens in [1, 8, 32, 512] {
             suite.products(tokens)?;
         }
+        suite.int8_matmul()?;
+        suite.kmeans()?;
     }
     Ok(())
 }
@@ -63,6 +65,7 @@ impl Suite<'_> {
         error: Option<f64>,
     ) -> Result<()> {
         let (isa, threads) = (self.context.kernels().isa().name(), self.context.threads());
+        let median_ns = Some(median_ns);
         self.report.line(&Line { family, shape, isa, threads, median_ns, value, unit, ceiling, error })
     }
 
@@ -100,6 +103,42 @@ impl Suite<'_> {
         let error = wrong as f64 / packed.len() as f64;
         let speed = (4.0 * (SIDE * SIDE) as f64 / ns, "GB/s", Some(self.ceilings.stream_gb_per_s));
         self.line("pack", format!("2 bits {SIDE} x {SIDE}"), ns, speed, Some(error))
+    }
+
+    /// The product of two int8 matrices over tokens that gives the gradient of a weight matrix.
+    fn int8_matmul(&self) -> Result<()> {
+        const SIDE: usize = 1024;
+        const TOKENS: usize = 2048;
+        let mut stream = RandomStream::new(3, 0, 0, 0);
+        let mut draw = || -> Vec<i8> { (0..TOKENS * SIDE).map(|_| stream.next_u32() as i8).collect() };
+        let (a, b) = (draw(), draw());
+        let scales = vec![1.0; SIDE];
+        let (mut found, mut expected) = (vec![0.0; SIDE * SIDE], vec![0.0; SIDE * SIDE]);
+        let ns = median_ns(|| self.context.int8_matmul_tn(&a, &b, TOKENS, &scales, &mut found, false));
+        self.reference.int8_matmul_tn(&a, &b, TOKENS, &scales, &mut expected, false);
+        let speed = 2.0 * (SIDE * SIDE * TOKENS) as f64 / ns;
+        let limit = Some(self.ceilings.int8_gop_per_s);
+        let shape = format!("{SIDE} x {SIDE} over {TOKENS} tokens");
+        self.line("int8_matmul", shape, ns, (speed, "GOP/s", limit), Some(deviation(&found, &expected)))
+    }
+
+    /// One assignment of points to centroids.
+    fn kmeans(&self) -> Result<()> {
+        const POINTS: usize = 10_000;
+        const DIM: usize = 64;
+        const K: usize = 10;
+        let points = &self.inputs.weights[..POINTS * DIM];
+        let centroids = &self.inputs.weights[POINTS * DIM..(POINTS + K) * DIM];
+        let mut labels = vec![0; POINTS];
+        let (mut found, mut expected) = (vec![0.0; POINTS], vec![0.0; POINTS]);
+        let assign = |context: &Context, labels: &mut [u32], distances: &mut [f32]| {
+            context.kmeans_assign(points, POINTS, DIM, centroids, K, labels, distances);
+        };
+        let ns = median_ns(|| assign(self.context, &mut labels, &mut found));
+        assign(self.reference, &mut labels, &mut expected);
+        let speed = 2.0 * (POINTS * DIM * K) as f64 / ns;
+        let shape = format!("{POINTS} x {DIM}, {K} centroids");
+        self.line("kmeans", shape, ns, (speed, "GFLOP/s", None), Some(deviation(&found, &expected)))
     }
 
     /// Activations times weights, and the transposed product.

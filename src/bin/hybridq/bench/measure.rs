@@ -23,7 +23,8 @@ pub struct Line {
     pub shape: String,
     pub isa: &'static str,
     pub threads: usize,
-    pub median_ns: f64,
+    /// None for a line that is no time.
+    pub median_ns: Option<f64>,
     pub value: f64,
     pub unit: &'static str,
     /// The machine's limit in the same unit, measured in this run, where there is one.
@@ -49,15 +50,20 @@ impl Report {
             .ceiling
             .map_or(String::new(), |ceiling| format!("  {:3.0} % of {ceiling:.1}", 100.0 * line.value / ceiling));
         let error = line.error.map_or(String::new(), |error| format!("  error {error:.1e}"));
+        let time = line.median_ns.map_or(String::new(), |ns| format!("{ns:.0} ns"));
         crate::write_stdout(&format!(
-            "{:18} {:34} {:11} {:2} threads  {:>12.0} ns  {:>10.2} {}{of_ceiling}{error}\n",
-            line.family, line.shape, line.isa, line.threads, line.median_ns, line.value, line.unit
+            "{:17} {:42} {:11} {:2} threads  {time:>15}  {:>10.2} {}{of_ceiling}{error}\n",
+            line.family, line.shape, line.isa, line.threads, line.value, line.unit
         ))
     }
 }
 
 /// Median time of `work` in nanoseconds, after one run of warm-up.
-pub fn median_ns(mut work: impl FnMut()) -> f64 {
+pub fn median_ns(work: impl FnMut()) -> f64 {
+    median(&mut times_ns(work))
+}
+
+fn times_ns(mut work: impl FnMut()) -> Vec<f64> {
     work();
     let begin = Instant::now();
     let mut times = Vec::new();
@@ -66,7 +72,12 @@ pub fn median_ns(mut work: impl FnMut()) -> f64 {
         work();
         times.push(start.elapsed().as_secs_f64() * 1e9);
     }
-    median(&mut times)
+    times
+}
+
+/// Shortest time: a ceiling is what the machine can do when nothing else disturbs it.
+fn least_ns(work: impl FnMut()) -> f64 {
+    times_ns(work).into_iter().fold(f64::INFINITY, f64::min)
 }
 
 pub fn median(values: &mut [f64]) -> f64 {
@@ -92,7 +103,7 @@ impl Ceilings {
             });
             std::hint::black_box(sum);
         };
-        let stream_gb_per_s = STREAM_BYTES as f64 / median_ns(read);
+        let stream_gb_per_s = STREAM_BYTES as f64 / least_ns(read);
         // 64 outputs x 256 inputs: panels of 16 KiB beside 32 tokens of 8 KiB.
         const ROWS: usize = 64;
         const K: usize = 256;
@@ -114,21 +125,21 @@ impl Ceilings {
             });
         };
         let operations = 2.0 * (ROWS * K * TOKENS * REPEATS * context.threads()) as f64;
-        Ceilings { stream_gb_per_s, int8_gop_per_s: operations / median_ns(product) }
+        Ceilings { stream_gb_per_s, int8_gop_per_s: operations / least_ns(product) }
     }
 
     pub fn report(&self, report: &Report, context: &Context) -> Result<()> {
         let rows = [
-            ("256 MiB read", self.stream_gb_per_s, "GB/s", STREAM_BYTES as f64 / self.stream_gb_per_s),
-            ("int8 products in cache", self.int8_gop_per_s, "GOP/s", f64::NAN),
+            ("256 MiB read, best", self.stream_gb_per_s, "GB/s"),
+            ("int8 products in cache, best", self.int8_gop_per_s, "GOP/s"),
         ];
-        for (shape, value, unit, median_ns) in rows {
+        for (shape, value, unit) in rows {
             report.line(&Line {
                 family: "ceiling",
                 shape: shape.into(),
                 isa: context.kernels().isa().name(),
                 threads: context.threads(),
-                median_ns,
+                median_ns: None,
                 value,
                 unit,
                 ceiling: None,

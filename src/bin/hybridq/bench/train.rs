@@ -30,6 +30,8 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
         batch_size: arguments.batch,
         seq_length: arguments.seq,
         threads: Some(context.threads()),
+        // At the full learning rate from the start, the trust region has something to do.
+        warmup_steps: 0,
         ..TrainConfig::for_model(&arguments.model)
     };
     let mut trainer = LanguageModelTrainer::open(context, config, RunPlace::Nowhere)?;
@@ -49,26 +51,26 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
     let tokens = (arguments.batch * arguments.seq) as f64;
     let shape = format!("{} {} x {}", arguments.model, arguments.batch, arguments.seq);
     let (isa, threads) = (context.kernels().isa().name(), context.threads());
-    let line = |what: &str, median_ns: f64, value: f64, unit: &'static str| {
+    let line = |what: &str, median_ns: Option<f64>, value: f64, unit: &'static str| {
         let shape = if what.is_empty() { shape.clone() } else { format!("{shape}: {what}") };
         report.line(&Line { family: "train", shape, isa, threads, median_ns, value, unit, ceiling: None, error: None })
     };
-    line("", tokens / speed * 1e9, speed, "tokens/s")?;
+    line("", Some(tokens / speed * 1e9), speed, "tokens/s")?;
     let total = steps.last().map_or(0.0, |step| step.seconds) - seconds_before;
     let mut rest = total;
     for (name, time) in after {
         let time = time.saturating_sub(before.get(&name).copied().unwrap_or_default()).as_secs_f64();
         rest -= time;
-        line(&name, time * 1e9 / arguments.steps as f64, 100.0 * time / total, "% of a step")?;
+        line(&name, Some(time * 1e9 / arguments.steps as f64), 100.0 * time / total, "% of a step")?;
     }
     let what = "batch, clip, optimizer, quantize";
-    line(what, rest * 1e9 / arguments.steps as f64, 100.0 * rest / total, "% of a step")?;
-    line("constraint active", f64::NAN, 100.0 * active, "% of steps")?;
+    line(what, Some(rest * 1e9 / arguments.steps as f64), 100.0 * rest / total, "% of a step")?;
+    line("constraint active", None, 100.0 * active, "% of steps")?;
     if let Some(executor) = trainer.objective().executor() {
-        line("activations", f64::NAN, executor.planned_bytes() as f64 / (1 << 20) as f64, "MiB")?;
+        line("activations", None, executor.planned_bytes() as f64 / (1 << 20) as f64, "MiB")?;
     }
     if let Some(bytes) = peak_memory() {
-        line("peak memory of the process", f64::NAN, bytes / (1 << 20) as f64, "MiB")?;
+        line("peak memory of the process", None, bytes / (1 << 20) as f64, "MiB")?;
     }
     Ok(())
 }

@@ -14,6 +14,10 @@ struct Run {
     learning_rates: Vec<f64>,
     losses: Vec<f64>,
     gradient_norms: Vec<f64>,
+    /// How far PyTorch's own gradients in f32 and f64 arithmetic are apart.
+    gradient_spread: f64,
+    /// Sequences of the first batch whose first tokens have gradients in short.safetensors.
+    short: Vec<usize>,
 }
 
 fn folder() -> Option<PathBuf> {
@@ -56,6 +60,17 @@ fn compare(folder: &Path, tolerance: f64) {
     let all = batches.elements::<i32>("tokens", &shape).unwrap();
     let (sequences, length) = (shape[1], shape[2] - 1);
     let mut executor = Executor::new(&model.plan, Mode::Train, sequences * length);
+    model.store.quantize(&context).unwrap();
+    assert!(!run.short.is_empty(), "no stretch for the sharp comparison");
+    let short = SafetensorsFile::open(folder.join("short.safetensors")).unwrap();
+    for sequence in run.short {
+        let ids: Vec<u32> = all[sequence * (length + 1)..][..9].iter().map(|&id| id as u32).collect();
+        let batch = Batch { tokens: &ids[..8], targets: &ids[1..], sequences: 1, length: 8 };
+        model.store.zero_gradients();
+        executor.step(&model.plan, &context, &mut model.store, batch, StepRandomness::default(), 1.0).unwrap();
+        let what = format!("8 tokens of sequence {sequence}");
+        compare_gradients(&what, &model, &short, &format!("{sequence}."), 1e-3);
+    }
     let moments = model.store.ids().map(|id| [(); 2].map(|()| vec![0f64; model.store.spec(id).len()])).collect();
     let mut optimizer = Reference { moments };
     let mut worst_loss = 0f64;
@@ -70,7 +85,9 @@ fn compare(folder: &Path, tolerance: f64) {
         let randomness = StepRandomness { seed: 0, step: step as u32 };
         let loss = executor.step(&model.plan, &context, &mut model.store, batch, randomness, 1.0).unwrap();
         if step == 0 {
-            compare_gradients(&model, &gradients);
+            // int8 activations on a rounding edge make whole batches differ, PyTorch's f32 from its f64 as well.
+            let bound = (1.5 * run.gradient_spread).max(1e-3);
+            compare_gradients("the first batch", &model, &gradients, "", bound);
         }
         let all = model.store.gradients_mut();
         let norm = all.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
@@ -89,24 +106,23 @@ fn compare(folder: &Path, tolerance: f64) {
     println!("{}: largest relative difference of a loss {worst_loss:.2e}", folder.display());
 }
 
-/// `||ours - theirs|| / ||theirs||` below 1e-3 for every parameter.
-fn compare_gradients(model: &Model, theirs: &SafetensorsFile) {
+/// `||ours - theirs|| / ||theirs||` below `bound` for every parameter.
+fn compare_gradients(what: &str, model: &Model, theirs: &SafetensorsFile, prefix: &str, bound: f64) {
     let mut worst = (0f64, String::new());
     for id in model.store.ids() {
         let spec = model.store.spec(id);
         let mut expected = vec![0f32; spec.len()];
-        theirs.read_f32(&spec.name, &spec.shape, &mut expected).unwrap();
+        theirs.read_f32(&format!("{prefix}{}", spec.name), &spec.shape, &mut expected).unwrap();
         let pairs = model.store.gradient(id).iter().zip(&expected);
         let difference: f64 = pairs.map(|(&ours, &theirs)| (f64::from(ours) - f64::from(theirs)).powi(2)).sum();
         let norm: f64 = expected.iter().map(|&g| f64::from(g).powi(2)).sum();
         let relative = (difference / norm.max(1e-300)).sqrt();
-        println!("  {relative:.2e} {}", spec.name);
         if relative > worst.0 {
             worst = (relative, spec.name.clone());
         }
     }
-    println!("largest relative difference of a gradient: {:.2e} ({})", worst.0, worst.1);
-    assert!(worst.0 < 1e-3, "gradient of {} differs by {:.2e}", worst.1, worst.0);
+    println!("{what}: largest relative difference of a gradient {:.2e} ({}), bound {bound:.2e}", worst.0, worst.1);
+    assert!(worst.0 < bound, "{what}: gradient of {} differs by {:.2e}", worst.1, worst.0);
 }
 
 #[test]

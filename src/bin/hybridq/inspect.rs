@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use clap::Args;
 use hybridq::Result;
 use hybridq::formats::inspect;
+use hybridq::train::resolve_model;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// A safetensors file (a model, a checkpoint) or a folder of them
+    /// A safetensors file (a model, a checkpoint), a folder of them, or a run
     path: PathBuf,
 }
 
@@ -18,7 +19,9 @@ pub struct Arguments {
 const VALUE_CHARACTERS: usize = 120;
 
 pub fn run(arguments: &Arguments) -> Result<u8> {
-    let found = inspect(&arguments.path)?;
+    // A run is inspected by its model.
+    let is_run = arguments.path.join("config.toml").is_file();
+    let found = inspect(&if is_run { resolve_model(&arguments.path)? } else { arguments.path.clone() })?;
     let mut text = String::new();
     for file in &found.files {
         let _ = writeln!(text, "{}  {} bytes", file.path.display(), file.bytes);

@@ -1,12 +1,19 @@
 //! What a run shows while it goes on: a bar on a terminal, else plain lines.
 #![forbid(unsafe_code)]
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use hybridq::data::Split;
 use hybridq::dispatch::Context;
 use hybridq::train::{LanguageModelTrainer, Progress, StepMetrics};
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Prints a line; a closed pipe must not end a training run.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
 
 pub struct ProgressLines {
     bar: Option<ProgressBar>,
@@ -28,9 +35,9 @@ impl ProgressLines {
         let model = objective.model();
         let text = objective.dataset();
         if let Some(directory) = trainer.directory() {
-            println!("run    {}", directory.root().display());
+            say!("run    {}", directory.root().display());
         }
-        println!(
+        say!(
             "model  {}: {} parameters, {} layers x {}, {} weights",
             config.model,
             model.store.total_elements(),
@@ -39,8 +46,8 @@ impl ProgressLines {
             name_of(&model.config.precision)
         );
         let (training, validation) = (text.tokens(Split::Training), text.tokens(Split::Validation));
-        println!("text   {training} training tokens, {validation} validation tokens");
-        println!(
+        say!("text   {training} training tokens, {validation} validation tokens");
+        say!(
             "steps  {} of {} x {} tokens, {} optimizer, {} threads, {}",
             config.max_steps,
             config.batch_size * config.grad_accumulation,
@@ -50,7 +57,7 @@ impl ProgressLines {
             context.kernels().isa().name()
         );
         if trainer.steps_done() > 0 {
-            println!("goes on after step {}", trainer.steps_done());
+            say!("goes on after step {}", trainer.steps_done());
         }
         if let Some(bar) = &self.bar {
             bar.set_length(config.max_steps);
@@ -67,7 +74,7 @@ impl ProgressLines {
                 bar.set_message(describe(step));
             }
             (Progress::Step(step), None) if step.step == 1 || step.step.is_multiple_of(interval) => {
-                println!("step {:6}  {}", step.step, describe(step));
+                say!("step {:6}  {}", step.step, describe(step));
             }
             (Progress::Evaluation(evaluation), bar) => {
                 let bits =
@@ -75,7 +82,7 @@ impl ProgressLines {
                 let line = format!("step {:6}  validation loss {:.4}{bits}", evaluation.step, evaluation.val_loss);
                 match bar {
                     Some(bar) => bar.println(line),
-                    None => println!("{line}"),
+                    None => say!("{line}"),
                 }
             }
             _ => {}

@@ -191,7 +191,7 @@ impl ModelConfig {
         divides("num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)?;
         divides("num_key_value_heads", self.num_key_value_heads, "num_attention_heads", self.num_attention_heads)?;
         let plain = self.model_type == ModelType::Plain;
-        if !plain && self.head_dim() % 2 != 0 {
+        if !plain && !self.head_dim().is_multiple_of(2) {
             let expected = "hidden_size / num_attention_heads even (rotary pairs)";
             return Err(Error::invalid("num_attention_heads", expected, self.head_dim()));
         }

@@ -12,9 +12,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cat > "$work/model.json" <<'JSON'
 {"model_type": "bitnet", "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2,
- "num_key_value_heads": 2, "vocab_size": 256, "max_position_embeddings": 64}
+ "vocab_size": 256, "max_position_embeddings": 64, "hidden_act": "silu"}
 JSON
-train=("$hybridq" train --data "$data" --model "$work/model.json" --seq 64 --batch 8 --steps 1200 --seed 5
+train=("$hybridq" train --data "$data" --model "$work/model.json" --seq 64 --batch 8 --steps 500 --seed 5
     --checkpoint-every 50 --eval-every 100 --eval-windows 8)
 
 # Metrics without the keys that hold times.

@@ -30,7 +30,7 @@ pub struct BufferSpec {
 /// One step of a plan, forward and backward side by side.
 ///
 /// Contract: a buffer is written by one operation only. `backward` reads gradients of [`Operation::outputs`] and
-/// *overwrites* the gradients of [`Operation::inputs`] handed out by [`Pass::take_gradient`]; the executor adds them up
+/// *overwrites* the gradients of [`Operation::inputs`] handed out by [`super::Buffers::take_gradient`]; the executor adds them up
 /// where a buffer has several readers. Gradients of parameters are *added to* the store.
 pub trait Operation: std::fmt::Debug + Send + Sync {
     /// A short name for errors and profiles (`linear`).

@@ -3,11 +3,14 @@
 //! [`check`] builds a plan `source -> operations -> loss`: the source copies parameters into buffers, so that gradients
 //! of inputs are gradients of parameters too; the loss is a fixed random weighting of the output, summed in f64.
 
+use std::sync::Arc;
+
 use hybridq::Result;
 use hybridq::dispatch::{Context, ContextOptions};
+use hybridq::nn::ops::{AttentionShape, RotaryTable};
 use hybridq::nn::{
-    Batch, BufferId, BufferKind, Executor, Init, Mode, Operation, ParamId, ParamKind, ParamStore, Pass, PlanBuilder,
-    Precision, StepRandomness,
+    Batch, BufferId, BufferKind, Executor, GradPrecision, Init, Mode, Operation, ParamId, ParamKind, ParamStore, Pass,
+    PlanBuilder, Precision, StepRandomness,
 };
 use hybridq::tensor::RandomStream;
 
@@ -84,6 +87,9 @@ impl Operation for WeightedSum {
     }
 }
 
+/// Token ids are below this.
+const VOCABULARY: usize = 7;
+
 /// A plan under construction: sources are declared with [`Harness::input`], parameters on `builder`.
 struct Harness {
     builder: PlanBuilder,
@@ -100,27 +106,39 @@ impl Harness {
         y
     }
 
+    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> ParamId {
+        let init = Init::Normal { std: 1.0 };
+        self.builder.parameter(name, &[rows, cols], ParamKind::Linear, Precision::F32, init)
+    }
+
     fn vector(&mut self, name: &str, width: usize) -> ParamId {
         self.builder.parameter(name, &[width], ParamKind::Gain, Precision::F32, Init::Normal { std: 1.0 })
     }
 }
 
 /// Compares the gradient of every parameter of the plan that `build` writes with central differences. Sequences of
-/// `length` tokens; `tolerance` is relative to the largest gradient of the parameter.
-fn check(sequences: usize, length: usize, tolerance: f64, build: impl FnOnce(&mut Harness) -> BufferId) {
+/// `length` tokens below [`VOCABULARY`]; `tolerance` is relative to the largest gradient of the parameter. A plan that
+/// ends in its own loss gives no buffer.
+fn check<Output: Into<Option<BufferId>>>(
+    sequences: usize,
+    length: usize,
+    tolerance: f64,
+    build: impl FnOnce(&mut Harness) -> Output,
+) {
     let tokens = sequences * length;
     let mut harness = Harness { builder: PlanBuilder::new(), tokens };
-    let x = build(&mut harness);
-    let width = harness.builder.buffer_spec(x).width;
-    let mut stream = RandomStream::new(11, 2, 0, 0);
-    let weights = (0..tokens * width).map(|_| stream.normal() as f32).collect();
-    harness.builder.push(WeightedSum { x, weights });
+    if let Some(x) = build(&mut harness).into() {
+        let width = harness.builder.buffer_spec(x).width;
+        let mut stream = RandomStream::new(11, 2, 0, 0);
+        let weights = (0..tokens * width).map(|_| stream.normal() as f32).collect();
+        harness.builder.push(WeightedSum { x, weights });
+    }
     let (plan, specs) = harness.builder.finish();
     let mut store = ParamStore::new(specs).unwrap();
     store.initialize(5);
     let context = Context::new(ContextOptions { threads: Some(2), isa: None }).unwrap();
     let mut executor = Executor::new(&plan, Mode::Train, tokens);
-    let ids = vec![0; tokens];
+    let ids: Vec<u32> = (0..tokens).map(|token| (token * token % VOCABULARY) as u32).collect();
     let batch = Batch { tokens: &ids, targets: &ids, sequences, length };
     let mut step = |store: &mut ParamStore| {
         store.zero_gradients();
@@ -216,5 +234,70 @@ fn dropout_and_several_readers() {
         let x = harness.input("x", 19);
         let dropped = harness.builder.dropout(x, 0.3);
         harness.builder.add(x, dropped)
+    });
+}
+
+#[test]
+fn embeddings_add_up_over_equal_tokens() {
+    check(2, 5, 1e-3, |harness| {
+        let table = harness.matrix("table", VOCABULARY, 9);
+        let positions = harness.matrix("positions", 5, 9);
+        let x = harness.builder.embedding(table);
+        let y = harness.builder.position_embedding(x, positions);
+        // Twice, so that the gradient of the table is a sum over two readers as well.
+        harness.builder.add(x, y)
+    });
+}
+
+#[test]
+fn linear() {
+    for (length, inputs, outputs) in [(1, 1, 1), (3, 17, 5), (66, 4, 67)] {
+        check(1, length, 1e-3, |harness| {
+            let x = harness.input("x", inputs);
+            let (weight, bias) = (harness.matrix("weight", outputs, inputs), harness.vector("bias", outputs));
+            harness.builder.linear(x, weight, Some(bias), GradPrecision::F32)
+        });
+    }
+}
+
+#[test]
+fn rope() {
+    check(2, 3, 1e-3, |harness| {
+        let x = harness.input("x", 12);
+        harness.builder.rope(x, &Arc::new(RotaryTable::new(4, 4, 100.0)))
+    });
+}
+
+#[test]
+fn attention_of_several_blocks() {
+    for length in [1, 3, 63, 64, 67] {
+        check(1, length, 2e-3, |harness| {
+            let qkv = harness.input("qkv", 3 * 2);
+            let shape = AttentionShape { heads: 2, kv_heads: 2, head_dim: 1, window: None };
+            harness.builder.attention_fused(qkv, shape)
+        });
+    }
+}
+
+#[test]
+fn attention_of_grouped_heads_in_a_window() {
+    for (length, window) in [(5, None), (5, Some(2)), (5, Some(3)), (70, Some(4)), (70, Some(66))] {
+        check(2, length, 2e-3, |harness| {
+            let [q, k, v] = [("q", 4), ("k", 2), ("v", 2)].map(|(name, heads)| harness.input(name, heads));
+            let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 1, window };
+            harness.builder.attention(q, k, v, shape)
+        });
+    }
+}
+
+#[test]
+fn language_model_head_on_a_shared_table() {
+    check(2, 9, 1e-3, |harness| {
+        let table = harness.matrix("table", VOCABULARY, 5);
+        let x = harness.builder.embedding(table);
+        let mixed = harness.matrix("mixed", 5, 5);
+        let y = harness.builder.linear(x, mixed, None, GradPrecision::F32);
+        harness.builder.language_model_head(y, table);
+        None
     });
 }

@@ -105,6 +105,9 @@ fn killed_runs_go_on_exactly() {
         kill_when(child, written);
         resume(folder.path(), &out);
         assert_eq!(metrics(&run), whole, "killed after {lines} lines");
+        // As after a kill between the last checkpoint and the end.
+        resume(folder.path(), &out);
+        assert_eq!(metrics(&run), whole, "resumed once more after its end");
     }
 }
 

@@ -135,7 +135,8 @@ impl<O: Objective> Trainer<O> {
     pub fn run(&mut self) -> Result<Summary> {
         let start = Instant::now();
         let mut checkpointed = None;
-        let mut evaluated = None;
+        // A run may have died between its last evaluation and its end: that evaluation is not done twice.
+        let mut evaluated = self.history.evaluations.last().map(|evaluation| evaluation.step);
         let stop = loop {
             if self.steps_done >= self.config.max_steps {
                 break StopReason::Finished;

@@ -13,6 +13,8 @@ use hybridq::nn::{Batch, Executor, Mode, ParamKind, StepRandomness};
 struct Run {
     learning_rates: Vec<f64>,
     losses: Vec<f64>,
+    /// The losses in f64 arithmetic.
+    exact_losses: Vec<f64>,
     gradient_norms: Vec<f64>,
     /// How far PyTorch's own gradients in f32 and f64 arithmetic are apart.
     gradient_spread: f64,
@@ -73,7 +75,7 @@ fn compare(folder: &Path, tolerance: f64) {
     }
     let moments = model.store.ids().map(|id| [(); 2].map(|()| vec![0f64; model.store.spec(id).len()])).collect();
     let mut optimizer = Reference { moments };
-    let mut worst_loss = 0f64;
+    let (mut worst_loss, mut together, mut compared) = (0f64, true, 0);
     for (step, batch) in all.chunks(sequences * (length + 1)).enumerate() {
         let ids = |from: usize| -> Vec<u32> {
             batch.chunks(length + 1).flat_map(|row| row[from..from + length].iter().map(|&id| id as u32)).collect()
@@ -99,11 +101,18 @@ fn compare(folder: &Path, tolerance: f64) {
             "step {step}: loss {loss:.6} (PyTorch {:.6}), gradient norm {norm:.5} ({:.5})",
             expected.0, expected.1
         );
-        assert!(off < tolerance, "step {step}: loss {loss}, PyTorch {}", run.losses[step]);
-        worst_loss = worst_loss.max(off);
+        // Where rounding alone has driven PyTorch's own runs apart, there is nothing left to compare with.
+        let spread = (run.losses[step] / run.exact_losses[step] - 1.0).abs();
+        together = together && spread < 0.5 * tolerance;
+        if together {
+            assert!(off < tolerance, "step {step}: loss {loss}, PyTorch {}", run.losses[step]);
+            worst_loss = worst_loss.max(off);
+            compared += 1;
+        }
         optimizer.step(&mut model, run.learning_rates[step], step as i32 + 1);
     }
-    println!("{}: largest relative difference of a loss {worst_loss:.2e}", folder.display());
+    println!("{}: {compared} steps, largest relative difference of a loss {worst_loss:.2e}", folder.display());
+    assert!(compared >= 10, "PyTorch agrees with itself on the first {compared} losses only");
 }
 
 /// `||ours - theirs|| / ||theirs||` below `bound` for every parameter.

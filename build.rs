@@ -17,6 +17,8 @@ const ISAS: &[(&str, &[&str], &[&str])] = &[
         &["-mavx2", "-mfma", "-mpopcnt", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"],
     ),
     ("neon", &["aarch64"], &[]),
+    ("neondotprod", &["aarch64"], &["-march=armv8.2-a+dotprod"]),
+    ("neoni8mm", &["aarch64"], &["-march=armv8.2-a+dotprod+i8mm"]),
 ];
 
 const AVX512: [&str; 7] = ["-mavx2", "-mfma", "-mpopcnt", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"];
@@ -74,6 +76,10 @@ fn compile_isa(isa: &str, flags: &[&str]) {
                 return;
             }
             build.flag(flag);
+        }
+        if isa.starts_with("neon") {
+            // gcc's first scheduling pass moves loads up until accumulators no longer fit the registers.
+            build.flag_if_supported("-fno-schedule-insns");
         }
     }
     build.compile(&format!("hqk_{isa}"));

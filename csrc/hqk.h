@@ -18,7 +18,9 @@
     DECLARE(avxvnni)           \
     DECLARE(avx512)            \
     DECLARE(avx512vnni)        \
-    DECLARE(neon)
+    DECLARE(neon)              \
+    DECLARE(neondotprod)       \
+    DECLARE(neoni8mm)
 
 /* norm: reductions in 16 fixed f64 lanes, and scaling. */
 #define HQK_NORM(isa)                                                                \

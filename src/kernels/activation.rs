@@ -75,6 +75,23 @@ impl ActivationKernels {
                 relu2_gate_backward: c::hqk_relu2_gate_backward_avx512,
             };
         }
+        #[cfg(hqk_neon)]
+        if isa.includes(Isa::Neon) {
+            kernels = ActivationKernels {
+                exp_values: c::hqk_exp_values_neon,
+                log_values: c::hqk_log_values_neon,
+                tanh_values: c::hqk_tanh_values_neon,
+                sigmoid_values: c::hqk_sigmoid_values_neon,
+                gelu: c::hqk_gelu_neon,
+                gelu_backward: c::hqk_gelu_backward_neon,
+                relu2: c::hqk_relu2_neon,
+                relu2_backward: c::hqk_relu2_backward_neon,
+                silu_gate: c::hqk_silu_gate_neon,
+                silu_gate_backward: c::hqk_silu_gate_backward_neon,
+                relu2_gate: c::hqk_relu2_gate_neon,
+                relu2_gate_backward: c::hqk_relu2_gate_backward_neon,
+            };
+        }
         let _ = isa;
         kernels
     }

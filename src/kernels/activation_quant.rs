@@ -57,6 +57,15 @@ impl ActivationQuantKernels {
                 columns_stochastic: c::hqk_quantize_columns_stochastic_avx512,
             };
         }
+        #[cfg(hqk_neon)]
+        if isa.includes(Isa::Neon) {
+            kernels = ActivationQuantKernels {
+                rows: c::hqk_quantize_rows_neon,
+                rows_stochastic: c::hqk_quantize_rows_stochastic_neon,
+                column_scales: c::hqk_column_scales_neon,
+                columns_stochastic: c::hqk_quantize_columns_stochastic_neon,
+            };
+        }
         let _ = isa;
         kernels
     }

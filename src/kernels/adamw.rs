@@ -59,6 +59,10 @@ impl AdamWKernels {
         if isa.includes(Isa::Avx512) {
             kernels = AdamWKernels { moments: c::hqk_adamw_moments_avx512, apply: c::hqk_adamw_apply_avx512 };
         }
+        #[cfg(hqk_neon)]
+        if isa.includes(Isa::Neon) {
+            kernels = AdamWKernels { moments: c::hqk_adamw_moments_neon, apply: c::hqk_adamw_apply_neon };
+        }
         let _ = isa;
         kernels
     }

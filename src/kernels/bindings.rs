@@ -72,6 +72,30 @@ unsafe extern "C" {
 unsafe extern "C" {
     pub fn hqk_scale_neon(x: *mut f32, n: usize, factor: f32);
 }
+unsafe extern "C" {
+    pub fn hqk_abs_sum_neondotprod(x: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_sum_squares_neondotprod(x: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_dot_neondotprod(x: *const f32, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_scale_neondotprod(x: *mut f32, n: usize, factor: f32);
+}
+unsafe extern "C" {
+    pub fn hqk_abs_sum_neoni8mm(x: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_sum_squares_neoni8mm(x: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_dot_neoni8mm(x: *const f32, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_scale_neoni8mm(x: *mut f32, n: usize, factor: f32);
+}
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct hqk_adamw_settings {
@@ -223,6 +247,52 @@ unsafe extern "C" {
         weight: *mut f32,
     );
 }
+unsafe extern "C" {
+    pub fn hqk_adamw_moments_neondotprod(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        first_moment: *mut f32,
+        second_moment: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_apply_neondotprod(
+        gradient: *const f32,
+        first_moment: *const f32,
+        second_moment: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        keep: f32,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_moments_neoni8mm(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        first_moment: *mut f32,
+        second_moment: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_apply_neoni8mm(
+        gradient: *const f32,
+        first_moment: *const f32,
+        second_moment: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        keep: f32,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct hqk_sgd_settings {
@@ -343,6 +413,46 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_sgd_apply_neon(
+        gradient: *const f32,
+        velocity: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_velocity_neondotprod(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        velocity: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_apply_neondotprod(
+        gradient: *const f32,
+        velocity: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_velocity_neoni8mm(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        velocity: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_apply_neoni8mm(
         gradient: *const f32,
         velocity: *const f32,
         n: usize,
@@ -850,6 +960,172 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_ternary_pack_neondotprod(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_neondotprod(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_neondotprod(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_neondotprod(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_neondotprod(block: *const u8, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_transposed_neondotprod(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        panels: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_neondotprod(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_i32_neondotprod(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_neondotprod(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_neondotprod(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_pack_neoni8mm(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_neoni8mm(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_neoni8mm(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_neoni8mm(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_neoni8mm(block: *const u8, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_transposed_neoni8mm(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        panels: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_neoni8mm(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_i32_neoni8mm(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_neoni8mm(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_neoni8mm(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_quantize_rows_portable(
         x: *const f32,
         rows: usize,
@@ -1114,6 +1390,94 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_quantize_rows_neondotprod(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_stochastic_neondotprod(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        draws: *const u32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_column_scales_neondotprod(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        stride: usize,
+        row_factors: *const f32,
+        scales: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_columns_stochastic_neondotprod(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        scales: *const f32,
+        draws: *const u32,
+        values: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_neoni8mm(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_stochastic_neoni8mm(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        draws: *const u32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_column_scales_neoni8mm(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        stride: usize,
+        row_factors: *const f32,
+        scales: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_columns_stochastic_neoni8mm(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        scales: *const f32,
+        draws: *const u32,
+        values: *mut i8,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_softmax_rows_portable(
         x: *mut f32,
         rows: usize,
@@ -1290,6 +1654,56 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_cross_entropy_losses_rows_neon(
+        logits: *const f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_softmax_rows_neondotprod(x: *mut f32, rows: usize, width: usize, scale: f32, ranges: *const u32, lse: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_softmax_backward_rows_neondotprod(p: *const f32, rows: usize, width: usize, scale: f32, gradient: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_rows_neondotprod(
+        logits: *mut f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        gradient_scale: f32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_losses_rows_neondotprod(
+        logits: *const f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_softmax_rows_neoni8mm(x: *mut f32, rows: usize, width: usize, scale: f32, ranges: *const u32, lse: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_softmax_backward_rows_neoni8mm(p: *const f32, rows: usize, width: usize, scale: f32, gradient: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_rows_neoni8mm(
+        logits: *mut f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        gradient_scale: f32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_losses_rows_neoni8mm(
         logits: *const f32,
         rows: usize,
         vocabulary: usize,
@@ -1589,6 +2003,106 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_relu2_gate_backward_neon(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_exp_values_neondotprod(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_log_values_neondotprod(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tanh_values_neondotprod(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_sigmoid_values_neondotprod(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_neondotprod(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_backward_neondotprod(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_neondotprod(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_backward_neondotprod(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_neondotprod(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_backward_neondotprod(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_neondotprod(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_backward_neondotprod(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_exp_values_neoni8mm(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_log_values_neoni8mm(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tanh_values_neoni8mm(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_sigmoid_values_neoni8mm(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_neoni8mm(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_backward_neoni8mm(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_neoni8mm(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_backward_neoni8mm(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_neoni8mm(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_backward_neoni8mm(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_neoni8mm(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_backward_neoni8mm(
         gate: *const f32,
         up: *const f32,
         dy: *const f32,
@@ -1964,6 +2478,128 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_rms_norm_rows_neondotprod(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_quantize_rows_neondotprod(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_backward_rows_neondotprod(
+        x: *const f32,
+        gain: *const f32,
+        inverses: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_rows_neondotprod(
+        x: *const f32,
+        gain: *const f32,
+        bias: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        statistics: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_backward_rows_neondotprod(
+        x: *const f32,
+        gain: *const f32,
+        statistics: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+        bias_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_rows_neoni8mm(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_quantize_rows_neoni8mm(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_backward_rows_neoni8mm(
+        x: *const f32,
+        gain: *const f32,
+        inverses: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_rows_neoni8mm(
+        x: *const f32,
+        gain: *const f32,
+        bias: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        statistics: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_backward_rows_neoni8mm(
+        x: *const f32,
+        gain: *const f32,
+        statistics: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+        bias_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_dropout_portable(
         x: *const f32,
         n: usize,
@@ -2030,6 +2666,32 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_dropout_neon(
+        x: *const f32,
+        n: usize,
+        key: *const u32,
+        tensor: u32,
+        step: u32,
+        first: u64,
+        threshold: u32,
+        factor: f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_dropout_neondotprod(
+        x: *const f32,
+        n: usize,
+        key: *const u32,
+        tensor: u32,
+        step: u32,
+        first: u64,
+        threshold: u32,
+        factor: f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_dropout_neoni8mm(
         x: *const f32,
         n: usize,
         key: *const u32,
@@ -2162,6 +2824,50 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_int8_product_neon(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        accumulate: ::core::ffi::c_int,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_int8_geometry_neondotprod(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_a_neondotprod(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_neondotprod(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_product_neondotprod(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        accumulate: ::core::ffi::c_int,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_int8_geometry_neoni8mm(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_a_neoni8mm(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_neoni8mm(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_product_neoni8mm(
         a_panel: *const u8,
         b_panel: *const u8,
         tokens: usize,
@@ -2384,6 +3090,76 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_kmeans_panels_neondotprod(
+        centroids: *const f32,
+        k: usize,
+        dim: usize,
+        panels: *mut f32,
+        norms: *mut f32,
+        max_norm: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_assign_neondotprod(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroids: *const f32,
+        k: usize,
+        panels: *const f32,
+        norms: *const f32,
+        max_norm: f64,
+        scratch: *mut f32,
+        labels: *mut u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_sums_neondotprod(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        labels: *const u32,
+        sums: *mut f64,
+        counts: *mut u64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_panels_neoni8mm(
+        centroids: *const f32,
+        k: usize,
+        dim: usize,
+        panels: *mut f32,
+        norms: *mut f32,
+        max_norm: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_assign_neoni8mm(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroids: *const f32,
+        k: usize,
+        panels: *const f32,
+        norms: *const f32,
+        max_norm: f64,
+        scratch: *mut f32,
+        labels: *mut u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_sums_neoni8mm(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        labels: *const u32,
+        sums: *mut f64,
+        counts: *mut u64,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_pack5_portable(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
 }
 unsafe extern "C" {
@@ -2418,4 +3194,16 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_unpack5_neon(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_neondotprod(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_unpack5_neondotprod(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_neoni8mm(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_unpack5_neoni8mm(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
 }

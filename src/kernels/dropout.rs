@@ -23,6 +23,10 @@ impl DropoutKernels {
         if isa.includes(Isa::Avx512) {
             kernels = DropoutKernels { dropout: c::hqk_dropout_avx512 };
         }
+        #[cfg(hqk_neon)]
+        if isa.includes(Isa::Neon) {
+            kernels = DropoutKernels { dropout: c::hqk_dropout_neon };
+        }
         let _ = isa;
         kernels
     }

@@ -42,6 +42,33 @@ impl Int8Kernels {
                 product: c::hqk_int8_product_avx512vnni,
             };
         }
+        #[cfg(hqk_neon)]
+        if isa.includes(Isa::Neon) {
+            kernels = Int8Kernels {
+                geometry: c::hqk_int8_geometry_neon,
+                pack_a: c::hqk_int8_pack_a_neon,
+                pack_b: c::hqk_int8_pack_b_neon,
+                product: c::hqk_int8_product_neon,
+            };
+        }
+        #[cfg(hqk_neondotprod)]
+        if isa.includes(Isa::NeonDotprod) {
+            kernels = Int8Kernels {
+                geometry: c::hqk_int8_geometry_neondotprod,
+                pack_a: c::hqk_int8_pack_a_neondotprod,
+                pack_b: c::hqk_int8_pack_b_neondotprod,
+                product: c::hqk_int8_product_neondotprod,
+            };
+        }
+        #[cfg(hqk_neoni8mm)]
+        if isa.includes(Isa::NeonI8mm) {
+            kernels = Int8Kernels {
+                geometry: c::hqk_int8_geometry_neoni8mm,
+                pack_a: c::hqk_int8_pack_a_neoni8mm,
+                pack_b: c::hqk_int8_pack_b_neoni8mm,
+                product: c::hqk_int8_product_neoni8mm,
+            };
+        }
         let _ = isa;
         kernels
     }

@@ -105,7 +105,8 @@ impl Isa {
             Isa::Avx512 => cfg!(hqk_avx512),
             Isa::Avx512Vnni => cfg!(hqk_avx512vnni),
             Isa::Neon => cfg!(hqk_neon),
-            Isa::NeonDotprod | Isa::NeonI8mm => false,
+            Isa::NeonDotprod => cfg!(hqk_neondotprod),
+            Isa::NeonI8mm => cfg!(hqk_neoni8mm),
         }
     }
 

@@ -47,6 +47,14 @@ impl KMeansKernels {
                 sums: c::hqk_kmeans_sums_avx2,
             };
         }
+        #[cfg(hqk_neon)]
+        if isa.includes(Isa::Neon) {
+            kernels = KMeansKernels {
+                panels: c::hqk_kmeans_panels_neon,
+                assign: c::hqk_kmeans_assign_neon,
+                sums: c::hqk_kmeans_sums_neon,
+            };
+        }
         let _ = isa;
         kernels
     }

@@ -39,6 +39,15 @@ impl NormKernels {
                 scale: c::hqk_scale_avx512,
             };
         }
+        #[cfg(hqk_neon)]
+        if isa.includes(Isa::Neon) {
+            kernels = NormKernels {
+                abs_sum: c::hqk_abs_sum_neon,
+                sum_squares: c::hqk_sum_squares_neon,
+                dot: c::hqk_dot_neon,
+                scale: c::hqk_scale_neon,
+            };
+        }
         let _ = isa;
         kernels
     }

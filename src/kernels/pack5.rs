@@ -18,6 +18,10 @@ impl Pack5Kernels {
         if isa.includes(Isa::Avx2) {
             kernels = Pack5Kernels { pack: c::hqk_pack5_avx2, unpack: c::hqk_unpack5_avx2 };
         }
+        #[cfg(hqk_neon)]
+        if isa.includes(Isa::Neon) {
+            kernels = Pack5Kernels { pack: c::hqk_pack5_neon, unpack: c::hqk_unpack5_neon };
+        }
         let _ = isa;
         kernels
     }

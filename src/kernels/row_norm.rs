@@ -52,6 +52,16 @@ impl RowNormKernels {
                 layer_norm_backward: c::hqk_layer_norm_backward_rows_avx512,
             };
         }
+        #[cfg(hqk_neon)]
+        if isa.includes(Isa::Neon) {
+            kernels = RowNormKernels {
+                rms_norm: c::hqk_rms_norm_rows_neon,
+                rms_norm_quantize: c::hqk_rms_norm_quantize_rows_neon,
+                rms_norm_backward: c::hqk_rms_norm_backward_rows_neon,
+                layer_norm: c::hqk_layer_norm_rows_neon,
+                layer_norm_backward: c::hqk_layer_norm_backward_rows_neon,
+            };
+        }
         let _ = isa;
         kernels
     }

@@ -27,6 +27,10 @@ impl SgdKernels {
         if isa.includes(Isa::Avx512) {
             kernels = SgdKernels { velocity: c::hqk_sgd_velocity_avx512, apply: c::hqk_sgd_apply_avx512 };
         }
+        #[cfg(hqk_neon)]
+        if isa.includes(Isa::Neon) {
+            kernels = SgdKernels { velocity: c::hqk_sgd_velocity_neon, apply: c::hqk_sgd_apply_neon };
+        }
         let _ = isa;
         kernels
     }

@@ -107,6 +107,39 @@ impl TernaryKernels {
                 ..kernels
             };
         }
+        #[cfg(hqk_neon)]
+        if isa.includes(Isa::Neon) {
+            kernels = TernaryKernels {
+                pack: c::hqk_ternary_pack_neon,
+                quantize_pack: c::hqk_ternary_quantize_pack_neon,
+                unpack: c::hqk_ternary_unpack_neon,
+                count_changed: c::hqk_ternary_count_changed_neon,
+                panels: c::hqk_ternary_panels_neon,
+                panels_transposed: c::hqk_ternary_panels_transposed_neon,
+                panel_matmul: c::hqk_panel_matmul_neon,
+                panel_matmul_i32: c::hqk_panel_matmul_i32_neon,
+                matvec: c::hqk_ternary_matvec_neon,
+                matvec_i32: c::hqk_ternary_matvec_i32_neon,
+            };
+        }
+        #[cfg(hqk_neondotprod)]
+        if isa.includes(Isa::NeonDotprod) {
+            kernels = TernaryKernels {
+                panel_matmul: c::hqk_panel_matmul_neondotprod,
+                panel_matmul_i32: c::hqk_panel_matmul_i32_neondotprod,
+                matvec: c::hqk_ternary_matvec_neondotprod,
+                matvec_i32: c::hqk_ternary_matvec_i32_neondotprod,
+                ..kernels
+            };
+        }
+        #[cfg(hqk_neoni8mm)]
+        if isa.includes(Isa::NeonI8mm) {
+            kernels = TernaryKernels {
+                panel_matmul: c::hqk_panel_matmul_neoni8mm,
+                panel_matmul_i32: c::hqk_panel_matmul_i32_neoni8mm,
+                ..kernels
+            };
+        }
         let _ = (isa, &mut kernels);
         kernels
     }

@@ -1,0 +1,35 @@
+/* Packing for the NEON files: four tokens of eight columns become eight quads. */
+#ifndef HQK_INT8_NEON_H
+#define HQK_INT8_NEON_H
+
+#include <arm_neon.h>
+#include <stddef.h>
+#include <string.h>
+
+/* Columns c to c + 7 of token `t`; zeros beyond `tokens` and `cols`. */
+static inline int8x16_t hqk_int8_row(const int8_t *x, size_t t, size_t tokens, size_t stride, size_t c, size_t cols) {
+    int8_t part[8] = {0};
+    if (t < tokens && c < cols) {
+        const int8_t *at = x + t * stride + c;
+        size_t left = cols - c;
+        if (left >= 8) return vcombine_s8(vld1_s8(at), vdup_n_s8(0));
+        if (left == 4)
+            memcpy(part, at, 4);
+        else
+            memcpy(part, at, left);
+    }
+    return vcombine_s8(vld1_s8(part), vdup_n_s8(0));
+}
+
+/* Tokens t to t + 3 of columns c to c + 7: quads of the first four and of the others. */
+static inline void hqk_int8_quads(const int8_t *x, size_t t, size_t tokens, size_t stride, size_t c, size_t cols,
+                                  int8x16_t quads[2]) {
+    int8x16_t row[4];
+    for (size_t i = 0; i < 4; i++) row[i] = hqk_int8_row(x, t + i, tokens, stride, c, cols);
+    int16x8_t first = vreinterpretq_s16_s8(vzip1q_s8(row[0], row[1]));
+    int16x8_t second = vreinterpretq_s16_s8(vzip1q_s8(row[2], row[3]));
+    quads[0] = vreinterpretq_s8_s16(vzip1q_s16(first, second));
+    quads[1] = vreinterpretq_s8_s16(vzip2q_s16(first, second));
+}
+
+#endif

@@ -1,0 +1,319 @@
+/* smlal on codes {0, 1, 2}: a 16-bit lane grows by at most 2 * 128 a time, so the sums of 31 steps (124 additions) are
+ * taken before they are widened. Signed products serve codes below 128.
+ *
+ * Many tokens: 3 tokens x 16 outputs are 24 accumulators; a panel's register serves three tokens, a broadcast quad of
+ * a token four registers.
+ * One token: 32 rows (half of each step) are 16 accumulators. Both halves of 31 steps are read before the next steps,
+ * so that the packed matrix is one linear stream. */
+#include "../hqk.h"
+#include "neon.h"
+
+#define TOKENS_AT_ONCE 3
+#define STEPS_BEFORE_WIDENING 31
+/* Registers of 4 rows in half a step. */
+#define HALF 8
+
+/* acc += codes * quad: 4 outputs x 4 k, two outputs a register. Written out because gcc 12 copies the accumulators of
+ * the intrinsics. */
+HQK_ALWAYS_INLINE void multiply_add(int16x8_t acc[2], uint8x16_t codes, int8x16_t quad) {
+#if defined(__GNUC__)
+    __asm__("smlal %0.8h, %1.8b, %2.8b" : "+w"(acc[0]) : "w"(codes), "w"(quad));
+    __asm__("smlal2 %0.8h, %1.16b, %2.16b" : "+w"(acc[1]) : "w"(codes), "w"(quad));
+#else
+    int8x16_t w = vreinterpretq_s8_u8(codes);
+    acc[0] = vmlal_s8(acc[0], vget_low_s8(w), vget_low_s8(quad));
+    acc[1] = vmlal_high_s8(acc[1], w, quad);
+#endif
+}
+
+/* The sums of 4 outputs. */
+HQK_ALWAYS_INLINE int32x4_t widen(const int16x8_t acc[2]) {
+    return vpaddq_s32(vpaddlq_s16(acc[0]), vpaddlq_s16(acc[1]));
+}
+
+static inline int8x16_t broadcast_quad(const int8_t *x) {
+    int32_t word;
+    memcpy(&word, x, 4);
+    return vreinterpretq_s8_s32(vdupq_n_s32(word));
+}
+
+#define QUAD(values, lane) vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(values), lane))
+
+/* One step: 16 outputs x 16 k for `tokens` tokens. */
+HQK_ALWAYS_INLINE void multiply_step(const uint8_t *panels, const int8_t *x, size_t x_stride, int tokens,
+                                     int16x8_t acc[TOKENS_AT_ONCE][HQK_VECTORS][2]) {
+    HQK_UNROLL(4) for (int q = 0; q < 4; q++) {
+        uint8x16_t w[HQK_VECTORS];
+        HQK_UNROLL(4) for (int v = 0; v < HQK_VECTORS; v++) w[v] = vld1q_u8(panels + q * HQK_PANEL_BYTES + 16 * v);
+        HQK_UNROLL(3) for (int t = 0; t < tokens; t++) {
+            int8x16_t quad = broadcast_quad(x + t * x_stride + 4 * q);
+            HQK_UNROLL(4) for (int v = 0; v < HQK_VECTORS; v++) multiply_add(acc[t][v], w[v], quad);
+        }
+    }
+}
+
+HQK_ALWAYS_INLINE void multiply(const uint8_t *panels, size_t k, const int8_t *x, size_t x_stride, int tokens,
+                                const int8_t *tails, int32x4_t sums[TOKENS_AT_ONCE][HQK_VECTORS]) {
+    size_t whole = k / HQK_STEP_COLS * HQK_STEP_COLS;
+    HQK_UNROLL(3) for (int t = 0; t < tokens; t++)
+        HQK_UNROLL(4) for (int v = 0; v < HQK_VECTORS; v++) sums[t][v] = vdupq_n_s32(0);
+    for (size_t i = 0; i < k;) {
+        int16x8_t acc[TOKENS_AT_ONCE][HQK_VECTORS][2];
+        HQK_UNROLL(3) for (int t = 0; t < tokens; t++)
+            HQK_UNROLL(4) for (int v = 0; v < HQK_VECTORS; v++) acc[t][v][0] = acc[t][v][1] = vdupq_n_s16(0);
+        if (i < whole) {
+            size_t end = hqk_min(whole, i + STEPS_BEFORE_WIDENING * HQK_STEP_COLS);
+            for (; i < end; i += HQK_STEP_COLS, panels += 4 * HQK_PANEL_BYTES)
+                multiply_step(panels, x + i, x_stride, tokens, acc);
+        } else {
+            multiply_step(panels, tails, HQK_STEP_COLS, tokens, acc);
+            i = k;
+        }
+        HQK_UNROLL(3) for (int t = 0; t < tokens; t++)
+            HQK_UNROLL(4) for (int v = 0; v < HQK_VECTORS; v++)
+                sums[t][v] = vaddq_s32(sums[t][v], widen(acc[t][v]));
+    }
+}
+
+HQK_ALWAYS_INLINE void multiply_and_store(const uint8_t *panels, size_t k, const int8_t *x, size_t x_stride,
+                                          int tokens, size_t first_token, const hqk_target *to) {
+    int8_t tails[TOKENS_AT_ONCE * HQK_STEP_COLS];
+    size_t rest = k % HQK_STEP_COLS;
+    if (rest) hqk_copy_tails(x + k - rest, x_stride, (size_t)tokens, rest, tails);
+    for (size_t first = 0; first < to->outputs; first += HQK_OUTPUTS_AT_ONCE) {
+        int32x4_t sums[TOKENS_AT_ONCE][HQK_VECTORS];
+        multiply(panels + 4 * first, k, x, x_stride, tokens, tails, sums);
+        hqk_store_tile(to, first_token, (size_t)tokens, first, HQK_VECTORS, &sums[0][0]);
+    }
+}
+
+static void multiply_all(const uint8_t *panels, size_t k, const int8_t *x, size_t x_stride, size_t tokens,
+                         const hqk_target *to) {
+    size_t t = 0;
+    for (; t + TOKENS_AT_ONCE <= tokens; t += TOKENS_AT_ONCE, x += TOKENS_AT_ONCE * x_stride)
+        multiply_and_store(panels, k, x, x_stride, TOKENS_AT_ONCE, t, to);
+    if (tokens - t == 2) multiply_and_store(panels, k, x, x_stride, 2, t, to);
+    if (tokens - t == 1) multiply_and_store(panels, k, x, x_stride, 1, t, to);
+}
+
+void hqk_panel_matmul_neon(const uint8_t *panels, size_t outputs, size_t k, const int8_t *x, size_t x_stride,
+                           size_t tokens, const float *x_scales, const int32_t *x_sums, const float *weight_scales,
+                           size_t weight_scale_stride, float *y, size_t y_stride) {
+    hqk_target to = {x_scales, x_sums, weight_scales, weight_scale_stride, y, y_stride, outputs};
+    multiply_all(panels, k, x, x_stride, tokens, &to);
+}
+
+void hqk_panel_matmul_i32_neon(const uint8_t *panels, size_t outputs, size_t k, const int8_t *x, size_t x_stride,
+                               size_t tokens, const int32_t *x_sums, int32_t *y, size_t y_stride) {
+    hqk_target to = {NULL, x_sums, NULL, 0, y, y_stride, outputs};
+    multiply_all(panels, k, x, x_stride, tokens, &to);
+}
+
+/* Half a step: 32 rows x 16 k. */
+HQK_ALWAYS_INLINE void multiply_half(const uint8_t *half, int8x16_t x, int16x8_t acc[HALF][2]) {
+    uint8x16_t mask = vdupq_n_u8(3);
+    int8x16_t quad0 = QUAD(x, 0), quad1 = QUAD(x, 1), quad2 = QUAD(x, 2), quad3 = QUAD(x, 3);
+    HQK_UNROLL(8) for (int v = 0; v < HALF; v++) {
+        uint8x16_t bytes = vld1q_u8(half + 16 * v);
+        multiply_add(acc[v], vandq_u8(bytes, mask), quad0);
+        multiply_add(acc[v], vandq_u8(vshrq_n_u8(bytes, 2), mask), quad1);
+        multiply_add(acc[v], vandq_u8(vshrq_n_u8(bytes, 4), mask), quad2);
+        multiply_add(acc[v], vshrq_n_u8(bytes, 6), quad3);
+    }
+}
+
+static void matvec(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, const hqk_target *to) {
+    size_t steps = cols / HQK_STEP_COLS, rest = cols % HQK_STEP_COLS;
+    int8_t tail[HQK_STEP_COLS];
+    hqk_copy_tails(x + cols - rest, 0, 1, rest, tail);
+    for (size_t r = 0; r < rows; r += HQK_BLOCK_ROWS, packed += hqk_block_bytes(cols)) {
+        int32x4_t sums[2][HALF];
+        for (int h = 0; h < 2; h++)
+            for (int v = 0; v < HALF; v++) sums[h][v] = vdupq_n_s32(0);
+        for (size_t s = 0; s < hqk_steps(cols);) {
+            size_t end = s < steps ? hqk_min(steps, s + STEPS_BEFORE_WIDENING) : s + 1;
+            for (size_t h = 0; h < 2 && r + 32 * h < rows; h++) {
+                int16x8_t acc[HALF][2];
+                HQK_UNROLL(8) for (int v = 0; v < HALF; v++) acc[v][0] = acc[v][1] = vdupq_n_s16(0);
+                const uint8_t *half = packed + s * HQK_STEP_BYTES + h * (HQK_STEP_BYTES / 2);
+                for (size_t i = s; i < end; i++, half += HQK_STEP_BYTES)
+                    multiply_half(half, vld1q_s8(i < steps ? x + i * HQK_STEP_COLS : tail), acc);
+                HQK_UNROLL(8) for (int v = 0; v < HALF; v++) sums[h][v] = vaddq_s32(sums[h][v], widen(acc[v]));
+            }
+            s = end;
+        }
+        hqk_store_tile(to, 0, 1, r, 2 * HALF, &sums[0][0]);
+    }
+}
+
+void hqk_ternary_matvec_neon(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, float x_scale,
+                             int32_t x_sum, const float *weight_scales, size_t weight_scale_stride, float *y) {
+    hqk_target to = {&x_scale, &x_sum, weight_scales, weight_scale_stride, y, 0, rows};
+    matvec(packed, rows, cols, x, &to);
+}
+
+void hqk_ternary_matvec_i32_neon(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, int32_t x_sum,
+                                 int32_t *y) {
+    hqk_target to = {NULL, &x_sum, NULL, 0, y, 0, rows};
+    matvec(packed, rows, cols, x, &to);
+}
+
+/* Register i holds row i: four words, one a field. Afterwards register i holds field i: four words, one a row. */
+HQK_ALWAYS_INLINE void transpose(uint8x16_t r[4]) {
+    uint32x4_t a = vreinterpretq_u32_u8(r[0]), b = vreinterpretq_u32_u8(r[1]);
+    uint32x4_t c = vreinterpretq_u32_u8(r[2]), d = vreinterpretq_u32_u8(r[3]);
+    uint64x2_t ab = vreinterpretq_u64_u32(vtrn1q_u32(a, b)), cd = vreinterpretq_u64_u32(vtrn1q_u32(c, d));
+    r[0] = vreinterpretq_u8_u64(vtrn1q_u64(ab, cd)), r[2] = vreinterpretq_u8_u64(vtrn2q_u64(ab, cd));
+    ab = vreinterpretq_u64_u32(vtrn2q_u32(a, b)), cd = vreinterpretq_u64_u32(vtrn2q_u32(c, d));
+    r[1] = vreinterpretq_u8_u64(vtrn1q_u64(ab, cd)), r[3] = vreinterpretq_u8_u64(vtrn2q_u64(ab, cd));
+}
+
+HQK_ALWAYS_INLINE uint8x16_t join_fields(const uint8x16_t field[4]) {
+    return vsliq_n_u8(field[0], vsliq_n_u8(field[1], vsliq_n_u8(field[2], field[3], 2), 2), 2);
+}
+
+HQK_ALWAYS_INLINE void split_fields(uint8x16_t bytes, uint8x16_t field[4]) {
+    uint8x16_t mask = vdupq_n_u8(3);
+    field[0] = vandq_u8(bytes, mask);
+    field[1] = vandq_u8(vshrq_n_u8(bytes, 2), mask);
+    field[2] = vandq_u8(vshrq_n_u8(bytes, 4), mask);
+    field[3] = vshrq_n_u8(bytes, 6);
+}
+
+/* 4 rows of 16 trits to 16 bytes of a tile. */
+static inline void pack_trits(const int8_t *trits, size_t stride, uint8_t *out) {
+    int8x16_t one = vdupq_n_s8(1);
+    uint8x16_t code[4];
+    for (size_t i = 0; i < 4; i++) {
+        int8x16_t sign = vmaxq_s8(vminq_s8(vld1q_s8(trits + i * stride), one), vdupq_n_s8(-1));
+        code[i] = vreinterpretq_u8_s8(vaddq_s8(sign, one));
+    }
+    transpose(code);
+    vst1q_u8(out, join_fields(code));
+}
+
+void hqk_ternary_pack_neon(const int8_t *trits, size_t rows, size_t cols, uint8_t *packed) {
+    for (size_t first = 0; first < rows; first += HQK_BLOCK_ROWS, packed += hqk_block_bytes(cols))
+        for (size_t r = 0; r < HQK_BLOCK_ROWS; r += 4) {
+            size_t count = first + r < rows ? hqk_min(rows - first - r, 4) : 0, c = 0;
+            uint8_t *out = packed + 4 * r;
+            if (count == 4)
+                for (; c + HQK_STEP_COLS <= cols; c += HQK_STEP_COLS, out += HQK_STEP_BYTES)
+                    pack_trits(trits + (first + r) * cols + c, cols, out);
+            for (; c < cols; c += HQK_STEP_COLS, out += HQK_STEP_BYTES) {
+                int8_t part[4 * HQK_STEP_COLS] = {0};
+                for (size_t i = 0; i < count; i++)
+                    memcpy(part + i * HQK_STEP_COLS, trits + (first + r + i) * cols + c,
+                           hqk_min(cols - c, HQK_STEP_COLS));
+                pack_trits(part, HQK_STEP_COLS, out);
+            }
+        }
+}
+
+void hqk_ternary_unpack_neon(const uint8_t *packed, size_t rows, size_t cols, int8_t *trits) {
+    for (size_t r = 0; r < rows; r += 4)
+        for (size_t c = 0; c < cols; c += HQK_STEP_COLS) {
+            uint8x16_t code[4];
+            split_fields(vld1q_u8(packed + hqk_byte_of(r, c, cols)), code);
+            transpose(code);
+            size_t count = hqk_min(rows - r, 4), width = hqk_min(cols - c, HQK_STEP_COLS);
+            for (size_t i = 0; i < count; i++) {
+                int8x16_t row = vreinterpretq_s8_u8(vsubq_u8(code[i], vdupq_n_u8(1)));
+                int8_t *to = trits + (r + i) * cols + c, part[HQK_STEP_COLS];
+                vst1q_s8(width == HQK_STEP_COLS ? to : part, row);
+                if (width < HQK_STEP_COLS) memcpy(to, part, width);
+            }
+        }
+}
+
+/* 4 rows of 16 floats to 16 bytes of a tile: four floats of four rows narrow to one field. */
+static inline void pack_floats(const float *w, size_t stride, const float *thresholds, uint8_t *out) {
+    uint8x16_t field[4];
+    for (size_t f = 0; f < 4; f++) {
+        uint16x8_t pair[2];
+        for (size_t h = 0; h < 2; h++) {
+            uint32x4_t code[2];
+            for (size_t i = 0; i < 2; i++) {
+                float32x4_t v = vld1q_f32(w + (2 * h + i) * stride + 4 * f);
+                float32x4_t limit = vdupq_n_f32(thresholds[2 * h + i]);
+                code[i] = vsubq_u32(vcltq_f32(v, vnegq_f32(limit)), vcgtq_f32(v, limit));
+            }
+            pair[h] = vuzp1q_u16(vreinterpretq_u16_u32(code[0]), vreinterpretq_u16_u32(code[1]));
+        }
+        field[f] = vuzp1q_u8(vreinterpretq_u8_u16(pair[0]), vreinterpretq_u8_u16(pair[1]));
+        field[f] = vaddq_u8(field[f], vdupq_n_u8(1));
+    }
+    vst1q_u8(out, join_fields(field));
+}
+
+void hqk_ternary_quantize_pack_neon(const float *weights, size_t rows, size_t cols, const float *thresholds,
+                                    size_t threshold_stride, uint8_t *packed) {
+    for (size_t first = 0; first < rows; first += HQK_BLOCK_ROWS, packed += hqk_block_bytes(cols))
+        for (size_t r = 0; r < HQK_BLOCK_ROWS; r += 4) {
+            size_t count = first + r < rows ? hqk_min(rows - first - r, 4) : 0, c = 0;
+            float limits[4] = {0};
+            for (size_t i = 0; i < count; i++) limits[i] = thresholds[(first + r + i) * threshold_stride];
+            uint8_t *out = packed + 4 * r;
+            if (count == 4)
+                for (; c + HQK_STEP_COLS <= cols; c += HQK_STEP_COLS, out += HQK_STEP_BYTES)
+                    pack_floats(weights + (first + r) * cols + c, cols, limits, out);
+            for (; c < cols; c += HQK_STEP_COLS, out += HQK_STEP_BYTES) {
+                float part[4 * HQK_STEP_COLS] = {0};
+                for (size_t i = 0; i < count; i++)
+                    memcpy(part + i * HQK_STEP_COLS, weights + (first + r + i) * cols + c,
+                           hqk_min(cols - c, HQK_STEP_COLS) * sizeof *part);
+                pack_floats(part, HQK_STEP_COLS, limits, out);
+            }
+        }
+}
+
+void hqk_ternary_panels_neon(const uint8_t *block, size_t cols, uint8_t *panels) {
+    for (size_t s = 0; s < hqk_steps(cols); s++, block += HQK_STEP_BYTES, panels += 4 * HQK_PANEL_BYTES)
+        for (size_t v = 0; v < HQK_STEP_BYTES; v += 16) {
+            uint8x16_t field[4];
+            split_fields(vld1q_u8(block + v), field);
+            for (size_t f = 0; f < 4; f++) vst1q_u8(panels + f * HQK_PANEL_BYTES + v, field[f]);
+        }
+}
+
+void hqk_ternary_panels_transposed_neon(const uint8_t *packed, size_t rows, size_t cols, size_t first_col,
+                                        uint8_t *panels) {
+    static const uint8_t turned[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+    uint8x16_t turn = vld1q_u8(turned);
+    size_t steps = hqk_min(hqk_steps(cols) - first_col / HQK_STEP_COLS, 4);
+    for (size_t r = 0; r < rows; r += HQK_TILE_ROWS, panels += 4 * HQK_PANEL_BYTES) {
+        const uint8_t *tile = packed + hqk_byte_of(r, first_col, cols);
+        for (size_t s = 0; s < 4; s++)
+            for (size_t u = 0; u < 4; u++) {
+                /* Rows 4u to 4u + 3 of the tile; its four fields are the 16 columns of panel u. */
+                uint8x16_t bytes = vdupq_n_u8(HQK_ZERO_BYTE), field[4];
+                if (s < steps) bytes = vqtbl1q_u8(vld1q_u8(tile + s * HQK_STEP_BYTES + 16 * u), turn);
+                split_fields(bytes, field);
+                for (size_t f = 0; f < 4; f++) vst1q_u8(panels + u * HQK_PANEL_BYTES + 64 * s + 16 * f, field[f]);
+            }
+    }
+}
+
+/* Differing fields of 16 bytes, 4 at most in a byte. */
+static inline uint8x16_t changed_fields(const uint8_t *a, const uint8_t *b) {
+    uint8x16_t differs = veorq_u8(vld1q_u8(a), vld1q_u8(b));
+    return vcntq_u8(vandq_u8(vorrq_u8(differs, vshrq_n_u8(differs, 1)), vdupq_n_u8(0x55)));
+}
+
+void hqk_ternary_count_changed_neon(const uint8_t *a, const uint8_t *b, size_t bytes, size_t *changed) {
+    size_t whole = bytes / 16 * 16, count = 0;
+    for (size_t i = 0; i < whole;) {
+        /* 60 of them stay below 256. */
+        size_t end = hqk_min(whole, i + 60 * 16);
+        uint8x16_t sum = vdupq_n_u8(0);
+        for (; i < end; i += 16) sum = vaddq_u8(sum, changed_fields(a + i, b + i));
+        count += vaddlvq_u8(sum);
+    }
+    if (whole < bytes) {
+        uint8_t last_a[16] = {0}, last_b[16] = {0};
+        memcpy(last_a, a + whole, bytes - whole);
+        memcpy(last_b, b + whole, bytes - whole);
+        count += vaddlvq_u8(changed_fields(last_a, last_b));
+    }
+    *changed = count;
+}

@@ -54,7 +54,7 @@ void hqk_int8_pack_b_neon(const int8_t *x, size_t tokens, size_t stride, size_t 
 
 /* sum += products, neighbours together. Written out because gcc 12 copies the accumulators of the intrinsic. */
 static inline void add_pairs(int32x4_t *sum, int16x8_t products) {
-#if defined(__GNUC__)
+#if defined(__GNUC__) && !defined(__clang__)
     __asm__("sadalp %0.4s, %1.8h" : "+w"(*sum) : "w"(products));
 #else
     *sum = vpadalq_s16(*sum, products);

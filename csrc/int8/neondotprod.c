@@ -31,7 +31,7 @@ void hqk_int8_pack_b_neondotprod(const int8_t *x, size_t tokens, size_t stride, 
 }
 
 /* Row `i` of the tile. Written out because gcc 12 copies the accumulators of the intrinsic. */
-#if defined(__GNUC__)
+#if defined(__GNUC__) && !defined(__clang__)
 #define DOT(sum, b, a, lane) __asm__("sdot %0.4s, %1.16b, %2.4b[" #lane "]" : "+w"(sum) : "w"(b), "w"(a))
 #else
 #define DOT(sum, b, a, lane) (sum = vdotq_laneq_s32(sum, b, a, lane))

@@ -38,7 +38,7 @@ void hqk_int8_pack_b_neoni8mm(const int8_t *x, size_t tokens, size_t stride, siz
 
 /* sum += a * b, 2 x 2. Written out because gcc 12 copies the accumulators of the intrinsic. */
 static inline void multiply_add(int32x4_t *sum, int8x16_t a, int8x16_t b) {
-#if defined(__GNUC__)
+#if defined(__GNUC__) && !defined(__clang__)
     __asm__("smmla %0.4s, %1.16b, %2.16b" : "+w"(*sum) : "w"(a), "w"(b));
 #else
     *sum = vmmlaq_s32(*sum, a, b);

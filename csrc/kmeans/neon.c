@@ -7,7 +7,7 @@
 #define PANEL 16
 
 /* sum += panel row * coordinate `lane` of the point. Written out because gcc 12 copies the accumulators. */
-#if defined(__GNUC__)
+#if defined(__GNUC__) && !defined(__clang__)
 #define MULTIPLY_ADD(sum, c, x, lane) __asm__("fmla %0.4s, %1.4s, %2.s[" #lane "]" : "+w"(sum) : "w"(c), "w"(x))
 #else
 #define MULTIPLY_ADD(sum, c, x, lane) (sum = vfmaq_laneq_f32(sum, c, x, lane))

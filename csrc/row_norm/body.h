@@ -95,16 +95,15 @@ void HQK_NAME(hqk_layer_norm_backward_rows)(const float *x, const float *gain, c
     for (size_t row = 0; row < rows; row++, x += width, dy += width, dx += width) {
         const float mean = statistics[2 * row], inverse = statistics[2 * row + 1];
         double plain[HQK_LANES] = {0}, weighted[HQK_LANES] = {0};
+        /* Two loops: compilers do not vectorize one over both sums. */
         size_t i = 0;
-        for (; i + HQK_LANES <= width; i += HQK_LANES) {
+        for (; i + HQK_LANES <= width; i += HQK_LANES)
             for (int l = 0; l < HQK_LANES; l++) plain[l] += (double)(dy[i + l] * gain[i + l]);
+        for (int l = 0; i < width; i++, l++) plain[l] += (double)(dy[i] * gain[i]);
+        for (i = 0; i + HQK_LANES <= width; i += HQK_LANES)
             for (int l = 0; l < HQK_LANES; l++)
                 weighted[l] += (double)(dy[i + l] * gain[i + l]) * (double)((x[i + l] - mean) * inverse);
-        }
-        for (int l = 0; i < width; i++, l++) {
-            plain[l] += (double)(dy[i] * gain[i]);
-            weighted[l] += (double)(dy[i] * gain[i]) * (double)((x[i] - mean) * inverse);
-        }
+        for (int l = 0; i < width; i++, l++) weighted[l] += (double)(dy[i] * gain[i]) * (double)((x[i] - mean) * inverse);
         const float offset = (float)(hqk_sum_lanes(plain) / (double)width);
         const float along = (float)(hqk_sum_lanes(weighted) / (double)width);
         for (i = 0; i < width; i++) dx[i] = (dy[i] * gain[i] - offset - (x[i] - mean) * inverse * along) * inverse;

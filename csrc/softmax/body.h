@@ -7,18 +7,18 @@
 /* Elements whose exponentials are held at a time where they are not stored. */
 #define CHUNK 256
 
-/* The largest element; NaN is passed over here and enters the sum. */
+/* The bits of a float as an integer of the same order, and back. */
+static inline int32_t ordered(int32_t bits) { return bits ^ (bits >> 31 & 0x7fffffff); }
+
+/* The largest element, found among integers, whose maximum compilers vectorize. A NaN is among the elements in any case
+ * and reaches the sum, whichever element is taken. */
 static float row_max(const float *x, size_t n) {
-    const float lowest = -hqk_float(0x7f800000u);
-    float lane[HQK_LANES];
-    for (int l = 0; l < HQK_LANES; l++) lane[l] = lowest;
-    size_t i = 0;
-    for (; i + HQK_LANES <= n; i += HQK_LANES)
-        for (int l = 0; l < HQK_LANES; l++) lane[l] = x[i + l] > lane[l] ? x[i + l] : lane[l];
-    for (int l = 0; i < n; i++, l++) lane[l] = x[i] > lane[l] ? x[i] : lane[l];
-    float most = lowest;
-    for (int l = 0; l < HQK_LANES; l++) most = lane[l] > most ? lane[l] : most;
-    return most;
+    int32_t most = INT32_MIN;
+    for (size_t i = 0; i < n; i++) {
+        const int32_t value = ordered((int32_t)hqk_bits(x[i]));
+        most = value > most ? value : most;
+    }
+    return hqk_float((uint32_t)ordered(most));
 }
 
 static void add_to_lanes(double lane[HQK_LANES], const float *x, size_t n) {

@@ -9,7 +9,11 @@
 #if defined(__GNUC__)
 #define HQK_ALWAYS_INLINE static inline __attribute__((always_inline))
 #define HQK_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__) /* "unroll n" comes too late for arrays to become registers */
+#define HQK_UNROLL(n) _Pragma("clang loop unroll(full)")
+#else
 #define HQK_UNROLL(n) HQK_PRAGMA(GCC unroll n)
+#endif
 #else
 #define HQK_ALWAYS_INLINE static inline
 #define HQK_UNROLL(n)

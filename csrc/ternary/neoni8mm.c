@@ -13,13 +13,11 @@
 #define WIDTH 4
 
 /* acc += x * w, 2 x 2. Written out because gcc 12 copies the accumulators of the intrinsic. */
-HQK_ALWAYS_INLINE void multiply_add(int32x4_t *acc, int8x16_t x, int8x16_t w) {
 #if defined(__GNUC__)
-    __asm__("smmla %0.4s, %1.16b, %2.16b" : "+w"(*acc) : "w"(x), "w"(w));
+#define MULTIPLY_ADD(acc, x, w) __asm__("smmla %0.4s, %1.16b, %2.16b" : "+w"(acc) : "w"(x), "w"(w))
 #else
-    *acc = vmmlaq_s32(*acc, x, w);
+#define MULTIPLY_ADD(acc, x, w) (acc = vmmlaq_s32(acc, x, w))
 #endif
-}
 
 /* `k` values of each token, a multiple of 16 or the last: pairs of tokens, 8 k of each. What is missing is zero. */
 static void pair_up(const int8_t *x, size_t x_stride, size_t tokens, size_t pairs, size_t k, int8_t *out) {
@@ -41,12 +39,12 @@ static void pair_up(const int8_t *x, size_t x_stride, size_t tokens, size_t pair
         }
 }
 
-/* 8 outputs (`panels` is the first panel's part of them) x `steps` times 8 k, added to acc. */
+/* 8 outputs (`panels` is the first panel's part of them) x `steps` times 8 k, added to the sums. */
 HQK_ALWAYS_INLINE void multiply_tile(const uint8_t *panels, const int8_t *x, size_t steps, int pairs,
-                                     int32x4_t kept[PAIRS_AT_ONCE][WIDTH]) {
+                                     int32x4_t sums[PAIRS_AT_ONCE][WIDTH]) {
     int32x4_t acc[PAIRS_AT_ONCE][WIDTH];
     HQK_UNROLL(6) for (int p = 0; p < pairs; p++)
-        HQK_UNROLL(4) for (int v = 0; v < WIDTH; v++) acc[p][v] = kept[p][v];
+        HQK_UNROLL(4) for (int v = 0; v < WIDTH; v++) acc[p][v] = vdupq_n_s32(0);
     for (; steps > 0; steps--, panels += 2 * HQK_PANEL_BYTES, x += 16 * pairs) {
         int8x16_t w[WIDTH];
         HQK_UNROLL(2) for (int h = 0; h < 2; h++) {
@@ -57,11 +55,11 @@ HQK_ALWAYS_INLINE void multiply_tile(const uint8_t *panels, const int8_t *x, siz
         }
         HQK_UNROLL(6) for (int p = 0; p < pairs; p++) {
             int8x16_t values = vld1q_s8(x + 16 * p);
-            HQK_UNROLL(4) for (int v = 0; v < WIDTH; v++) multiply_add(&acc[p][v], values, w[v]);
+            HQK_UNROLL(4) for (int v = 0; v < WIDTH; v++) MULTIPLY_ADD(acc[p][v], values, w[v]);
         }
     }
     HQK_UNROLL(6) for (int p = 0; p < pairs; p++)
-        HQK_UNROLL(4) for (int v = 0; v < WIDTH; v++) kept[p][v] = acc[p][v];
+        HQK_UNROLL(4) for (int v = 0; v < WIDTH; v++) sums[p][v] = vaddq_s32(sums[p][v], acc[p][v]);
 }
 
 HQK_ALWAYS_INLINE void multiply(const uint8_t *panels, size_t k, const int8_t *x, size_t x_stride, size_t tokens,

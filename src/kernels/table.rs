@@ -90,3 +90,16 @@ impl KernelTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn required_levels_are_available() {
+        let required = std::env::var("HYBRIDQ_REQUIRE").unwrap_or_default();
+        for isa in required.split(',').filter_map(|name| Isa::from_name(name).ok()) {
+            assert!(KernelTable::for_isa(isa).is_ok(), "HYBRIDQ_REQUIRE names {}, not available", isa.name());
+        }
+    }
+}

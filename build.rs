@@ -42,8 +42,14 @@ fn main() {
     for (isa, _, _) in ISAS {
         println!("cargo:rustc-check-cfg=cfg(hqk_{isa})");
     }
-    let architecture = std::env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the target architecture");
-    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
+    let target = |what: &str| std::env::var(format!("CARGO_CFG_TARGET_{what}")).expect("cargo describes the target");
+    if (target("ENDIAN"), target("POINTER_WIDTH")) != ("little".into(), "64".into()) {
+        // Floats are written to files as they lie in memory; kernels take four bytes as one little-endian word.
+        println!("cargo::error=hybridq needs a 64-bit little-endian target");
+        return;
+    }
+    let architecture = target("ARCH");
+    if target("OS") == "linux" {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libhybridq.so.0");
     }
     for (isa, architectures, flags) in ISAS {

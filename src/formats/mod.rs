@@ -1,8 +1,5 @@
 //! Files: mapped reading, atomic writing, safetensors.
 
-#[cfg(target_endian = "big")]
-compile_error!("hybridq writes f32 slices as they lie in memory; big-endian machines are not supported");
-
 mod atomic_write;
 mod inspect;
 mod mapped_file;

@@ -1662,10 +1662,23 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
-    pub fn hqk_softmax_rows_neondotprod(x: *mut f32, rows: usize, width: usize, scale: f32, ranges: *const u32, lse: *mut f32);
+    pub fn hqk_softmax_rows_neondotprod(
+        x: *mut f32,
+        rows: usize,
+        width: usize,
+        scale: f32,
+        ranges: *const u32,
+        lse: *mut f32,
+    );
 }
 unsafe extern "C" {
-    pub fn hqk_softmax_backward_rows_neondotprod(p: *const f32, rows: usize, width: usize, scale: f32, gradient: *mut f32);
+    pub fn hqk_softmax_backward_rows_neondotprod(
+        p: *const f32,
+        rows: usize,
+        width: usize,
+        scale: f32,
+        gradient: *mut f32,
+    );
 }
 unsafe extern "C" {
     pub fn hqk_cross_entropy_rows_neondotprod(
@@ -1687,7 +1700,14 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
-    pub fn hqk_softmax_rows_neoni8mm(x: *mut f32, rows: usize, width: usize, scale: f32, ranges: *const u32, lse: *mut f32);
+    pub fn hqk_softmax_rows_neoni8mm(
+        x: *mut f32,
+        rows: usize,
+        width: usize,
+        scale: f32,
+        ranges: *const u32,
+        lse: *mut f32,
+    );
 }
 unsafe extern "C" {
     pub fn hqk_softmax_backward_rows_neoni8mm(p: *const f32, rows: usize, width: usize, scale: f32, gradient: *mut f32);

@@ -1,60 +1,34 @@
 /* smlal on codes {0, 1, 2}: a 16-bit lane grows by at most 2 * 128 a time, so the sums of 31 steps (124 additions) are
  * taken before they are widened. Signed products serve codes below 128.
  *
- * Many tokens: 3 tokens x 16 outputs are 24 accumulators; a panel's register serves three tokens, a broadcast quad of
- * a token four registers.
- * One token: 32 rows (half of each step) are 16 accumulators. Both halves of 31 steps are read before the next steps,
- * so that the packed matrix is one linear stream. */
+ * 3 tokens x 16 outputs are 24 accumulators; a register of weights serves three tokens, a broadcast quad of a token four
+ * registers. Packed weights cost six operations for 16 registers' worth of products more than panels. */
 #include "../hqk.h"
-#include "neon.h"
+#include "neon_pairs.h"
 
 #define TOKENS_AT_ONCE 3
 #define STEPS_BEFORE_WIDENING 31
-/* Registers of 4 rows in half a step. */
-#define HALF 8
 
-/* acc += codes * quad: 4 outputs x 4 k, two outputs a register. Written out because gcc 12 copies the accumulators of
- * the intrinsics. */
-HQK_ALWAYS_INLINE void multiply_add(int16x8_t acc[2], uint8x16_t codes, int8x16_t quad) {
-#if defined(__GNUC__)
-    __asm__("smlal %0.8h, %1.8b, %2.8b" : "+w"(acc[0]) : "w"(codes), "w"(quad));
-    __asm__("smlal2 %0.8h, %1.16b, %2.16b" : "+w"(acc[1]) : "w"(codes), "w"(quad));
-#else
-    int8x16_t w = vreinterpretq_s8_u8(codes);
-    acc[0] = vmlal_s8(acc[0], vget_low_s8(w), vget_low_s8(quad));
-    acc[1] = vmlal_high_s8(acc[1], w, quad);
-#endif
-}
-
-/* The sums of 4 outputs. */
-HQK_ALWAYS_INLINE int32x4_t widen(const int16x8_t acc[2]) {
-    return vpaddq_s32(vpaddlq_s16(acc[0]), vpaddlq_s16(acc[1]));
-}
-
-static inline int8x16_t broadcast_quad(const int8_t *x) {
-    int32_t word;
-    memcpy(&word, x, 4);
-    return vreinterpretq_s8_s32(vdupq_n_s32(word));
-}
-
-#define QUAD(values, lane) vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(values), lane))
-
-/* One step: 16 outputs x 16 k for `tokens` tokens. */
-HQK_ALWAYS_INLINE void multiply_step(const uint8_t *panels, const int8_t *x, size_t x_stride, int tokens,
+/* One step: 16 outputs x 16 k for `tokens` tokens; `weights` are four panels or one packed step. */
+HQK_ALWAYS_INLINE void multiply_step(const uint8_t *weights, int packed, const int8_t *x, size_t x_stride, int tokens,
                                      int16x8_t acc[TOKENS_AT_ONCE][HQK_VECTORS][2]) {
     HQK_UNROLL(4) for (int q = 0; q < 4; q++) {
         uint8x16_t w[HQK_VECTORS];
-        HQK_UNROLL(4) for (int v = 0; v < HQK_VECTORS; v++) w[v] = vld1q_u8(panels + q * HQK_PANEL_BYTES + 16 * v);
+        HQK_UNROLL(4) for (int v = 0; v < HQK_VECTORS; v++) {
+            w[v] = vld1q_u8(weights + (packed ? 0 : q * HQK_PANEL_BYTES) + 16 * v);
+            if (packed) w[v] = hqk_field(w[v], q);
+        }
         HQK_UNROLL(3) for (int t = 0; t < tokens; t++) {
-            int8x16_t quad = broadcast_quad(x + t * x_stride + 4 * q);
-            HQK_UNROLL(4) for (int v = 0; v < HQK_VECTORS; v++) multiply_add(acc[t][v], w[v], quad);
+            int8x16_t quad = hqk_broadcast_quad(x + t * x_stride + 4 * q);
+            HQK_UNROLL(4) for (int v = 0; v < HQK_VECTORS; v++) hqk_add_products(acc[t][v], w[v], quad);
         }
     }
 }
 
-HQK_ALWAYS_INLINE void multiply(const uint8_t *panels, size_t k, const int8_t *x, size_t x_stride, int tokens,
-                                const int8_t *tails, int32x4_t sums[TOKENS_AT_ONCE][HQK_VECTORS]) {
-    size_t whole = k / HQK_STEP_COLS * HQK_STEP_COLS;
+/* 16 outputs. */
+HQK_ALWAYS_INLINE void multiply(const uint8_t *weights, int packed, size_t k, const int8_t *x, size_t x_stride,
+                                int tokens, const int8_t *tails, int32x4_t sums[TOKENS_AT_ONCE][HQK_VECTORS]) {
+    size_t whole = k / HQK_STEP_COLS * HQK_STEP_COLS, step_bytes = packed ? HQK_STEP_BYTES : 4 * HQK_PANEL_BYTES;
     HQK_UNROLL(3) for (int t = 0; t < tokens; t++)
         HQK_UNROLL(4) for (int v = 0; v < HQK_VECTORS; v++) sums[t][v] = vdupq_n_s32(0);
     for (size_t i = 0; i < k;) {
@@ -63,100 +37,54 @@ HQK_ALWAYS_INLINE void multiply(const uint8_t *panels, size_t k, const int8_t *x
             HQK_UNROLL(4) for (int v = 0; v < HQK_VECTORS; v++) acc[t][v][0] = acc[t][v][1] = vdupq_n_s16(0);
         if (i < whole) {
             size_t end = hqk_min(whole, i + STEPS_BEFORE_WIDENING * HQK_STEP_COLS);
-            for (; i < end; i += HQK_STEP_COLS, panels += 4 * HQK_PANEL_BYTES)
-                multiply_step(panels, x + i, x_stride, tokens, acc);
+            for (; i < end; i += HQK_STEP_COLS, weights += step_bytes)
+                multiply_step(weights, packed, x + i, x_stride, tokens, acc);
         } else {
-            multiply_step(panels, tails, HQK_STEP_COLS, tokens, acc);
+            multiply_step(weights, packed, tails, HQK_STEP_COLS, tokens, acc);
             i = k;
         }
         HQK_UNROLL(3) for (int t = 0; t < tokens; t++)
             HQK_UNROLL(4) for (int v = 0; v < HQK_VECTORS; v++)
-                sums[t][v] = vaddq_s32(sums[t][v], widen(acc[t][v]));
+                sums[t][v] = vaddq_s32(sums[t][v], hqk_widen(acc[t][v]));
     }
 }
 
-HQK_ALWAYS_INLINE void multiply_and_store(const uint8_t *panels, size_t k, const int8_t *x, size_t x_stride,
-                                          int tokens, size_t first_token, const hqk_target *to) {
+HQK_ALWAYS_INLINE void multiply_and_store(const uint8_t *weights, int packed, size_t k, const int8_t *x,
+                                          size_t x_stride, int tokens, size_t first_token, const hqk_target *to) {
     int8_t tails[TOKENS_AT_ONCE * HQK_STEP_COLS];
-    size_t rest = k % HQK_STEP_COLS;
+    size_t rest = k % HQK_STEP_COLS, block_bytes = packed ? hqk_block_bytes(k) : 0;
     if (rest) hqk_copy_tails(x + k - rest, x_stride, (size_t)tokens, rest, tails);
     for (size_t first = 0; first < to->outputs; first += HQK_OUTPUTS_AT_ONCE) {
+        const uint8_t *tile = weights + first / HQK_BLOCK_ROWS * block_bytes + first % HQK_BLOCK_ROWS * 4;
         int32x4_t sums[TOKENS_AT_ONCE][HQK_VECTORS];
-        multiply(panels + 4 * first, k, x, x_stride, tokens, tails, sums);
+        multiply(tile, packed, k, x, x_stride, tokens, tails, sums);
         hqk_store_tile(to, first_token, (size_t)tokens, first, HQK_VECTORS, &sums[0][0]);
     }
 }
 
-static void multiply_all(const uint8_t *panels, size_t k, const int8_t *x, size_t x_stride, size_t tokens,
-                         const hqk_target *to) {
+HQK_ALWAYS_INLINE void multiply_all(const uint8_t *weights, int packed, size_t k, const int8_t *x, size_t x_stride,
+                                    size_t tokens, const hqk_target *to) {
     size_t t = 0;
     for (; t + TOKENS_AT_ONCE <= tokens; t += TOKENS_AT_ONCE, x += TOKENS_AT_ONCE * x_stride)
-        multiply_and_store(panels, k, x, x_stride, TOKENS_AT_ONCE, t, to);
-    if (tokens - t == 2) multiply_and_store(panels, k, x, x_stride, 2, t, to);
-    if (tokens - t == 1) multiply_and_store(panels, k, x, x_stride, 1, t, to);
-}
-
-void hqk_panel_matmul_neon(const uint8_t *panels, size_t outputs, size_t k, const int8_t *x, size_t x_stride,
-                           size_t tokens, const float *x_scales, const int32_t *x_sums, const float *weight_scales,
-                           size_t weight_scale_stride, float *y, size_t y_stride) {
-    hqk_target to = {x_scales, x_sums, weight_scales, weight_scale_stride, y, y_stride, outputs};
-    multiply_all(panels, k, x, x_stride, tokens, &to);
-}
-
-void hqk_panel_matmul_i32_neon(const uint8_t *panels, size_t outputs, size_t k, const int8_t *x, size_t x_stride,
-                               size_t tokens, const int32_t *x_sums, int32_t *y, size_t y_stride) {
-    hqk_target to = {NULL, x_sums, NULL, 0, y, y_stride, outputs};
-    multiply_all(panels, k, x, x_stride, tokens, &to);
-}
-
-/* Half a step: 32 rows x 16 k. */
-HQK_ALWAYS_INLINE void multiply_half(const uint8_t *half, int8x16_t x, int16x8_t acc[HALF][2]) {
-    uint8x16_t mask = vdupq_n_u8(3);
-    int8x16_t quad0 = QUAD(x, 0), quad1 = QUAD(x, 1), quad2 = QUAD(x, 2), quad3 = QUAD(x, 3);
-    HQK_UNROLL(8) for (int v = 0; v < HALF; v++) {
-        uint8x16_t bytes = vld1q_u8(half + 16 * v);
-        multiply_add(acc[v], vandq_u8(bytes, mask), quad0);
-        multiply_add(acc[v], vandq_u8(vshrq_n_u8(bytes, 2), mask), quad1);
-        multiply_add(acc[v], vandq_u8(vshrq_n_u8(bytes, 4), mask), quad2);
-        multiply_add(acc[v], vshrq_n_u8(bytes, 6), quad3);
+        multiply_and_store(weights, packed, k, x, x_stride, TOKENS_AT_ONCE, t, to);
+    switch (tokens - t) {
+        case 2: multiply_and_store(weights, packed, k, x, x_stride, 2, t, to); break;
+        case 1: multiply_and_store(weights, packed, k, x, x_stride, 1, t, to); break;
     }
 }
 
-static void matvec(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, const hqk_target *to) {
-    size_t steps = cols / HQK_STEP_COLS, rest = cols % HQK_STEP_COLS;
-    int8_t tail[HQK_STEP_COLS];
-    hqk_copy_tails(x + cols - rest, 0, 1, rest, tail);
-    for (size_t r = 0; r < rows; r += HQK_BLOCK_ROWS, packed += hqk_block_bytes(cols)) {
-        int32x4_t sums[2][HALF];
-        for (int h = 0; h < 2; h++)
-            for (int v = 0; v < HALF; v++) sums[h][v] = vdupq_n_s32(0);
-        for (size_t s = 0; s < hqk_steps(cols);) {
-            size_t end = s < steps ? hqk_min(steps, s + STEPS_BEFORE_WIDENING) : s + 1;
-            for (size_t h = 0; h < 2 && r + 32 * h < rows; h++) {
-                int16x8_t acc[HALF][2];
-                HQK_UNROLL(8) for (int v = 0; v < HALF; v++) acc[v][0] = acc[v][1] = vdupq_n_s16(0);
-                const uint8_t *half = packed + s * HQK_STEP_BYTES + h * (HQK_STEP_BYTES / 2);
-                for (size_t i = s; i < end; i++, half += HQK_STEP_BYTES)
-                    multiply_half(half, vld1q_s8(i < steps ? x + i * HQK_STEP_COLS : tail), acc);
-                HQK_UNROLL(8) for (int v = 0; v < HALF; v++) sums[h][v] = vaddq_s32(sums[h][v], widen(acc[v]));
-            }
-            s = end;
-        }
-        hqk_store_tile(to, 0, 1, r, 2 * HALF, &sums[0][0]);
-    }
+static void multiply_panels(const uint8_t *panels, size_t k, const int8_t *x, size_t x_stride, size_t tokens,
+                            const hqk_target *to) {
+    multiply_all(panels, 0, k, x, x_stride, tokens, to);
 }
 
-void hqk_ternary_matvec_neon(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, float x_scale,
-                             int32_t x_sum, const float *weight_scales, size_t weight_scale_stride, float *y) {
-    hqk_target to = {&x_scale, &x_sum, weight_scales, weight_scale_stride, y, 0, rows};
-    matvec(packed, rows, cols, x, &to);
+static void multiply_packed(const uint8_t *packed, size_t k, const int8_t *x, size_t x_stride, size_t tokens,
+                            const hqk_target *to) {
+    multiply_all(packed, 1, k, x, x_stride, tokens, to);
 }
 
-void hqk_ternary_matvec_i32_neon(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, int32_t x_sum,
-                                 int32_t *y) {
-    hqk_target to = {NULL, &x_sum, NULL, 0, y, 0, rows};
-    matvec(packed, rows, cols, x, &to);
-}
+#define NAME(kernel) hqk_##kernel##_neon
+#include "neon_entries.h"
 
 /* Register i holds row i: four words, one a field. Afterwards register i holds field i: four words, one a row. */
 HQK_ALWAYS_INLINE void transpose(uint8x16_t r[4]) {
@@ -173,11 +101,7 @@ HQK_ALWAYS_INLINE uint8x16_t join_fields(const uint8x16_t field[4]) {
 }
 
 HQK_ALWAYS_INLINE void split_fields(uint8x16_t bytes, uint8x16_t field[4]) {
-    uint8x16_t mask = vdupq_n_u8(3);
-    field[0] = vandq_u8(bytes, mask);
-    field[1] = vandq_u8(vshrq_n_u8(bytes, 2), mask);
-    field[2] = vandq_u8(vshrq_n_u8(bytes, 4), mask);
-    field[3] = vshrq_n_u8(bytes, 6);
+    HQK_UNROLL(4) for (int f = 0; f < 4; f++) field[f] = hqk_field(bytes, f);
 }
 
 /* 4 rows of 16 trits to 16 bytes of a tile. */

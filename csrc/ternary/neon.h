@@ -1,4 +1,4 @@
-/* What the three NEON files share: where sums go, and the last step of a token. */
+/* What the NEON files share: where sums go, and the last step of a token. */
 #ifndef HQK_TERNARY_NEON_H
 #define HQK_TERNARY_NEON_H
 
@@ -46,6 +46,24 @@ static inline void hqk_store_tile(const hqk_target *to, size_t first_token, size
         }
         if (out == part) memcpy(y, part, 4 * count);
     }
+}
+
+/* Field `f` (0 to 3) of packed bytes. */
+HQK_ALWAYS_INLINE uint8x16_t hqk_field(uint8x16_t bytes, int f) {
+    uint8x16_t mask = vdupq_n_u8(3);
+    switch (f) {
+        case 0: return vandq_u8(bytes, mask);
+        case 1: return vandq_u8(vshrq_n_u8(bytes, 2), mask);
+        case 2: return vandq_u8(vshrq_n_u8(bytes, 4), mask);
+        default: return vshrq_n_u8(bytes, 6);
+    }
+}
+
+/* Four values in every word. */
+static inline int8x16_t hqk_broadcast_quad(const int8_t *x) {
+    int32_t word;
+    memcpy(&word, x, 4);
+    return vreinterpretq_s8_s32(vdupq_n_s32(word));
 }
 
 /* The last `count` < 16 values of `tokens` tokens, zeros behind them: rows of 16. */

@@ -157,15 +157,39 @@ HQK_EVERY_ISA(HQK_DROPOUT)
                                 size_t cols, const float *scales, int accumulate, float *c, size_t c_stride);
 HQK_EVERY_ISA(HQK_INT8)
 
-/* kmeans: nearest centroid and sums of the points of each cluster. */
+/* kmeans: nearest centroids, bounds that spare their search, and sums of the points of each cluster. */
+typedef struct {
+    const float *centroids; /* [k, dim] */
+    size_t k, dim;
+    size_t groups;           /* of neighbours in number, 1 to 64 and at most k */
+    const float *packed;     /* the rest as kmeans_pack left it */
+    const float *half_norms; /* [k] */
+    double max_norm;
+} hqk_kmeans_centroids;
+typedef struct {
+    float *upper;             /* [n] distance to the own centroid, at most */
+    float *lower;             /* [n] distance to every other centroid, at least */
+    float *group_lower;       /* [n, groups] the same for the centroids of a group; not read if there is one group */
+    const float *moved;       /* [k] how far each centroid has moved so far */
+    const float *group_moved; /* [groups] the sum of the farthest moves of a group's centroids */
+    float most_moved;         /* the same for all centroids */
+} hqk_kmeans_bounds;
 #define HQK_KMEANS(isa)                                                                                               \
-    void hqk_kmeans_panels_##isa(const float *centroids, size_t k, size_t dim, float *panels, float *norms,           \
-                                 double *max_norm);                                                                   \
-    void hqk_kmeans_assign_##isa(const float *points, size_t n, size_t dim, const float *centroids, size_t k,         \
-                                 const float *panels, const float *norms, double max_norm, float *scratch,            \
-                                 uint32_t *labels, float *distances);                                                 \
-    void hqk_kmeans_sums_##isa(const float *points, size_t n, size_t dim, const uint32_t *labels, double *sums,       \
-                               uint64_t *counts);
+    void hqk_kmeans_pack_##isa(const float *centroids, size_t k, size_t dim, size_t groups, float *packed,            \
+                               float *half_norms, double *max_norm);                                                  \
+    void hqk_kmeans_norms_##isa(const float *points, size_t n, size_t dim, float *norms);                             \
+    void hqk_kmeans_assign_##isa(const float *points, const float *norms, const uint32_t *rows, size_t n,             \
+                                 const hqk_kmeans_centroids *to, const hqk_kmeans_bounds *bounds, float *scratch,     \
+                                 uint32_t *labels);                                                                   \
+    void hqk_kmeans_filter_##isa(const float *points, size_t n, const hqk_kmeans_centroids *to,                       \
+                                 const hqk_kmeans_bounds *bounds, const uint32_t *labels, int measure,                \
+                                 uint32_t *rows, size_t *count);                                                      \
+    void hqk_kmeans_distances_##isa(const float *points, size_t n, size_t dim, const float *centroids,                \
+                                    const uint32_t *labels, float *distances);                                        \
+    void hqk_kmeans_nearer_##isa(const float *points, size_t n, size_t dim, const float *centroid, uint32_t number,   \
+                                 const float *reach, uint32_t *labels, float *distances);                             \
+    void hqk_kmeans_move_##isa(const float *points, size_t n, size_t dim, const uint32_t *before,                     \
+                               const uint32_t *after, double *sums, int64_t *counts, uint8_t *touched);
 HQK_EVERY_ISA(HQK_KMEANS)
 
 /* pack5: ternary weights at 1.6 bits, five trits a byte (csrc/README.md, "five trits a byte"). */

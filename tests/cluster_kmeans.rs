@@ -129,6 +129,86 @@ fn edges() {
     assert_eq!(stopped.unwrap().iterations(), 1);
 }
 
+/// Lloyd's iterations written out: labels by the least f64 distance, means of all points of a cluster, until no label
+/// changes. `None` where a cluster ends empty.
+fn plain_lloyd(points: &[f32], dim: usize, mut centroids: Vec<f32>, iterations: usize) -> Option<(Vec<u32>, usize)> {
+    let k = centroids.len() / dim;
+    let mut labels = Vec::new();
+    for done in 0..=iterations {
+        let nearest = |x: &[f32]| {
+            let distance = |c: usize| squared_distance(x, &centroids[c * dim..][..dim]);
+            (1..k).fold((0, distance(0)), |best, c| if distance(c) < best.1 { (c, distance(c)) } else { best }).0 as u32
+        };
+        let next: Vec<u32> = points.chunks_exact(dim).map(nearest).collect();
+        if next == labels || done == iterations {
+            return Some((next, done));
+        }
+        labels = next;
+        let (mut sums, mut counts) = (vec![0.0f64; k * dim], vec![0.0f64; k]);
+        for (x, &label) in points.chunks_exact(dim).zip(&labels) {
+            counts[label as usize] += 1.0;
+            sums[label as usize * dim..][..dim].iter_mut().zip(x).for_each(|(sum, x)| *sum += f64::from(*x));
+        }
+        if counts.contains(&0.0) {
+            return None;
+        }
+        centroids = (0..k * dim).map(|i| (sums[i] / counts[i / dim]) as f32).collect();
+    }
+    unreachable!()
+}
+
+/// Pruned and not, from the same centroids: equal to the bit, and to Lloyd's iterations written out.
+#[test]
+fn pruning_changes_nothing() {
+    let mut stream = RandomStream::new(4, 903, 0, 0);
+    let mut uniform = |n: usize| -> Vec<f32> { (0..n).map(|_| stream.uniform() as f32).collect() };
+    let mut compared = 0;
+    for (points, dim, k) in [
+        (blobs(3000, 16, 20, 1), 16, 20),
+        (blobs(900, 40, 60, 2), 40, 60),
+        (uniform(2000 * 8), 8, 30),
+        (uniform(700 * 2), 2, 50),
+        (uniform(400), 1, 9),
+        (uniform(50 * 6).repeat(20), 6, 30),
+        (blobs(500, 3, 3, 7).iter().map(|v| v + 1000.0).collect(), 3, 13),
+        (blobs(500, 3, 3, 7).iter().map(|v| v * 1e-20).collect(), 3, 13),
+        (blobs(500, 3, 3, 7).iter().map(|v| v * 1e18).collect(), 3, 13),
+    ] {
+        let centroids = &points[..k * dim];
+        let fit = |pruning, threads, max_iterations| {
+            let options = KMeansOptions { clusters: k, max_iterations, pruning, seed: 0 };
+            KMeans::fit_from(&context(threads), &points, dim, centroids, &options).unwrap()
+        };
+        let plain = fit(false, 1, 200);
+        assert!(plain.converged());
+        assert_eq!(plain, fit(true, 1, 200));
+        assert_eq!(plain, fit(true, 2, 200));
+        assert_eq!(fit(false, 2, 3), fit(true, 2, 3));
+        if let Some((labels, iterations)) = plain_lloyd(&points, dim, centroids.to_vec(), 200) {
+            assert_eq!((plain.labels(), plain.iterations()), (labels.as_slice(), iterations));
+            compared += 1;
+        }
+    }
+    assert!(compared >= 5, "{compared}");
+}
+
+/// The seeding skips points by the triangle inequality; measuring all gives the same seeds, so a fit is a fit from the
+/// seeds that a slow k-means++ would draw. Checked by what it must give: distinct seeds, far ones more often.
+#[test]
+fn seeds_are_points_spread_over_the_blobs() {
+    let (n, dim, k) = (20_000, 6, 6);
+    let points = blobs(n, dim, k, 3);
+    let mut whole = 0;
+    for seed in 0..10 {
+        let options = KMeansOptions { max_iterations: 1, ..options(k, seed) };
+        let one = KMeans::fit(&context(1), &points, dim, &options).unwrap();
+        assert_eq!(one, KMeans::fit(&context(2), &points, dim, &options).unwrap());
+        whole += usize::from((0..k).all(|c| one.labels()[c..].iter().step_by(k).all(|&l| l == one.labels()[c])));
+    }
+    // Uniform seeds would give each blob one in 6!/6^6 = 1.5 % of the draws.
+    assert!(whole >= 5, "{whole} of 10");
+}
+
 #[test]
 fn errors_name_what_is_wrong() {
     let ctx = context(1);
@@ -139,6 +219,16 @@ fn errors_name_what_is_wrong() {
     assert!(text(&[], 2, 1).to_string().contains("clusters"));
     assert!(matches!(text(&[1.0, 2.0, 3.0], 2, 1), Error::Shape { .. }));
     assert!(matches!(text(&[1.0, f32::NAN], 1, 1), Error::NonFinite { index: 1, .. }));
+    let mut many = vec![1.0f32; 300_000];
+    many[200_001] = f32::NEG_INFINITY;
+    assert!(matches!(text(&many, 3, 2), Error::NonFinite { index: 200_001, .. }));
+    assert!(text(&many, 3, 2).to_string().contains("points, row 66667"));
+    let from = |centroids: &[f32], k| KMeans::fit_from(&ctx, &[1.0, 2.0, 3.0], 1, centroids, &options(k, 0));
+    assert!(matches!(from(&[1.0], 2), Err(Error::Shape { .. })));
+    assert!(matches!(from(&[1.0, f32::NAN], 2), Err(Error::NonFinite { index: 1, .. })));
+    assert!(from(&[1.0; 4], 4).is_err() && from(&[], 0).is_err());
+    let none = KMeansOptions { max_iterations: 0, ..options(1, 0) };
+    assert!(KMeans::fit(&ctx, &[1.0], 1, &none).unwrap_err().to_string().contains("max_iterations"));
     let kmeans = KMeans::fit(&ctx, &[1.0, 2.0], 1, &options(2, 0)).unwrap();
     assert!(matches!(kmeans.predict(&ctx, &[f32::INFINITY]), Err(Error::NonFinite { index: 0, .. })));
     assert!(kmeans.cluster_info(2).is_err());

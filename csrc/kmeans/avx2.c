@@ -1,47 +1,48 @@
-/* 6 points x 16 centroids: 12 accumulators, one broadcast of a point for two fused multiply-adds. */
+/* 6 centroids x 16 points: 12 accumulators, two vectors of points and one broadcast fill the 16 registers. */
 #include <immintrin.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #define HQK_NAME(op) op##_avx2
-#define POINTS 6
-#define PANEL 16
+#define LANES 8
+#define VECTORS 2
+#define MOST_CENTROIDS 6
 
-static void tile(const float *points, size_t count, const float *panel, size_t dim, const float *norms, float *out,
-                 size_t stride) {
-    const float *x[POINTS];
-    __m256 sum[POINTS][2];
-#pragma GCC unroll 8
-    for (size_t t = 0; t < POINTS; t++) {
-        x[t] = points + (t < count ? t : 0) * dim; /* rows beyond the last repeat the first */
-        sum[t][0] = sum[t][1] = _mm256_setzero_ps();
-    }
-    for (size_t i = 0; i < dim; i++, panel += PANEL) {
-        __m256 c0 = _mm256_loadu_ps(panel), c1 = _mm256_loadu_ps(panel + 8);
-#pragma GCC unroll 8
-        for (int t = 0; t < POINTS; t++) {
-            __m256 value = _mm256_broadcast_ss(x[t] + i);
-            sum[t][0] = _mm256_fmadd_ps(value, c0, sum[t][0]);
-            sum[t][1] = _mm256_fmadd_ps(value, c1, sum[t][1]);
-        }
-    }
-    __m256 minus_two = _mm256_set1_ps(-2.0f), n0 = _mm256_loadu_ps(norms), n1 = _mm256_loadu_ps(norms + 8);
-#pragma GCC unroll 8
-    for (int t = 0; t < POINTS; t++, out += stride) {
-        _mm256_storeu_ps(out, _mm256_fmadd_ps(minus_two, sum[t][0], n0));
-        _mm256_storeu_ps(out + 8, _mm256_fmadd_ps(minus_two, sum[t][1], n1));
-    }
-}
+typedef __m256 vec;
+typedef __m256i ints;
+typedef __m256 flags;
 
-static inline void panel_least(const float *d, float *least) {
-    for (int h = 0; h < PANEL; h += 8)
-        _mm256_storeu_ps(least + h, _mm256_min_ps(_mm256_loadu_ps(d + h), _mm256_loadu_ps(least + h)));
-}
+static inline vec v_load(const float *p) { return _mm256_loadu_ps(p); }
+static inline void v_store(float *p, vec a) { _mm256_storeu_ps(p, a); }
+static inline vec v_all(float a) { return _mm256_set1_ps(a); }
+static inline vec v_add(vec a, vec b) { return _mm256_add_ps(a, b); }
+static inline vec v_sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
+static inline vec v_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
+static inline vec v_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+static inline vec v_max(vec a, vec b) { return _mm256_max_ps(a, b); }
+static inline vec v_min(vec a, vec b) { return _mm256_min_ps(a, b); }
+static inline vec v_sqrt(vec a) { return _mm256_sqrt_ps(a); }
+static inline flags v_less(vec a, vec b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+static inline vec v_pick(flags f, vec yes, vec no) { return _mm256_blendv_ps(no, yes, f); }
+static inline uint32_t v_bits(flags f) { return (uint32_t)_mm256_movemask_ps(f); }
+static inline ints i_load(const uint32_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
+static inline void i_store(uint32_t *p, ints a) { _mm256_storeu_si256((__m256i *)p, a); }
+static inline ints i_all(uint32_t a) { return _mm256_set1_epi32((int)a); }
+static inline flags i_same(ints a, ints b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)); }
+static inline ints i_pick(flags f, ints yes, ints no) { return _mm256_blendv_epi8(no, yes, _mm256_castps_si256(f)); }
 
-static inline int panel_within(const float *d, float limit) {
-    __m256 bound = _mm256_set1_ps(limit);
-    __m256 low = _mm256_cmp_ps(_mm256_loadu_ps(d), bound, _CMP_NGT_UQ);
-    __m256 high = _mm256_cmp_ps(_mm256_loadu_ps(d + 8), bound, _CMP_NGT_UQ);
-    return _mm256_movemask_ps(_mm256_or_ps(low, high));
+/* Coordinates i to i + 3 of 8 points: rows r and r + 4 share a register, then 4 x 4 transposes. */
+static inline void transpose4(const float *const *rows, size_t i, float *out, size_t stride) {
+    __m256 q[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++)
+        q[r] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows[r] + i)), _mm_loadu_ps(rows[r + 4] + i), 1);
+    __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(q[0], q[1])), b = _mm256_castps_pd(_mm256_unpackhi_ps(q[0], q[1]));
+    __m256d c = _mm256_castps_pd(_mm256_unpacklo_ps(q[2], q[3])), d = _mm256_castps_pd(_mm256_unpackhi_ps(q[2], q[3]));
+    v_store(out, _mm256_castpd_ps(_mm256_unpacklo_pd(a, c)));
+    v_store(out + stride, _mm256_castpd_ps(_mm256_unpackhi_pd(a, c)));
+    v_store(out + 2 * stride, _mm256_castpd_ps(_mm256_unpacklo_pd(b, d)));
+    v_store(out + 3 * stride, _mm256_castpd_ps(_mm256_unpackhi_pd(b, d)));
 }
 
 #include "body.h"

@@ -1,112 +1,225 @@
-/* k-means. The including file defines, for panels of 16 centroids,
- *     tile: out[t][j] = norms[j] - 2 (point t) . (centroid j) in f32, for count <= POINTS points, rows of out at
- *         `stride`; whatever it writes to the rows beyond count is not read;
- *     panel_least: least[j] = min(d[j], least[j]), a NaN d[j] left out;
- *     panel_within: whether a d[j] is not above the limit (NaN is not).
+/* k-means: the search for the nearest centroid. The including file defines vectors of LANES floats (points stand in
+ * the lanes), VECTORS of them a tile, MOST_CENTROIDS a tile, and
+ *     transpose4: coordinates i to i + 3 of LANES rows, coordinate by coordinate, rows of the output at `stride`.
  *
- * Assignment takes f32 distances only to rule centroids out: all whose f32 distance comes within the error bound of the
- * least one are measured again in f64, so the label is the f64 minimum, the lowest on a tie, on every ISA. */
+ * The score of a centroid is x.c - |c|^2 / 2: the largest is the nearest. Scores are f32 and only rule centroids out;
+ * where the second comes within the error bound of the first, all that do are measured again in f64, so the label is
+ * the f64 minimum, the lowest on a tie, on every ISA.
+ *
+ * With points in the lanes the best and the second best of every point are kept without a step across lanes, any
+ * number of centroids fills its tiles, and the points, packed once, stay in the first-level cache while centroids pass. */
 #include "../hqk.h"
-#include "../lanes.h"
+#include "measure.h"
 
 #include <float.h>
 #include <math.h>
 
-static double exact_distance(const float *x, const float *c, size_t dim) {
-    double lane[HQK_LANES] = {0};
-    size_t i = 0;
-    for (; i + HQK_LANES <= dim; i += HQK_LANES)
-        for (int l = 0; l < HQK_LANES; l++) {
-            double d = (double)x[i + l] - (double)c[i + l];
-            lane[l] += d * d;
-        }
-    for (int l = 0; i < dim; i++, l++) {
-        double d = (double)x[i] - (double)c[i];
-        lane[l] += d * d;
-    }
-    return hqk_sum_lanes(lane);
+#define POINTS (LANES * VECTORS)
+#define ALIGNMENT 64
+#define MOST_GROUPS 64
+#define NO_GROUP UINT32_MAX
+
+#if defined(_MSC_VER)
+#define ALWAYS_INLINE __forceinline
+#define FETCH(address) (void)(address)
+#else
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define FETCH(address) __builtin_prefetch(address)
+#endif
+
+/* Part `index` of `whole` things split as evenly as they come: where it begins. */
+static inline size_t part_start(size_t whole, size_t parts, size_t index) {
+    size_t rest = whole % parts;
+    return whole / parts * index + (index < rest ? index : rest);
 }
 
-static double squared_norm(const float *x, size_t dim) {
-    double lane[HQK_LANES] = {0};
-    size_t i = 0;
-    for (; i + HQK_LANES <= dim; i += HQK_LANES)
-        for (int l = 0; l < HQK_LANES; l++) lane[l] += (double)x[i + l] * (double)x[i + l];
-    for (int l = 0; i < dim; i++, l++) lane[l] += (double)x[i] * (double)x[i];
-    return hqk_sum_lanes(lane);
-}
+static inline size_t tiles_of(size_t centroids) { return (centroids + MOST_CENTROIDS - 1) / MOST_CENTROIDS; }
 
-void HQK_NAME(hqk_kmeans_panels)(const float *centroids, size_t k, size_t dim, float *panels, float *norms,
-                                 double *max_norm) {
+/* Groups one after the other; in a group its tiles; in a tile coordinate after coordinate of all its centroids. */
+void HQK_NAME(hqk_kmeans_pack)(const float *centroids, size_t k, size_t dim, size_t groups, float *packed,
+                               float *half_norms, double *max_norm) {
     double max = 0;
-    for (size_t first = 0; first < k; first += PANEL, panels += dim * PANEL)
-        for (size_t j = 0; j < PANEL; j++) {
-            const float *c = centroids + (first + j) * dim;
-            double norm = first + j < k ? squared_norm(c, dim) : 0;
-            for (size_t i = 0; i < dim; i++) panels[i * PANEL + j] = first + j < k ? c[i] : 0.0f;
-            norms[first + j] = (float)norm;
-            max = !(norm <= max) ? norm : max;
-        }
+    for (size_t c = 0; c < k; c++) {
+        double norm = squared_norm(centroids + c * dim, dim);
+        half_norms[c] = (float)(0.5 * norm);
+        max = !(norm <= max) ? norm : max;
+    }
     *max_norm = max;
+    for (size_t group = 0; group < groups; group++) {
+        size_t start = part_start(k, groups, group), size = part_start(k, groups, group + 1) - start;
+        for (size_t tile = 0, tiles = tiles_of(size); tile < tiles; tile++) {
+            size_t from = start + part_start(size, tiles, tile), to = start + part_start(size, tiles, tile + 1);
+            for (size_t i = 0; i < dim; i++)
+                for (size_t c = from; c < to; c++) *packed++ = centroids[c * dim + i];
+        }
+    }
 }
 
-/* The nearest of the candidates d[j] <= limit (NaN counts as one). */
-static uint32_t nearest(const float *x, const float *centroids, size_t k, size_t dim, const float *d, float limit,
-                        double *distance) {
+/* The best and second best score of each lane and the centroid (or group) of the best. */
+typedef struct {
+    vec best[VECTORS], second[VECTORS];
+    ints which[VECTORS];
+} leaders;
+
+static inline void start_leaders(leaders *l) {
+    for (int v = 0; v < VECTORS; v++)
+        l->best[v] = l->second[v] = v_all(-INFINITY), l->which[v] = i_all(0);
+}
+
+/* Scores of `size` centroids, the first of number `first`, for a tile of points; `size` is a constant to the compiler. */
+static ALWAYS_INLINE void score(int size, const float *x, const float *c, size_t dim, const float *half_norms,
+                                uint32_t first, float *scores, leaders *l) {
+    vec sum[MOST_CENTROIDS][VECTORS];
+#pragma GCC unroll 12
+    for (int j = 0; j < size; j++)
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) sum[j][v] = v_all(-half_norms[j]);
+    for (size_t i = 0; i < dim; i++, x += POINTS, c += size) {
+        vec p[VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) p[v] = v_load(x + v * LANES);
+#pragma GCC unroll 12
+        for (int j = 0; j < size; j++) {
+            vec value = v_all(c[j]);
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) sum[j][v] = v_fma(value, p[v], sum[j][v]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; v++) {
+        vec best = l->best[v], second = l->second[v];
+        ints which = l->which[v];
+#pragma GCC unroll 12
+        for (int j = 0; j < size; j++) {
+            v_store(scores + j * POINTS + v * LANES, sum[j][v]);
+            which = i_pick(v_less(best, sum[j][v]), i_all(first + (uint32_t)j), which);
+            second = v_max(v_min(sum[j][v], best), second);
+            best = v_max(sum[j][v], best);
+        }
+        l->best[v] = best, l->second[v] = second, l->which[v] = which;
+    }
+}
+
+static void score_tile(size_t size, const float *x, const float *c, size_t dim, const float *half_norms,
+                       uint32_t first, float *scores, leaders *l) {
+#define CASE(n) \
+    case n: score(n, x, c, dim, half_norms, first, scores, l); return;
+    switch (size) {
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#if MOST_CENTROIDS > 6
+        CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#endif
+    }
+#undef CASE
+}
+
+/* Asks for the memory of the rows that come next, part by part between the tiles, so that the loads of the transpose
+ * do not wait for it. */
+static inline void fetch_rows(const float *points, size_t dim, const uint32_t *rows, size_t from, size_t to) {
+    for (size_t index = from; index < to; index++) {
+        const char *row = (const char *)(points + (rows ? rows[index] : index) * dim);
+        for (size_t byte = 0; byte < 4 * dim; byte += 64) FETCH(row + byte);
+    }
+}
+
+static void transpose(const float *const *rows, size_t dim, float *out) {
+    size_t i = 0;
+    for (; i + 4 <= dim; i += 4, out += 4 * POINTS)
+        for (int v = 0; v < VECTORS; v++) transpose4(rows + v * LANES, i, out + v * LANES, POINTS);
+    for (; i < dim; i++, out += POINTS)
+        for (int t = 0; t < POINTS; t++) out[t] = rows[t][i];
+}
+
+/* The nearest in f64 of the centroids of the groups in `open` whose score is not below the limit (NaN is not). */
+static uint32_t measured_nearest(const float *x, const hqk_kmeans_centroids *to, uint64_t open, const float *scores,
+                                 float limit) {
     uint32_t label = 0;
     double best = INFINITY;
     int any = 0;
-    for (size_t j = 0; j < k; j++) {
-        if (j % PANEL == 0 && j + PANEL <= k && !panel_within(d + j, limit)) {
-            j += PANEL - 1;
-            continue;
+    for (size_t group = 0; group < to->groups; group++) {
+        if (!(open >> group & 1)) continue;
+        size_t end = part_start(to->k, to->groups, group + 1);
+        for (size_t j = part_start(to->k, to->groups, group); j < end; j++) {
+            if (scores[j * POINTS] < limit) continue;
+            double exact = exact_distance(x, to->centroids + j * to->dim, to->dim);
+            if (!any || exact < best || (best != best && exact == exact)) best = exact, label = (uint32_t)j;
+            any = 1;
         }
-        if (d[j] > limit) continue;
-        double exact = exact_distance(x, centroids + j * dim, dim);
-        if (!any || exact < best || (best != best && exact == exact)) best = exact, label = (uint32_t)j;
-        any = 1;
     }
-    *distance = best;
     return label;
 }
 
-void HQK_NAME(hqk_kmeans_assign)(const float *points, size_t n, size_t dim, const float *centroids, size_t k,
-                                 const float *panels, const float *norms, double max_norm, float *scratch,
-                                 uint32_t *labels, float *distances) {
-    size_t padded = (k + PANEL - 1) / PANEL * PANEL;
-    for (size_t first = 0; first < n; first += POINTS) {
-        size_t count = n - first < POINTS ? n - first : POINTS;
-        const float *block = points + first * dim;
-        for (size_t p = 0; p < padded; p += PANEL)
-            tile(block, count, panels + p * dim, dim, norms + p, scratch + p, padded);
-        for (size_t t = 0; t < count; t++) {
-            const float *x = block + t * dim, *d = scratch + t * padded;
-            float lane[PANEL], least = INFINITY;
-            for (int j = 0; j < PANEL; j++) lane[j] = INFINITY;
-            size_t j = 0;
-            for (; j + PANEL <= k; j += PANEL) panel_least(d + j, lane);
-            for (; j < k; j++) least = d[j] < least ? d[j] : least;
-            for (int l = 0; l < PANEL; l++) least = lane[l] < least ? lane[l] : least;
-            /* A dot product errs by at most dim u |x| |c| in any order (u = 2^-24), the norm and the subtraction by a
-             * few u more; underflow by dim * FLT_MIN. Two distances are compared, hence twice. */
-            double squared = squared_norm(x, dim);
-            double error = ((double)dim + 8) * 0x1p-24 * (2 * sqrt(squared * max_norm) + max_norm) +
-                           2 * (double)dim * FLT_MIN;
-            float limit = (float)((double)least + 2.02 * error);
-            limit += fabsf(limit) * 0x1p-23f;
-            if (!(squared < 1e37 && max_norm < 1e37)) limit = INFINITY; /* f32 may have overflowed */
-            double distance;
-            labels[first + t] = nearest(x, centroids, k, dim, d, limit, &distance);
-            distances[first + t] = (float)distance;
-        }
-    }
-}
+#include "bounds.h"
 
-void HQK_NAME(hqk_kmeans_sums)(const float *points, size_t n, size_t dim, const uint32_t *labels, double *sums,
-                               uint64_t *counts) {
-    for (size_t t = 0; t < n; t++, points += dim) {
-        double *sum = sums + (size_t)labels[t] * dim;
-        for (size_t i = 0; i < dim; i++) sum[i] += (double)points[i];
-        counts[labels[t]]++;
+void HQK_NAME(hqk_kmeans_assign)(const float *points, const float *norms, const uint32_t *rows, size_t n,
+                                 const hqk_kmeans_centroids *to, const hqk_kmeans_bounds *bounds, float *scratch,
+                                 uint32_t *labels) {
+    size_t dim = to->dim;
+    float *x = (float *)(((uintptr_t)scratch + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1)), *scores = x + POINTS * dim;
+    /* A score errs by at most (dim + 1) u (|x| |c| + |c|^2 / 2) in any order (u = 2^-24), and by dim FLT_MIN from
+     * underflow; two scores are compared. The distances in f64 err too, by the order of dim 2^-53 |x|^2. */
+    double unit = 0x1.06p-23 * ((double)dim + 8);
+    vec per_norm = v_all((float)(unit * sqrt(to->max_norm)));
+    vec per_square = v_all((float)(((double)dim + 16) * 0x1p-52));
+    vec fixed = v_all((float)(unit * to->max_norm / 2 + 4 * (double)dim * FLT_MIN));
+    for (size_t first = 0; first < n; first += POINTS) {
+        size_t count = n - first < POINTS ? n - first : POINTS, row[POINTS];
+        const float *point[POINTS];
+        float square[POINTS], limit[POINTS];
+        uint32_t label[POINTS], winner[POINTS];
+        for (size_t t = 0; t < POINTS; t++) {
+            size_t index = first + (t < count ? t : count - 1); /* lanes beyond the last repeat it */
+            row[t] = rows ? rows[index] : index;
+            point[t] = points + row[t] * dim;
+            square[t] = norms[row[t]];
+        }
+        uint64_t open = bounds ? open_groups(to, bounds, labels, row, count) : ~(uint64_t)0;
+        transpose(point, dim, x);
+        leaders all, of_group[MOST_GROUPS];
+        ints nearest[VECTORS];
+        start_leaders(&all);
+        for (int v = 0; v < VECTORS; v++) nearest[v] = i_all(0);
+        size_t next = first + count, ahead = n - next < POINTS ? n - next : POINTS, fetched = 0, searched = 0;
+        for (size_t group = 0; group < to->groups; group++) {
+            if (!(open >> group & 1)) continue;
+            leaders *own = &of_group[group];
+            size_t start = part_start(to->k, to->groups, group), size = part_start(to->k, to->groups, group + 1) - start;
+            start_leaders(own);
+            for (size_t tile = 0, tiles = tiles_of(size); tile < tiles; tile++) {
+                size_t from = start + part_start(size, tiles, tile), end = start + part_start(size, tiles, tile + 1);
+                searched += end - from;
+                size_t due = searched * ahead / to->k;
+                fetch_rows(points, dim, rows, next + fetched, next + due);
+                fetched = due;
+                score_tile(end - from, x, to->packed + from * dim, dim, to->half_norms + from, (uint32_t)from,
+                           scores + from * POINTS, own);
+            }
+            for (int v = 0; v < VECTORS; v++) {
+                flags wins = v_less(all.best[v], own->best[v]);
+                all.which[v] = i_pick(wins, i_all((uint32_t)group), all.which[v]);
+                nearest[v] = i_pick(wins, own->which[v], nearest[v]);
+                all.second[v] = v_max(v_max(v_min(own->best[v], all.best[v]), own->second[v]), all.second[v]);
+                all.best[v] = v_max(own->best[v], all.best[v]);
+            }
+        }
+        vec error[VECTORS];
+        uint32_t clear = 0;
+        for (int v = 0; v < VECTORS; v++) {
+            vec norm = v_load(square + v * LANES);
+            error[v] = v_fma(v_sqrt(norm), per_norm, v_fma(norm, per_square, fixed));
+            vec bound = v_sub(all.best[v], error[v]);
+            v_store(limit + v * LANES, bound);
+            i_store(label + v * LANES, nearest[v]);
+            i_store(winner + v * LANES, all.which[v]);
+            clear |= v_bits(v_less(all.second[v], bound)) << (v * LANES);
+        }
+        for (size_t t = 0; t < count; t++) {
+            if (!(clear >> t & 1)) {
+                label[t] = measured_nearest(point[t], to, open, scores + t, limit[t]);
+                winner[t] = NO_GROUP;
+            }
+            labels[row[t]] = label[t];
+        }
+        if (bounds) keep_bounds(to, bounds, open, &all, of_group, error, square, winner, label, row, count);
     }
 }

@@ -40,6 +40,40 @@ pub unsafe extern "C" fn hq_kmeans_fit(
     })
 }
 
+/// As `hq_kmeans_fit`, from the caller's centroids (`clusters x dim`, row-major) instead of seeding, with at most
+/// `max_iterations` iterations. `pruning`: let bounds on the distances spare searches; the result is the same, to the
+/// bit. HQ_NOT_FINITE: a coordinate of a point or a centroid is NaN or infinite.
+///
+/// # Safety
+/// Pointers are valid for the stated lengths.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hq_kmeans_fit_from(
+    context: *const hq_context,
+    points: *const f32,
+    count: usize,
+    dim: usize,
+    clusters: usize,
+    centroids: *const f32,
+    max_iterations: usize,
+    pruning: bool,
+    out: *mut *mut hq_kmeans,
+) -> hq_status {
+    guard("hq_kmeans_fit_from", || {
+        // SAFETY: as the caller vouches.
+        let context = unsafe { context_of(context) }?;
+        not_null(out, "out")?;
+        // SAFETY: as the caller vouches.
+        let points = unsafe { input(points, size(&[count, dim], "points")?, "points") }?;
+        // SAFETY: as the caller vouches.
+        let centroids = unsafe { input(centroids, size(&[clusters, dim], "centroids")?, "centroids") }?;
+        let options = KMeansOptions { clusters, max_iterations, pruning, ..KMeansOptions::default() };
+        let fitted = KMeans::fit_from(context, points, dim, centroids, &options)?;
+        // SAFETY: not NULL; the caller vouches for it.
+        unsafe { give_handle(fitted, out) };
+        Ok(())
+    })
+}
+
 /// The nearest centroid of each of `count` points (the lowest number on ties).
 ///
 /// # Safety
@@ -78,6 +112,38 @@ pub unsafe extern "C" fn hq_kmeans_centroids(kmeans: *const hq_kmeans, centroids
         // SAFETY: see above.
         let centroids = unsafe { output(centroids, kmeans.centroids().len(), "centroids") }?;
         centroids.copy_from_slice(kmeans.centroids());
+        Ok(())
+    })
+}
+
+/// The cluster of each fitted point.
+///
+/// # Safety
+/// `labels` is valid for writes of as many numbers as there were points.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hq_kmeans_labels(kmeans: *const hq_kmeans, labels: *mut u32) -> hq_status {
+    guard("hq_kmeans_labels", || {
+        // SAFETY: as the caller vouches, here and below.
+        let kmeans = unsafe { handle_ref::<KMeans, _>(kmeans, "kmeans") }?;
+        // SAFETY: see above.
+        let labels = unsafe { output(labels, kmeans.labels().len(), "labels") }?;
+        labels.copy_from_slice(kmeans.labels());
+        Ok(())
+    })
+}
+
+/// Lloyd's iterations done.
+///
+/// # Safety
+/// `iterations` is valid for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hq_kmeans_iterations(kmeans: *const hq_kmeans, iterations: *mut usize) -> hq_status {
+    guard("hq_kmeans_iterations", || {
+        // SAFETY: as the caller vouches, here and below.
+        let kmeans = unsafe { handle_ref::<KMeans, _>(kmeans, "kmeans") }?;
+        not_null(iterations, "iterations")?;
+        // SAFETY: not NULL; the caller vouches for it.
+        unsafe { iterations.write(kmeans.iterations()) };
         Ok(())
     })
 }

@@ -1,7 +1,7 @@
 //! Clusters of equal size.
 #![forbid(unsafe_code)]
 
-use super::assignment::squared_distance;
+use super::distance::squared_distance;
 
 /// Moves points so that cluster sizes differ by at most one: points are served in the order of what they lose if their
 /// first choice is full (distance to the second-nearest centroid less distance to the nearest; ties by index), each

@@ -69,7 +69,8 @@ impl DataClustering {
         if clusters > windows {
             tracing::warn!("data_clusters: {clusters} clusters for {windows} windows: using {windows}");
         }
-        let options = KMeansOptions { clusters: clusters.min(windows), seed, max_iterations: 50 };
+        let options =
+            KMeansOptions { clusters: clusters.min(windows), seed, max_iterations: 50, ..KMeansOptions::default() };
         let kmeans = KMeans::fit(context, embeddings, dim, &options)?;
         let labels = balanced_labels(embeddings, dim, kmeans.centroids());
         Ok(Self::from_labels(labels, options.clusters, seed))

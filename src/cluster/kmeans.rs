@@ -1,16 +1,14 @@
-//! k-means: k-means++ seeding (Arthur and Vassilvitskii, 2007) and Lloyd's iterations.
+//! k-means: k-means++ seeding and Lloyd's iterations.
 //!
 //! Every result is a pure function of points, options and seed: sums run over fixed blocks in a fixed order, whatever
 //! the threads.
 #![forbid(unsafe_code)]
 
-use super::assignment::{Assignment, assign};
-use crate::dispatch::Context;
-use crate::tensor::RandomStream;
-use crate::{Error, Result};
+use rayon::prelude::*;
 
-/// Random streams of seeding (see [`RandomStream::new`]).
-const SEEDING_PURPOSE: u32 = 30;
+use super::seeding::seed_centroids;
+use crate::dispatch::{Context, Lloyd};
+use crate::{Error, Result};
 
 /// How [`KMeans::fit`] runs.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -21,11 +19,13 @@ pub struct KMeansOptions {
     pub max_iterations: usize,
     /// Seed of k-means++.
     pub seed: u64,
+    /// Whether bounds on the distances spare searches (see [`Lloyd`]): the result is the same, the time is not.
+    pub pruning: bool,
 }
 
 impl Default for KMeansOptions {
     fn default() -> Self {
-        KMeansOptions { clusters: 8, max_iterations: 100, seed: 0 }
+        KMeansOptions { clusters: 8, max_iterations: 100, seed: 0, pruning: true }
     }
 }
 
@@ -62,38 +62,43 @@ impl KMeans {
     /// Clusters `points` `[n, dim]` until no label changes (or `max_iterations`). A cluster that loses all its points
     /// takes over the point farthest from its own centroid, so no cluster ends empty, even among equal points.
     ///
-    /// Errors: `dim` or `clusters` is zero, more clusters than points, `points` is no multiple of `dim`, a coordinate
-    /// that is not finite (named by its index in `points`).
+    /// Errors: `dim`, `clusters` or `max_iterations` is zero, more clusters than points, `points` is no multiple of
+    /// `dim`, a coordinate that is not finite (named by its point and its index in `points`).
     pub fn fit(context: &Context, points: &[f32], dim: usize, options: &KMeansOptions) -> Result<Self> {
-        let n = check_points(points, dim)?;
-        let k = options.clusters;
-        if k == 0 || k > n {
-            return Err(Error::invalid("clusters", format!("1 to the number of points, {n}"), k));
+        let n = check_points(context, points, dim)?;
+        check_options(options, n)?;
+        let centroids = context.install(|| seed_centroids(context, points, dim, options.clusters, options.seed));
+        Ok(context.install(|| lloyd(context, points, dim, centroids, options)))
+    }
+
+    /// As [`KMeans::fit`], from the caller's centroids `[clusters, dim]` instead of seeding; `seed` is not read.
+    ///
+    /// Errors: those of [`KMeans::fit`]; `centroids` of another length or not finite.
+    pub fn fit_from(
+        context: &Context,
+        points: &[f32],
+        dim: usize,
+        centroids: &[f32],
+        options: &KMeansOptions,
+    ) -> Result<Self> {
+        let n = check_points(context, points, dim)?;
+        check_options(options, n)?;
+        if centroids.len() != options.clusters * dim {
+            let expected = format!("{} x {dim} numbers", options.clusters);
+            return Err(Error::shape("kmeans", "centroids", expected, centroids.len()));
         }
-        if options.max_iterations == 0 {
-            return Err(Error::invalid("max_iterations", "at least 1", 0));
-        }
-        let mut centroids = seed_centroids(context, points, dim, k, options.seed);
-        let mut current = assign(context, points, dim, &centroids);
-        repair_empty(&mut current, points, &mut centroids, dim);
-        let (mut iterations, mut converged) = (0, false);
-        while !converged && iterations < options.max_iterations {
-            centroids = means(context, points, dim, &current.labels, k);
-            let mut next = assign(context, points, dim, &centroids);
-            repair_empty(&mut next, points, &mut centroids, dim);
-            converged = next.labels == current.labels;
-            current = next;
-            iterations += 1;
-        }
-        let Assignment { labels, distances } = current;
-        Ok(KMeans { dim, centroids, labels, distances, iterations, converged })
+        check_finite(context, "centroids", centroids, dim)?;
+        Ok(context.install(|| lloyd(context, points, dim, centroids.to_vec(), options)))
     }
 
     /// The nearest centroid of each of `points` `[n, dim]`; of equal distances the lowest number.
     /// Errors: `points` is no multiple of `dim`; a coordinate that is not finite.
     pub fn predict(&self, context: &Context, points: &[f32]) -> Result<Vec<u32>> {
-        check_points(points, self.dim)?;
-        Ok(assign(context, points, self.dim, &self.centroids).labels)
+        let n = check_points(context, points, self.dim)?;
+        let (mut labels, mut distances) = (vec![0; n], vec![0.0; n]);
+        let k = self.clusters();
+        context.kmeans_assign(points, n, self.dim, &self.centroids, k, &mut labels, &mut distances);
+        Ok(labels)
     }
 
     /// Number of clusters.
@@ -148,77 +153,90 @@ impl KMeans {
 }
 
 /// The number of points; errors of [`KMeans::fit`].
-pub(super) fn check_points(points: &[f32], dim: usize) -> Result<usize> {
+pub(super) fn check_points(context: &Context, points: &[f32], dim: usize) -> Result<usize> {
     if dim == 0 {
         return Err(Error::invalid("dim", "at least 1", 0));
     }
     if !points.len().is_multiple_of(dim) {
         return Err(Error::shape("kmeans", "points", format!("a multiple of {dim} numbers"), points.len()));
     }
-    if let Some(index) = points.iter().position(|v| !v.is_finite()) {
-        return Err(Error::NonFinite { tensor: "points".into(), index, value: points[index] });
+    check_finite(context, "points", points, dim)?;
+    let n = points.len() / dim;
+    if n >= u32::MAX as usize {
+        return Err(Error::invalid("points", format!("fewer than {} points", u32::MAX), n));
     }
-    Ok(points.len() / dim)
+    Ok(n)
 }
 
-/// k-means++: each next centroid is a point drawn with probability proportional to its squared distance to the nearest
-/// centroid so far; when all distances are zero, the lowest index not yet taken.
-fn seed_centroids(context: &Context, points: &[f32], dim: usize, k: usize, seed: u64) -> Vec<f32> {
-    let n = points.len() / dim;
-    let mut stream = RandomStream::new(seed, SEEDING_PURPOSE, 0, 0);
-    let mut taken = vec![false; n];
-    let mut nearest = vec![f64::INFINITY; n];
-    let mut centroids = Vec::with_capacity(k * dim);
-    let mut choice = stream.below(n as u64) as usize;
-    loop {
-        taken[choice] = true;
-        let centroid = &points[choice * dim..][..dim];
-        centroids.extend_from_slice(centroid);
-        if centroids.len() == k * dim {
-            return centroids;
+/// Numbers of one block of [`check_finite`].
+const CHECKED_BLOCK: usize = 1 << 16;
+
+fn check_finite(context: &Context, what: &str, values: &[f32], dim: usize) -> Result<()> {
+    // A sum of finite magnitudes is finite in f64: one that is not tells of a block to look through.
+    let strange = |block: &[f32]| !context.kernels().abs_sum(block).is_finite();
+    let block = context.install(|| values.par_chunks(CHECKED_BLOCK).position_first(strange));
+    let first = block.map_or(values.len(), |block| block * CHECKED_BLOCK);
+    match values[first..].iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(place) => {
+            let index = first + place;
+            Err(Error::NonFinite { tensor: format!("{what}, row {}", index / dim), index, value: values[index] })
         }
-        let added = assign(context, points, dim, centroid).distances;
-        nearest.iter_mut().zip(added).for_each(|(d, new)| *d = d.min(f64::from(new)));
-        let total: f64 = nearest.iter().sum();
-        let mut left = stream.uniform() * total;
-        let drawn = nearest.iter().position(|&d| {
-            left -= d;
-            left < 0.0
-        });
-        // Rounding may leave a rest beyond the last point: then the last one that is not a centroid.
-        choice = match drawn {
-            Some(index) => index,
-            None if total > 0.0 => nearest.iter().rposition(|&d| d > 0.0).unwrap_or(0),
-            None => taken.iter().position(|&t| !t).unwrap_or(0),
-        };
     }
+}
+
+fn check_options(options: &KMeansOptions, n: usize) -> Result<()> {
+    if options.clusters == 0 || options.clusters > n {
+        return Err(Error::invalid("clusters", format!("1 to the number of points, {n}"), options.clusters));
+    }
+    if options.max_iterations == 0 {
+        return Err(Error::invalid("max_iterations", "at least 1", 0));
+    }
+    Ok(())
+}
+
+/// Lloyd's iterations from given centroids.
+fn lloyd(context: &Context, points: &[f32], dim: usize, mut centroids: Vec<f32>, options: &KMeansOptions) -> KMeans {
+    let mut lloyd = Lloyd::new(context, points, dim, options.clusters, options.pruning);
+    let mut distances = vec![0.0; points.len() / dim];
+    lloyd.assign(&centroids);
+    let mut repaired = repair_empty(context, &mut lloyd, points, dim, &mut centroids, &mut distances);
+    let (mut iterations, mut converged) = (0, false);
+    while !converged && iterations < options.max_iterations {
+        // An assignment undoes a repair: then labels must be compared whole.
+        let before = repaired.then(|| lloyd.labels().to_vec());
+        lloyd.means(&mut centroids);
+        let changed = lloyd.assign(&centroids);
+        repaired = repair_empty(context, &mut lloyd, points, dim, &mut centroids, &mut distances);
+        converged = before.map_or(changed == 0, |before| before == lloyd.labels());
+        iterations += 1;
+    }
+    context.kmeans_distances(points, dim, &centroids, lloyd.labels(), &mut distances);
+    KMeans { dim, centroids, labels: lloyd.into_labels(), distances, iterations, converged }
 }
 
 /// Gives every empty cluster the point farthest from its centroid, out of clusters of two or more (of equal distances
-/// the lowest index), which is also its centroid then.
-fn repair_empty(assignment: &mut Assignment, points: &[f32], centroids: &mut [f32], dim: usize) {
-    let Assignment { labels, distances } = assignment;
-    let k = centroids.len() / dim;
-    let mut sizes = vec![0usize; k];
-    labels.iter().for_each(|&label| sizes[label as usize] += 1);
-    for empty in 0..k {
-        if sizes[empty] > 0 {
-            continue;
-        }
-        let movable = (0..labels.len()).filter(|&i| sizes[labels[i] as usize] > 1);
+/// the lowest index), which is also its centroid then. Whether there was one. `distances` is memory for one a point.
+fn repair_empty(
+    context: &Context,
+    lloyd: &mut Lloyd<'_>,
+    points: &[f32],
+    dim: usize,
+    centroids: &mut [f32],
+    distances: &mut [f32],
+) -> bool {
+    let empty: Vec<usize> = (0..lloyd.counts().len()).filter(|&cluster| lloyd.counts()[cluster] == 0).collect();
+    if empty.is_empty() {
+        return false;
+    }
+    context.kmeans_distances(points, dim, centroids, lloyd.labels(), distances);
+    for empty in empty {
+        let movable = (0..distances.len()).filter(|&i| lloyd.counts()[lloyd.labels()[i] as usize] > 1);
         let farthest = movable.reduce(|best, i| if distances[i] > distances[best] { i } else { best });
-        let Some(point) = farthest else { return };
-        sizes[labels[point] as usize] -= 1;
-        sizes[empty] = 1;
-        labels[point] = empty as u32;
+        let Some(point) = farthest else { break };
+        lloyd.relabel(point, empty as u32);
         distances[point] = 0.0;
         centroids[empty * dim..][..dim].copy_from_slice(&points[point * dim..][..dim]);
     }
-}
-
-/// The mean of the points of each cluster, `[k, dim]`.
-fn means(context: &Context, points: &[f32], dim: usize, labels: &[u32], k: usize) -> Vec<f32> {
-    let (mut sums, mut counts) = (vec![0.0; k * dim], vec![0; k]);
-    context.kmeans_sums(points, dim, labels, &mut sums, &mut counts);
-    sums.iter().enumerate().map(|(i, sum)| (sum / counts[i / dim] as f64) as f32).collect()
+    true
 }

@@ -1,11 +1,12 @@
 //! Clusters of points, of training windows and of parameters.
 
-mod assignment;
 mod balance;
 mod data;
+mod distance;
 mod kmeans;
 mod parameters;
 mod permutation;
+mod seeding;
 mod suggestion;
 mod window_embedding;
 

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::assignment::squared_distance;
+use super::distance::squared_distance;
 use super::kmeans::check_points;
 use super::{KMeans, KMeansOptions};
 use crate::dispatch::Context;
@@ -32,7 +32,7 @@ pub fn suggest_clusters(
     max_clusters: usize,
     seed: u64,
 ) -> Result<usize> {
-    let n = check_points(points, dim)?;
+    let n = check_points(context, points, dim)?;
     if max_clusters == 0 || n == 0 {
         let (name, found) = if n == 0 { ("points", n) } else { ("max_clusters", max_clusters) };
         return Err(Error::invalid(name, "at least 1", found));

@@ -1,15 +1,12 @@
-//! k-means assignment and centroid sums on the context's threads.
+//! k-means on the context's threads: nearest centroids and distances.
 #![forbid(unsafe_code)]
 
 use rayon::prelude::*;
 
 use super::Context;
 
-/// Points of one parallel block of assignment.
-const BLOCK_POINTS: usize = 384;
-/// Points of a block of sums, at least, and blocks at most: the split depends on the number of points alone.
-const SUM_POINTS: usize = 2048;
-const SUM_BLOCKS: usize = 16;
+/// Points of one parallel block of work that nothing is kept of.
+pub(super) const BLOCK_POINTS: usize = 384;
 
 impl Context {
     /// Nearest centroid and squared distance of each point. `points`: `[n, dim]`, `centroids`: `[k, dim]`. The label is
@@ -29,44 +26,67 @@ impl Context {
         distances: &mut [f32],
     ) {
         assert!(points.len() == n * dim && labels.len() == n && distances.len() == n, "kmeans_assign: lengths");
-        let panels = self.kernels().centroid_panels(centroids, k, dim);
+        let kernels = self.kernels();
+        let packed = kernels.pack_centroids(centroids, k, dim, 1);
+        self.install(|| {
+            let outputs = labels.par_chunks_mut(BLOCK_POINTS).zip(distances.par_chunks_mut(BLOCK_POINTS));
+            outputs.enumerate().for_each_init(Vec::new, |scratch, (block, (labels, distances))| {
+                let first = block * BLOCK_POINTS;
+                let points = &points[first * dim..(first + labels.len()) * dim];
+                // The norms stand where the distances will.
+                kernels.kmeans_norms(points, dim, distances);
+                kernels.kmeans_assign(points, distances, None, &packed, None, scratch, labels);
+                kernels.kmeans_distances(points, dim, centroids, labels, distances);
+            });
+        });
+    }
+
+    /// Squared distance in f64, rounded, of each point `[n, dim]` to the centroid of its label.
+    ///
+    /// # Panics
+    /// If the lengths do not fit or a label is no centroid.
+    pub fn kmeans_distances(
+        &self,
+        points: &[f32],
+        dim: usize,
+        centroids: &[f32],
+        labels: &[u32],
+        distances: &mut [f32],
+    ) {
+        assert!(points.len() == labels.len() * dim && distances.len() == labels.len(), "kmeans_distances: lengths");
+        self.install(|| {
+            let outputs = distances.par_chunks_mut(BLOCK_POINTS).zip(labels.par_chunks(BLOCK_POINTS));
+            outputs.enumerate().for_each(|(block, (distances, labels))| {
+                let first = block * BLOCK_POINTS;
+                let points = &points[first * dim..(first + labels.len()) * dim];
+                self.kernels().kmeans_distances(points, dim, centroids, labels, distances);
+            });
+        });
+    }
+
+    /// For each point `[n, dim]` to which `centroid` is nearer than `distances` says: the squared distance, and the
+    /// label `number`. Points whose distance is below `reach` of their label are passed over.
+    ///
+    /// # Panics
+    /// If the lengths do not fit or a label is `reach.len()` or more.
+    pub fn kmeans_nearer(
+        &self,
+        points: &[f32],
+        centroid: &[f32],
+        number: u32,
+        reach: &[f32],
+        labels: &mut [u32],
+        distances: &mut [f32],
+    ) {
+        let dim = centroid.len();
+        assert!(points.len() == labels.len() * dim && distances.len() == labels.len(), "kmeans_nearer: lengths");
         self.install(|| {
             let outputs = labels.par_chunks_mut(BLOCK_POINTS).zip(distances.par_chunks_mut(BLOCK_POINTS));
             outputs.enumerate().for_each(|(block, (labels, distances))| {
                 let first = block * BLOCK_POINTS;
                 let points = &points[first * dim..(first + labels.len()) * dim];
-                self.kernels().kmeans_assign(points, &panels, labels, distances);
+                self.kernels().kmeans_nearer(points, centroid, number, reach, labels, distances);
             });
         });
-    }
-
-    /// Sum `[k, dim]` and number `[k]` of the points of each label, overwritten. f64 sums of fixed blocks of points,
-    /// added in order: the result does not depend on the threads.
-    ///
-    /// # Panics
-    /// If the lengths do not fit or a label is `counts.len()` or more.
-    pub fn kmeans_sums(&self, points: &[f32], dim: usize, labels: &[u32], sums: &mut [f64], counts: &mut [u64]) {
-        let (n, k) = (labels.len(), counts.len());
-        assert!(points.len() == n * dim && sums.len() == k * dim, "kmeans_sums: lengths");
-        let block = n.div_ceil(SUM_BLOCKS).max(SUM_POINTS);
-        let partial: Vec<(Vec<f64>, Vec<u64>)> = self.install(|| {
-            labels
-                .par_chunks(block)
-                .enumerate()
-                .map(|(index, labels)| {
-                    let first = index * block;
-                    let points = &points[first * dim..(first + labels.len()) * dim];
-                    let (mut sums, mut counts) = (vec![0.0; k * dim], vec![0; k]);
-                    self.kernels().kmeans_sums(points, dim, labels, &mut sums, &mut counts);
-                    (sums, counts)
-                })
-                .collect()
-        });
-        sums.fill(0.0);
-        counts.fill(0);
-        for (part, numbers) in partial {
-            sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-            counts.iter_mut().zip(numbers).for_each(|(count, part)| *count += part);
-        }
     }
 }

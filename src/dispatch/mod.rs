@@ -5,8 +5,10 @@ mod context;
 mod dense;
 mod int8;
 mod kmeans;
+mod lloyd;
 mod norm;
 mod ternary;
 
 pub use crate::kernels::StochasticRounding;
 pub use context::{Context, ContextOptions};
+pub use lloyd::Lloyd;

@@ -2899,284 +2899,601 @@ unsafe extern "C" {
         c_stride: usize,
     );
 }
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct hqk_kmeans_centroids {
+    pub centroids: *const f32,
+    pub k: usize,
+    pub dim: usize,
+    pub groups: usize,
+    pub packed: *const f32,
+    pub half_norms: *const f32,
+    pub max_norm: f64,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct hqk_kmeans_bounds {
+    pub upper: *mut f32,
+    pub lower: *mut f32,
+    pub group_lower: *mut f32,
+    pub moved: *const f32,
+    pub group_moved: *const f32,
+    pub most_moved: f32,
+}
 unsafe extern "C" {
-    pub fn hqk_kmeans_panels_portable(
+    pub fn hqk_kmeans_pack_portable(
         centroids: *const f32,
         k: usize,
         dim: usize,
-        panels: *mut f32,
-        norms: *mut f32,
+        groups: usize,
+        packed: *mut f32,
+        half_norms: *mut f32,
         max_norm: *mut f64,
     );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_norms_portable(points: *const f32, n: usize, dim: usize, norms: *mut f32);
 }
 unsafe extern "C" {
     pub fn hqk_kmeans_assign_portable(
         points: *const f32,
+        norms: *const f32,
+        rows: *const u32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        scratch: *mut f32,
+        labels: *mut u32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_filter_portable(
+        points: *const f32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        labels: *const u32,
+        measure: ::core::ffi::c_int,
+        rows: *mut u32,
+        count: *mut usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_distances_portable(
+        points: *const f32,
         n: usize,
         dim: usize,
         centroids: *const f32,
-        k: usize,
-        panels: *const f32,
-        norms: *const f32,
-        max_norm: f64,
-        scratch: *mut f32,
+        labels: *const u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_nearer_portable(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroid: *const f32,
+        number: u32,
+        reach: *const f32,
         labels: *mut u32,
         distances: *mut f32,
     );
 }
 unsafe extern "C" {
-    pub fn hqk_kmeans_sums_portable(
+    pub fn hqk_kmeans_move_portable(
         points: *const f32,
         n: usize,
         dim: usize,
-        labels: *const u32,
+        before: *const u32,
+        after: *const u32,
         sums: *mut f64,
-        counts: *mut u64,
+        counts: *mut i64,
+        touched: *mut u8,
     );
 }
 unsafe extern "C" {
-    pub fn hqk_kmeans_panels_avx2(
+    pub fn hqk_kmeans_pack_avx2(
         centroids: *const f32,
         k: usize,
         dim: usize,
-        panels: *mut f32,
-        norms: *mut f32,
+        groups: usize,
+        packed: *mut f32,
+        half_norms: *mut f32,
         max_norm: *mut f64,
     );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_norms_avx2(points: *const f32, n: usize, dim: usize, norms: *mut f32);
 }
 unsafe extern "C" {
     pub fn hqk_kmeans_assign_avx2(
         points: *const f32,
+        norms: *const f32,
+        rows: *const u32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        scratch: *mut f32,
+        labels: *mut u32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_filter_avx2(
+        points: *const f32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        labels: *const u32,
+        measure: ::core::ffi::c_int,
+        rows: *mut u32,
+        count: *mut usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_distances_avx2(
+        points: *const f32,
         n: usize,
         dim: usize,
         centroids: *const f32,
-        k: usize,
-        panels: *const f32,
-        norms: *const f32,
-        max_norm: f64,
-        scratch: *mut f32,
+        labels: *const u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_nearer_avx2(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroid: *const f32,
+        number: u32,
+        reach: *const f32,
         labels: *mut u32,
         distances: *mut f32,
     );
 }
 unsafe extern "C" {
-    pub fn hqk_kmeans_sums_avx2(
+    pub fn hqk_kmeans_move_avx2(
         points: *const f32,
         n: usize,
         dim: usize,
-        labels: *const u32,
+        before: *const u32,
+        after: *const u32,
         sums: *mut f64,
-        counts: *mut u64,
+        counts: *mut i64,
+        touched: *mut u8,
     );
 }
 unsafe extern "C" {
-    pub fn hqk_kmeans_panels_avxvnni(
+    pub fn hqk_kmeans_pack_avxvnni(
         centroids: *const f32,
         k: usize,
         dim: usize,
-        panels: *mut f32,
-        norms: *mut f32,
+        groups: usize,
+        packed: *mut f32,
+        half_norms: *mut f32,
         max_norm: *mut f64,
     );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_norms_avxvnni(points: *const f32, n: usize, dim: usize, norms: *mut f32);
 }
 unsafe extern "C" {
     pub fn hqk_kmeans_assign_avxvnni(
         points: *const f32,
+        norms: *const f32,
+        rows: *const u32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        scratch: *mut f32,
+        labels: *mut u32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_filter_avxvnni(
+        points: *const f32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        labels: *const u32,
+        measure: ::core::ffi::c_int,
+        rows: *mut u32,
+        count: *mut usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_distances_avxvnni(
+        points: *const f32,
         n: usize,
         dim: usize,
         centroids: *const f32,
-        k: usize,
-        panels: *const f32,
-        norms: *const f32,
-        max_norm: f64,
-        scratch: *mut f32,
+        labels: *const u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_nearer_avxvnni(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroid: *const f32,
+        number: u32,
+        reach: *const f32,
         labels: *mut u32,
         distances: *mut f32,
     );
 }
 unsafe extern "C" {
-    pub fn hqk_kmeans_sums_avxvnni(
+    pub fn hqk_kmeans_move_avxvnni(
         points: *const f32,
         n: usize,
         dim: usize,
-        labels: *const u32,
+        before: *const u32,
+        after: *const u32,
         sums: *mut f64,
-        counts: *mut u64,
+        counts: *mut i64,
+        touched: *mut u8,
     );
 }
 unsafe extern "C" {
-    pub fn hqk_kmeans_panels_avx512(
+    pub fn hqk_kmeans_pack_avx512(
         centroids: *const f32,
         k: usize,
         dim: usize,
-        panels: *mut f32,
-        norms: *mut f32,
+        groups: usize,
+        packed: *mut f32,
+        half_norms: *mut f32,
         max_norm: *mut f64,
     );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_norms_avx512(points: *const f32, n: usize, dim: usize, norms: *mut f32);
 }
 unsafe extern "C" {
     pub fn hqk_kmeans_assign_avx512(
         points: *const f32,
+        norms: *const f32,
+        rows: *const u32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        scratch: *mut f32,
+        labels: *mut u32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_filter_avx512(
+        points: *const f32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        labels: *const u32,
+        measure: ::core::ffi::c_int,
+        rows: *mut u32,
+        count: *mut usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_distances_avx512(
+        points: *const f32,
         n: usize,
         dim: usize,
         centroids: *const f32,
-        k: usize,
-        panels: *const f32,
-        norms: *const f32,
-        max_norm: f64,
-        scratch: *mut f32,
+        labels: *const u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_nearer_avx512(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroid: *const f32,
+        number: u32,
+        reach: *const f32,
         labels: *mut u32,
         distances: *mut f32,
     );
 }
 unsafe extern "C" {
-    pub fn hqk_kmeans_sums_avx512(
+    pub fn hqk_kmeans_move_avx512(
         points: *const f32,
         n: usize,
         dim: usize,
-        labels: *const u32,
+        before: *const u32,
+        after: *const u32,
         sums: *mut f64,
-        counts: *mut u64,
+        counts: *mut i64,
+        touched: *mut u8,
     );
 }
 unsafe extern "C" {
-    pub fn hqk_kmeans_panels_avx512vnni(
+    pub fn hqk_kmeans_pack_avx512vnni(
         centroids: *const f32,
         k: usize,
         dim: usize,
-        panels: *mut f32,
-        norms: *mut f32,
+        groups: usize,
+        packed: *mut f32,
+        half_norms: *mut f32,
         max_norm: *mut f64,
     );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_norms_avx512vnni(points: *const f32, n: usize, dim: usize, norms: *mut f32);
 }
 unsafe extern "C" {
     pub fn hqk_kmeans_assign_avx512vnni(
         points: *const f32,
+        norms: *const f32,
+        rows: *const u32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        scratch: *mut f32,
+        labels: *mut u32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_filter_avx512vnni(
+        points: *const f32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        labels: *const u32,
+        measure: ::core::ffi::c_int,
+        rows: *mut u32,
+        count: *mut usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_distances_avx512vnni(
+        points: *const f32,
         n: usize,
         dim: usize,
         centroids: *const f32,
-        k: usize,
-        panels: *const f32,
-        norms: *const f32,
-        max_norm: f64,
-        scratch: *mut f32,
+        labels: *const u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_nearer_avx512vnni(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroid: *const f32,
+        number: u32,
+        reach: *const f32,
         labels: *mut u32,
         distances: *mut f32,
     );
 }
 unsafe extern "C" {
-    pub fn hqk_kmeans_sums_avx512vnni(
+    pub fn hqk_kmeans_move_avx512vnni(
         points: *const f32,
         n: usize,
         dim: usize,
-        labels: *const u32,
+        before: *const u32,
+        after: *const u32,
         sums: *mut f64,
-        counts: *mut u64,
+        counts: *mut i64,
+        touched: *mut u8,
     );
 }
 unsafe extern "C" {
-    pub fn hqk_kmeans_panels_neon(
+    pub fn hqk_kmeans_pack_neon(
         centroids: *const f32,
         k: usize,
         dim: usize,
-        panels: *mut f32,
-        norms: *mut f32,
+        groups: usize,
+        packed: *mut f32,
+        half_norms: *mut f32,
         max_norm: *mut f64,
     );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_norms_neon(points: *const f32, n: usize, dim: usize, norms: *mut f32);
 }
 unsafe extern "C" {
     pub fn hqk_kmeans_assign_neon(
         points: *const f32,
+        norms: *const f32,
+        rows: *const u32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        scratch: *mut f32,
+        labels: *mut u32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_filter_neon(
+        points: *const f32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        labels: *const u32,
+        measure: ::core::ffi::c_int,
+        rows: *mut u32,
+        count: *mut usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_distances_neon(
+        points: *const f32,
         n: usize,
         dim: usize,
         centroids: *const f32,
-        k: usize,
-        panels: *const f32,
-        norms: *const f32,
-        max_norm: f64,
-        scratch: *mut f32,
+        labels: *const u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_nearer_neon(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroid: *const f32,
+        number: u32,
+        reach: *const f32,
         labels: *mut u32,
         distances: *mut f32,
     );
 }
 unsafe extern "C" {
-    pub fn hqk_kmeans_sums_neon(
+    pub fn hqk_kmeans_move_neon(
         points: *const f32,
         n: usize,
         dim: usize,
-        labels: *const u32,
+        before: *const u32,
+        after: *const u32,
         sums: *mut f64,
-        counts: *mut u64,
+        counts: *mut i64,
+        touched: *mut u8,
     );
 }
 unsafe extern "C" {
-    pub fn hqk_kmeans_panels_neondotprod(
+    pub fn hqk_kmeans_pack_neondotprod(
         centroids: *const f32,
         k: usize,
         dim: usize,
-        panels: *mut f32,
-        norms: *mut f32,
+        groups: usize,
+        packed: *mut f32,
+        half_norms: *mut f32,
         max_norm: *mut f64,
     );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_norms_neondotprod(points: *const f32, n: usize, dim: usize, norms: *mut f32);
 }
 unsafe extern "C" {
     pub fn hqk_kmeans_assign_neondotprod(
         points: *const f32,
+        norms: *const f32,
+        rows: *const u32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        scratch: *mut f32,
+        labels: *mut u32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_filter_neondotprod(
+        points: *const f32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        labels: *const u32,
+        measure: ::core::ffi::c_int,
+        rows: *mut u32,
+        count: *mut usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_distances_neondotprod(
+        points: *const f32,
         n: usize,
         dim: usize,
         centroids: *const f32,
-        k: usize,
-        panels: *const f32,
-        norms: *const f32,
-        max_norm: f64,
-        scratch: *mut f32,
+        labels: *const u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_nearer_neondotprod(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroid: *const f32,
+        number: u32,
+        reach: *const f32,
         labels: *mut u32,
         distances: *mut f32,
     );
 }
 unsafe extern "C" {
-    pub fn hqk_kmeans_sums_neondotprod(
+    pub fn hqk_kmeans_move_neondotprod(
         points: *const f32,
         n: usize,
         dim: usize,
-        labels: *const u32,
+        before: *const u32,
+        after: *const u32,
         sums: *mut f64,
-        counts: *mut u64,
+        counts: *mut i64,
+        touched: *mut u8,
     );
 }
 unsafe extern "C" {
-    pub fn hqk_kmeans_panels_neoni8mm(
+    pub fn hqk_kmeans_pack_neoni8mm(
         centroids: *const f32,
         k: usize,
         dim: usize,
-        panels: *mut f32,
-        norms: *mut f32,
+        groups: usize,
+        packed: *mut f32,
+        half_norms: *mut f32,
         max_norm: *mut f64,
     );
 }
 unsafe extern "C" {
+    pub fn hqk_kmeans_norms_neoni8mm(points: *const f32, n: usize, dim: usize, norms: *mut f32);
+}
+unsafe extern "C" {
     pub fn hqk_kmeans_assign_neoni8mm(
+        points: *const f32,
+        norms: *const f32,
+        rows: *const u32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        scratch: *mut f32,
+        labels: *mut u32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_filter_neoni8mm(
+        points: *const f32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        labels: *const u32,
+        measure: ::core::ffi::c_int,
+        rows: *mut u32,
+        count: *mut usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_distances_neoni8mm(
         points: *const f32,
         n: usize,
         dim: usize,
         centroids: *const f32,
-        k: usize,
-        panels: *const f32,
-        norms: *const f32,
-        max_norm: f64,
-        scratch: *mut f32,
+        labels: *const u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_nearer_neoni8mm(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroid: *const f32,
+        number: u32,
+        reach: *const f32,
         labels: *mut u32,
         distances: *mut f32,
     );
 }
 unsafe extern "C" {
-    pub fn hqk_kmeans_sums_neoni8mm(
+    pub fn hqk_kmeans_move_neoni8mm(
         points: *const f32,
         n: usize,
         dim: usize,
-        labels: *const u32,
+        before: *const u32,
+        after: *const u32,
         sums: *mut f64,
-        counts: *mut u64,
+        counts: *mut i64,
+        touched: *mut u8,
     );
 }
 unsafe extern "C" {

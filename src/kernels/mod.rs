@@ -30,7 +30,7 @@ pub use adamw::{AdamWSettings, UpdateSums};
 pub use dense::{DenseMatrix, dense_matmul};
 pub use int8::Int8Panels;
 pub use isa::Isa;
-pub use kmeans::CentroidPanels;
+pub use kmeans::{DistanceBounds, MAX_GROUPS, NO_LABEL, PackedCentroids};
 pub use matrix_mut::MatrixMut;
 pub use sgd::SgdSettings;
 pub use table::KernelTable;

@@ -84,8 +84,21 @@ static void cluster(const hq_context *context) {
     double inertia = -1.0;
     CHECK(hq_kmeans_inertia(kmeans, &inertia) == HQ_OK && inertia >= 0.0 && inertia < POINTS * DIM * 0.01);
     printf("k-means: %d points, %d clusters, inertia %.3f\n", POINTS, K, inertia);
+    float centroids[K * DIM];
+    CHECK(hq_kmeans_centroids(kmeans, centroids) == HQ_OK);
+    hq_kmeans_free(kmeans);
+    uint32_t fitted[POINTS];
+    size_t iterations = 0;
+    CHECK(hq_kmeans_fit_from(context, points, POINTS, DIM, K, centroids, 10, true, &kmeans) == HQ_OK);
+    CHECK(hq_kmeans_labels(kmeans, fitted) == HQ_OK && memcmp(fitted, labels, sizeof fitted) == 0);
+    CHECK(hq_kmeans_iterations(kmeans, &iterations) == HQ_OK && iterations == 1);
     hq_kmeans_free(kmeans);
     CHECK(hq_kmeans_fit(context, points, 2, DIM, K, 42, &kmeans) == HQ_INVALID_VALUE);
+    CHECK(hq_kmeans_fit(context, points, POINTS, 0, K, 42, &kmeans) == HQ_INVALID_VALUE);
+    CHECK(hq_kmeans_fit(context, points, POINTS, DIM, 0, 42, &kmeans) == HQ_INVALID_VALUE);
+    CHECK(hq_kmeans_fit_from(context, points, POINTS, DIM, K, centroids, 0, true, &kmeans) == HQ_INVALID_VALUE);
+    centroids[3] = NAN;
+    CHECK(hq_kmeans_fit_from(context, points, POINTS, DIM, K, centroids, 10, true, &kmeans) == HQ_NOT_FINITE);
 }
 
 static void wrong_arguments(hq_context *context) {

@@ -1,23 +1,5 @@
-//! The nearest centroid of every point, and exact distances.
+//! Exact distances.
 #![forbid(unsafe_code)]
-
-use crate::dispatch::Context;
-
-/// Nearest centroids of a set of points.
-pub(super) struct Assignment {
-    /// Number of the nearest centroid; of equal distances the lowest.
-    pub(super) labels: Vec<u32>,
-    /// Squared distance to it.
-    pub(super) distances: Vec<f32>,
-}
-
-/// Assigns `points` `[n, dim]` to `centroids` `[k, dim]`, `k` at least 1.
-pub(super) fn assign(context: &Context, points: &[f32], dim: usize, centroids: &[f32]) -> Assignment {
-    let (n, k) = (points.len() / dim, centroids.len() / dim);
-    let (mut labels, mut distances) = (vec![0; n], vec![0.0; n]);
-    context.kmeans_assign(points, n, dim, centroids, k, &mut labels, &mut distances);
-    Assignment { labels, distances }
-}
 
 /// Lanes of [`squared_distance`]: independent sums, so that the compiler can use vector registers.
 const LANES: usize = 8;

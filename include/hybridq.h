@@ -176,6 +176,19 @@ hq_status hq_kmeans_fit(const hq_context *context,
                         uint64_t seed,
                         hq_kmeans **out);
 
+// As `hq_kmeans_fit`, from the caller's centroids (`clusters x dim`, row-major) instead of seeding, with at most
+// `max_iterations` iterations. `pruning`: let bounds on the distances spare searches; the result is the same, to the
+// bit. HQ_NOT_FINITE: a coordinate of a point or a centroid is NaN or infinite.
+hq_status hq_kmeans_fit_from(const hq_context *context,
+                             const float *points,
+                             size_t count,
+                             size_t dim,
+                             size_t clusters,
+                             const float *centroids,
+                             size_t max_iterations,
+                             bool pruning,
+                             hq_kmeans **out);
+
 // The nearest centroid of each of `count` points (the lowest number on ties).
 hq_status hq_kmeans_predict(const hq_kmeans *kmeans,
                             const hq_context *context,
@@ -185,6 +198,12 @@ hq_status hq_kmeans_predict(const hq_kmeans *kmeans,
 
 // The centroids, `clusters x dim`, row-major.
 hq_status hq_kmeans_centroids(const hq_kmeans *kmeans, float *centroids);
+
+// The cluster of each fitted point.
+hq_status hq_kmeans_labels(const hq_kmeans *kmeans, uint32_t *labels);
+
+// Lloyd's iterations done.
+hq_status hq_kmeans_iterations(const hq_kmeans *kmeans, size_t *iterations);
 
 // Sum of squared distances of the fitted points to their centroids.
 hq_status hq_kmeans_inertia(const hq_kmeans *kmeans, double *inertia);

@@ -100,8 +100,7 @@ fn batches_cover_every_window_before_one_repeats() {
 fn batches_are_a_function_of_seed_and_step() {
     let points = gaussian(3 * 50, 3);
     let fit = |seed| DataClustering::fit(&context(2), &points, 3, 4, seed).unwrap();
-    let (mut one, two, other) = (fit(1), fit(1), fit(2));
-    one.record_losses(0, &[1], &[2.0]);
+    let (one, two, other) = (fit(1), fit(1), fit(2));
     for strategy in STRATEGIES {
         assert_eq!(one.batch(strategy, 1_000_000, 8), two.batch(strategy, 1_000_000, 8));
         assert_ne!(one.batch(strategy, 7, 8), other.batch(strategy, 7, 8));
@@ -109,25 +108,10 @@ fn batches_are_a_function_of_seed_and_step() {
 }
 
 #[test]
-fn losses_are_kept_by_cluster() {
-    let mut clusters = DataClustering::fit(&context(1), &[0.0, 0.1, 9.0, 9.1], 1, 2, 0).unwrap();
-    clusters.record_losses(4, &[0, 1, 2], &[1.0, 3.0, 7.0]);
-    clusters.record_losses(5, &[3], &[6.0]);
-    let losses = |window: usize| -> Vec<(u64, f64)> {
-        let history = clusters.loss_history(clusters.labels()[window] as usize);
-        history.iter().map(|entry| (entry.step, entry.loss)).collect()
-    };
-    assert_eq!(losses(0), [(4, 2.0)]);
-    assert_eq!(losses(2), [(4, 7.0), (5, 6.0)]);
+fn nothing_to_cluster_is_an_error() {
     let error = DataClustering::fit(&context(1), &[], 3, 2, 0).unwrap_err().to_string();
     assert!(error.contains("windows"), "{error}");
     assert!(DataClustering::fit(&context(1), &[1.0], 1, 0, 0).is_err());
-}
-
-/// 64 rows: the first 32 ten times as large as the rest.
-fn layered_weights() -> Vec<f32> {
-    let weights = gaussian(64 * 50, 8);
-    weights.into_iter().enumerate().map(|(i, w)| if i < 32 * 50 { 10.0 * w } else { w }).collect()
 }
 
 #[test]

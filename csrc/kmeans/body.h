@@ -16,6 +16,7 @@
 
 #define POINTS (LANES * VECTORS)
 #define ALIGNMENT 64
+#define LINE 64
 #define MOST_GROUPS 64
 #define NO_GROUP UINT32_MAX
 
@@ -24,7 +25,7 @@
 #define FETCH(address) (void)(address)
 #else
 #define ALWAYS_INLINE inline __attribute__((always_inline))
-#define FETCH(address) __builtin_prefetch(address)
+#define FETCH(address) __builtin_prefetch((const void *)(address))
 #endif
 
 /* Part `index` of `whole` things split as evenly as they come: where it begins. */
@@ -66,16 +67,23 @@ static inline void start_leaders(leaders *l) {
         l->best[v] = l->second[v] = v_all(-INFINITY), l->which[v] = i_all(0);
 }
 
+/* Memory to ask for while a tile is searched: so many bytes from the address on at each coordinate. */
+typedef struct {
+    uintptr_t address, step;
+} fetch;
+
 /* Scores of `size` centroids, the first of number `first`, for a tile of points; `size` is a constant to the compiler. */
 static ALWAYS_INLINE void score(int size, const float *x, const float *c, size_t dim, const float *half_norms,
-                                uint32_t first, float *scores, leaders *l) {
+                                uint32_t first, fetch next, float *scores, leaders *l) {
     vec sum[MOST_CENTROIDS][VECTORS];
 #pragma GCC unroll 12
     for (int j = 0; j < size; j++)
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) sum[j][v] = v_all(-half_norms[j]);
-    for (size_t i = 0; i < dim; i++, x += POINTS, c += size) {
+    for (size_t i = 0; i < dim; i++, x += POINTS, c += size, next.address += next.step) {
         vec p[VECTORS];
+        FETCH(next.address);
+        if (POINTS * sizeof(float) > LINE) FETCH(next.address + LINE);
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) p[v] = v_load(x + v * LANES);
 #pragma GCC unroll 12
@@ -101,9 +109,9 @@ static ALWAYS_INLINE void score(int size, const float *x, const float *c, size_t
 }
 
 static void score_tile(size_t size, const float *x, const float *c, size_t dim, const float *half_norms,
-                       uint32_t first, float *scores, leaders *l) {
+                       uint32_t first, fetch next, float *scores, leaders *l) {
 #define CASE(n) \
-    case n: score(n, x, c, dim, half_norms, first, scores, l); return;
+    case n: score(n, x, c, dim, half_norms, first, next, scores, l); return;
     switch (size) {
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #if MOST_CENTROIDS > 6
@@ -111,15 +119,6 @@ static void score_tile(size_t size, const float *x, const float *c, size_t dim, 
 #endif
     }
 #undef CASE
-}
-
-/* Asks for the memory of the rows that come next, part by part between the tiles, so that the loads of the transpose
- * do not wait for it. */
-static inline void fetch_rows(const float *points, size_t dim, const uint32_t *rows, size_t from, size_t to) {
-    for (size_t index = from; index < to; index++) {
-        const char *row = (const char *)(points + (rows ? rows[index] : index) * dim);
-        for (size_t byte = 0; byte < 4 * dim; byte += 64) FETCH(row + byte);
-    }
 }
 
 static void transpose(const float *const *rows, size_t dim, float *out) {
@@ -179,7 +178,8 @@ void HQK_NAME(hqk_kmeans_assign)(const float *points, const float *norms, const 
         ints nearest[VECTORS];
         start_leaders(&all);
         for (int v = 0; v < VECTORS; v++) nearest[v] = i_all(0);
-        size_t next = first + count, ahead = n - next < POINTS ? n - next : POINTS, fetched = 0, searched = 0;
+        /* The points that come next, if they lie behind these, arrive while these are searched. */
+        fetch next = {(uintptr_t)(point[count - 1] + dim), rows ? 0 : POINTS * sizeof(float) / tiles_of(to->k)};
         for (size_t group = 0; group < to->groups; group++) {
             if (!(open >> group & 1)) continue;
             leaders *own = &of_group[group];
@@ -187,12 +187,9 @@ void HQK_NAME(hqk_kmeans_assign)(const float *points, const float *norms, const 
             start_leaders(own);
             for (size_t tile = 0, tiles = tiles_of(size); tile < tiles; tile++) {
                 size_t from = start + part_start(size, tiles, tile), end = start + part_start(size, tiles, tile + 1);
-                searched += end - from;
-                size_t due = searched * ahead / to->k;
-                fetch_rows(points, dim, rows, next + fetched, next + due);
-                fetched = due;
-                score_tile(end - from, x, to->packed + from * dim, dim, to->half_norms + from, (uint32_t)from,
+                score_tile(end - from, x, to->packed + from * dim, dim, to->half_norms + from, (uint32_t)from, next,
                            scores + from * POINTS, own);
+                next.address += dim * next.step;
             }
             for (int v = 0; v < VECTORS; v++) {
                 flags wins = v_less(all.best[v], own->best[v]);

@@ -60,31 +60,33 @@ static inline vec distance_bound(vec score, vec norm, vec error, float sign, flo
 static void keep_bounds(const hqk_kmeans_centroids *to, const hqk_kmeans_bounds *b, uint64_t open, const leaders *all,
                         const leaders *of_group, const vec *error, const float *norms, const uint32_t *winner,
                         const uint32_t *label, const size_t *row, size_t count) {
-    float least[POINTS], bound[POINTS];
-    for (int t = 0; t < POINTS; t++) least[t] = INFINITY;
-    for (size_t group = 0; group < to->groups; group++) {
-        if (open >> group & 1) {
-            for (int v = 0; v < VECTORS; v++) {
-                flags own = i_same(i_load(winner + v * LANES), i_all((uint32_t)group));
-                vec score = v_pick(own, of_group[group].second[v], of_group[group].best[v]);
-                vec lower = distance_bound(score, v_load(norms + v * LANES), error[v], -1, 1 - SLACK);
-                v_store(bound + v * LANES, lower);
-            }
-            if (to->groups > 1)
-                for (size_t t = 0; t < count; t++)
-                    b->group_lower[row[t] * to->groups + group] = bound[t] + b->group_moved[group];
-        } else {
-            for (size_t t = 0; t < count; t++) bound[t] = group_distance(b, to->groups, row[t], group);
-        }
-        for (size_t t = 0; t < count; t++) least[t] = bound[t] < least[t] ? bound[t] : least[t];
-    }
+    size_t groups = to->groups;
+    float kept[MOST_GROUPS][POINTS], least[POINTS], upper[POINTS];
     for (int v = 0; v < VECTORS; v++) {
-        flags open_score = i_same(i_load(winner + v * LANES), i_all(NO_GROUP));
-        vec score = v_pick(open_score, v_sub(all->best[v], error[v]), all->best[v]);
-        v_store(bound + v * LANES, distance_bound(score, v_load(norms + v * LANES), error[v], 1, 1 + SLACK));
+        vec norm = v_load(norms + v * LANES), nearest = v_all(INFINITY);
+        ints won = i_load(winner + v * LANES);
+        for (size_t group = 0; group < groups; group++) {
+            if (!(open >> group & 1)) continue;
+            flags own = i_same(won, i_all((uint32_t)group));
+            vec score = v_pick(own, of_group[group].second[v], of_group[group].best[v]);
+            vec lower = distance_bound(score, norm, error[v], -1, 1 - SLACK);
+            nearest = v_min(lower, nearest);
+            v_store(kept[group] + v * LANES, v_add(lower, v_all(b->group_moved[group])));
+        }
+        v_store(least + v * LANES, nearest);
+        vec score = v_pick(i_same(won, i_all(NO_GROUP)), v_sub(all->best[v], error[v]), all->best[v]);
+        v_store(upper + v * LANES, distance_bound(score, norm, error[v], 1, 1 + SLACK));
     }
     for (size_t t = 0; t < count; t++) {
-        b->upper[row[t]] = bound[t] - b->moved[label[t]];
+        for (size_t group = 0; group < groups && groups > 1; group++) {
+            float lower = least[t];
+            if (open >> group & 1)
+                b->group_lower[row[t] * groups + group] = kept[group][t];
+            else
+                lower = group_distance(b, groups, row[t], group);
+            least[t] = lower < least[t] ? lower : least[t];
+        }
+        b->upper[row[t]] = upper[t] - b->moved[label[t]];
         b->lower[row[t]] = least[t] + b->most_moved;
     }
 }

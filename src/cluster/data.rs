@@ -38,21 +38,11 @@ pub struct WindowBatch {
     pub cluster: Option<usize>,
 }
 
-/// One entry of a cluster's loss history.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-pub struct ClusterLoss {
-    /// Step of the run.
-    pub step: u64,
-    /// Mean loss of the cluster's windows in that step's batch.
-    pub loss: f64,
-}
-
 /// Windows in balanced clusters (sizes differ by at most one).
 #[derive(Clone, PartialEq, Debug)]
 pub struct DataClustering {
     labels: Vec<u32>,
     members: Vec<Vec<usize>>,
-    history: Vec<Vec<ClusterLoss>>,
     seed: u64,
 }
 
@@ -79,7 +69,7 @@ impl DataClustering {
     fn from_labels(labels: Vec<u32>, clusters: usize, seed: u64) -> Self {
         let mut members = vec![Vec::new(); clusters];
         labels.iter().enumerate().for_each(|(window, &label)| members[label as usize].push(window));
-        DataClustering { labels, members, history: vec![Vec::new(); clusters], seed }
+        DataClustering { labels, members, seed }
     }
 
     /// Number of clusters.
@@ -140,31 +130,5 @@ impl DataClustering {
         let (epoch, place) = (turn / len as u64, turn % len as u64);
         let key = RandomStream::key(self.seed, BATCH_PURPOSE);
         Permutation::new(key, [set, epoch as u32], len).apply(place as usize)
-    }
-
-    /// Adds the mean loss of each cluster in a batch to its history. `losses`: one a window.
-    ///
-    /// # Panics
-    /// If the lengths differ or a window does not exist.
-    pub fn record_losses(&mut self, step: u64, windows: &[usize], losses: &[f64]) {
-        assert_eq!(windows.len(), losses.len(), "record_losses: one loss a window");
-        let mut sums = vec![(0.0, 0u64); self.clusters()];
-        for (&window, loss) in windows.iter().zip(losses) {
-            let sum = &mut sums[self.labels[window] as usize];
-            *sum = (sum.0 + loss, sum.1 + 1);
-        }
-        for (history, (sum, count)) in self.history.iter_mut().zip(sums) {
-            if count > 0 {
-                history.push(ClusterLoss { step, loss: sum / count as f64 });
-            }
-        }
-    }
-
-    /// Losses of a cluster in the order they were recorded.
-    ///
-    /// # Panics
-    /// If there is no such cluster.
-    pub fn loss_history(&self, cluster: usize) -> &[ClusterLoss] {
-        &self.history[cluster]
     }
 }

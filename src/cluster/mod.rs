@@ -10,7 +10,7 @@ mod seeding;
 mod suggestion;
 mod window_embedding;
 
-pub use data::{BatchStrategy, ClusterLoss, DataClustering, WindowBatch};
+pub use data::{BatchStrategy, DataClustering, WindowBatch};
 pub use kmeans::{ClusterInfo, KMeans, KMeansOptions};
 pub use parameters::{ClusterBits, ClusteredWeights, ParameterClustering};
 pub use suggestion::suggest_clusters;

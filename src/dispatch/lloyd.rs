@@ -10,13 +10,18 @@ use crate::kernels::{DistanceBounds, KernelTable, MAX_GROUPS, NO_LABEL, PackedCe
 /// Blocks of [`Lloyd`]: at most so many, of at least so many points and twice the number of clusters, so that their sums
 /// cost little beside the search. The split depends on the shape alone, never on the threads.
 const MOST_BLOCKS: usize = 64;
-const LEAST_BLOCK_POINTS: usize = 320;
+const LEAST_BLOCK_POINTS: usize = 640;
 /// Bytes of points searched before their sums are added: they are still in the second-level cache then.
 const FUSED_BYTES: usize = 1 << 18;
 /// Points a kernel searches at once, at most: pieces are whole numbers of them.
 const TILE_POINTS: usize = 32;
 /// Centroids of a group that bounds are kept for: what one tile of the widest kernel searches at once.
 const GROUP_CENTROIDS: usize = 12;
+/// While bounds do not pay, every so many-th block keeps them all the same, to tell when they would.
+const PROBE_EVERY: usize = 16;
+/// Bounds pay where they leave fewer than this share of the points to search; they are given up above the second.
+const PAYING_SHARE: f64 = 0.6;
+const FAILING_SHARE: f64 = 0.8;
 /// From this number of centroids on, measuring the distance to the own one pays for what it spares.
 const MEASURED_CENTROIDS: usize = 24;
 
@@ -29,8 +34,14 @@ struct Block {
     /// Clusters of which that is not zero.
     touched: Vec<u8>,
     changed: usize,
+    /// Whether the points have bounds that hold; how many of how many points were searched where they did.
+    bounded: bool,
+    searched: [usize; 2],
     after: Vec<u32>,
+    /// Points to search, ascending, and by label; where each label begins.
     rows: Vec<u32>,
+    by_label: Vec<u32>,
+    starts: Vec<usize>,
     scratch: Vec<f32>,
 }
 
@@ -39,7 +50,8 @@ struct Block {
 /// on every ISA; sums run over fixed blocks in a fixed order: the same bits at every number of threads.
 ///
 /// Pruning keeps bounds on the distances (Hamerly 2010; for groups of centroids, Ding et al. 2015) and searches only
-/// where they leave a doubt. It takes `4 n (2 + ceil(k / 12))` bytes at most.
+/// where they leave a doubt, as long as that is less work: a few blocks of points tell. It takes
+/// `4 n (2 + ceil(k / 12))` bytes at most.
 #[derive(Debug)]
 pub struct Lloyd<'a> {
     context: Context,
@@ -54,6 +66,7 @@ pub struct Lloyd<'a> {
     counts: Vec<i64>,
     blocks: Vec<Block>,
     bounds: Option<Bounds>,
+    bounds_pay: bool,
 }
 
 /// Bounds of all points, and the way of the centroids since the first assignment.
@@ -85,8 +98,12 @@ impl<'a> Lloyd<'a> {
             counts: vec![0; k],
             touched: vec![0; k],
             changed: 0,
+            bounded: false,
+            searched: [0; 2],
             after: Vec::new(),
             rows: Vec::new(),
+            by_label: Vec::new(),
+            starts: Vec::new(),
             scratch: Vec::new(),
         };
         let mut norms = vec![0.0; n];
@@ -119,6 +136,7 @@ impl<'a> Lloyd<'a> {
             counts: vec![0; k],
             blocks: vec![block; n.div_ceil(block_points)],
             bounds,
+            bounds_pay: false,
         }
     }
 
@@ -131,10 +149,11 @@ impl<'a> Lloyd<'a> {
         let Lloyd { dim, k, groups, block_points, points, .. } = *self;
         let kernels = self.context.kernels();
         let packed = kernels.pack_centroids(centroids, k, dim, groups);
-        let filter = self.bounds.as_mut().is_some_and(|bounds| bounds.follow(&self.context, &packed, centroids, dim));
+        let bounds_pay = self.bounds_pay;
         let to_f32 = |ways: &[f64]| -> Vec<f32> { ways.iter().map(|&way| way as f32).collect() };
         let (mut ways, mut stores) = ((Vec::new(), Vec::new(), 0.0), None);
         if let Some(bounds) = &mut self.bounds {
+            bounds.follow(&self.context, &packed, centroids, dim);
             ways = (to_f32(&bounds.moved), to_f32(&bounds.group_moved), bounds.most_moved as f32);
             let per_group = if groups > 1 { block_points * groups } else { 1 };
             let upper = bounds.upper.chunks_mut(block_points);
@@ -146,7 +165,9 @@ impl<'a> Lloyd<'a> {
         let blocks = self.blocks.iter_mut().zip(points.chunks(block_points * dim)).zip(labels).zip(stores);
         let work: Vec<_> = blocks.collect();
         self.context.install(|| {
-            work.into_par_iter().with_max_len(1).for_each(|(((block, points), (labels, norms)), stores)| {
+            let work = work.into_par_iter().with_max_len(1).enumerate();
+            work.for_each(|(index, (((block, points), (labels, norms)), stores))| {
+                let stores = stores.filter(|_| bounds_pay || index % PROBE_EVERY == 0);
                 let bounds = stores.map(|((upper, lower), group_lower)| DistanceBounds {
                     upper,
                     lower,
@@ -157,10 +178,13 @@ impl<'a> Lloyd<'a> {
                 });
                 block.clear(dim);
                 match bounds {
-                    Some(mut bounds) if filter => {
+                    Some(mut bounds) if block.bounded => {
                         block.search_doubtful(kernels, points, norms, &packed, &mut bounds, labels);
                     }
-                    bounds => block.search_all(kernels, points, norms, &packed, bounds, labels),
+                    bounds => {
+                        block.bounded = bounds.is_some();
+                        block.search_all(kernels, points, norms, &packed, bounds, labels);
+                    }
                 }
             });
         });
@@ -174,6 +198,14 @@ impl<'a> Lloyd<'a> {
                 }
             });
         });
+        let [searched, of] = self
+            .blocks
+            .iter()
+            .fold([0, 0], |[searched, of], block| [searched + block.searched[0], of + block.searched[1]]);
+        if of > 0 {
+            let limit = if bounds_pay { FAILING_SHARE } else { PAYING_SHARE };
+            self.bounds_pay = (searched as f64) < limit * of as f64;
+        }
         self.blocks.iter().map(|block| block.changed).sum()
     }
 
@@ -228,10 +260,9 @@ impl<'a> Lloyd<'a> {
 }
 
 impl Bounds {
-    /// Adds the ways of the centroids since the last assignment. Whether there was one, so that bounds hold.
-    fn follow(&mut self, context: &Context, packed: &PackedCentroids<'_>, centroids: &[f32], dim: usize) -> bool {
-        let known = self.centroids.len() == centroids.len();
-        if known {
+    /// Adds the ways of the centroids since the last assignment, if there was one.
+    fn follow(&mut self, context: &Context, packed: &PackedCentroids<'_>, centroids: &[f32], dim: usize) {
+        if self.centroids.len() == centroids.len() {
             let k = self.moved.len();
             let (numbers, mut squares): (Vec<u32>, _) = ((0..k as u32).collect(), vec![0.0; k]);
             context.kernels().kmeans_distances(centroids, dim, &self.centroids, &numbers, &mut squares);
@@ -247,7 +278,6 @@ impl Bounds {
         }
         self.centroids.clear();
         self.centroids.extend_from_slice(centroids);
-        known
     }
 }
 
@@ -260,6 +290,7 @@ impl Block {
             *touched = 0;
         }
         self.changed = 0;
+        self.searched = [0; 2];
     }
 
     /// A full search, piece by piece, each piece's points added while they are in the cache.
@@ -300,17 +331,39 @@ impl Block {
         let (dim, n) = (points.len() / labels.len(), labels.len());
         let measure = self.counts.len() >= MEASURED_CENTROIDS;
         kernels.kmeans_filter(points, packed, bounds, labels, measure, &mut self.rows);
+        self.searched = [self.rows.len(), n];
         if self.rows.is_empty() {
             return;
         }
-        // Neighbours in a tile that share a cluster share the groups that need a search.
-        let after = &mut self.after;
-        after.clear();
-        after.extend_from_slice(labels);
-        self.rows.sort_unstable_by_key(|&row| (labels[row as usize], row));
-        kernels.kmeans_assign(points, norms, Some(&self.rows), packed, Some(bounds), &mut self.scratch, after);
+        if self.rows.len() > n / 4 * 3 {
+            return self.search_all(kernels, points, norms, packed, Some(bounds.part(0..n)), labels);
+        }
+        self.sort_rows(labels);
+        self.after.clear();
+        self.after.extend_from_slice(labels);
+        let rows = Some(self.by_label.as_slice());
+        kernels.kmeans_assign(points, norms, rows, packed, Some(bounds), &mut self.scratch, &mut self.after);
         self.add_changes(kernels, points, dim, 0..n, labels);
         labels.copy_from_slice(&self.after);
+    }
+
+    /// The rows to search by label, ascending within one: neighbours in a tile that share a cluster share the groups that
+    /// need a search.
+    fn sort_rows(&mut self, labels: &[u32]) {
+        let Block { rows, by_label, starts, counts, .. } = self;
+        starts.clear();
+        starts.resize(counts.len(), 0);
+        rows.iter().for_each(|&row| starts[labels[row as usize] as usize] += 1);
+        let mut before = 0;
+        for start in starts.iter_mut() {
+            before += std::mem::replace(start, before);
+        }
+        by_label.resize(rows.len(), 0);
+        for &row in rows.iter() {
+            let start = &mut starts[labels[row as usize] as usize];
+            by_label[*start] = row;
+            *start += 1;
+        }
     }
 
     fn add_changes(

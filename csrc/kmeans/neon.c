@@ -1,63 +1,48 @@
-/* 6 points x 16 centroids: 24 accumulators; four coordinates of a point are one register, used by lane. */
+/* 12 centroids x 8 points: 24 accumulators, two vectors of points and one broadcast. */
 #include <arm_neon.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #define HQK_NAME(op) op##_neon
-#define POINTS 6
-#define PANEL 16
+#define LANES 4
+#define VECTORS 2
+#define MOST_CENTROIDS 12
 
-/* sum += panel row * coordinate `lane` of the point. Written out because gcc 12 copies the accumulators. */
-#if defined(__GNUC__) && !defined(__clang__)
-#define MULTIPLY_ADD(sum, c, x, lane) __asm__("fmla %0.4s, %1.4s, %2.s[" #lane "]" : "+w"(sum) : "w"(c), "w"(x))
-#else
-#define MULTIPLY_ADD(sum, c, x, lane) (sum = vfmaq_laneq_f32(sum, c, x, lane))
-#endif
+typedef float32x4_t vec;
+typedef uint32x4_t ints;
+typedef uint32x4_t flags;
 
-#define MULTIPLY_COORDINATE(lane)                                                  \
-    _Pragma("GCC unroll 4") for (int v = 0; v < 4; v++) {                          \
-        float32x4_t c = vld1q_f32(panel + lane * PANEL + 4 * v);                   \
-        _Pragma("GCC unroll 6") for (int t = 0; t < POINTS; t++) MULTIPLY_ADD(sum[t][v], c, x[t], lane); \
-    }
+static inline vec v_load(const float *p) { return vld1q_f32(p); }
+static inline void v_store(float *p, vec a) { vst1q_f32(p, a); }
+static inline vec v_all(float a) { return vdupq_n_f32(a); }
+static inline vec v_add(vec a, vec b) { return vaddq_f32(a, b); }
+static inline vec v_sub(vec a, vec b) { return vsubq_f32(a, b); }
+static inline vec v_mul(vec a, vec b) { return vmulq_f32(a, b); }
+static inline vec v_fma(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }
+static inline vec v_max(vec a, vec b) { return vmaxnmq_f32(a, b); } /* the number where one is NaN */
+static inline vec v_min(vec a, vec b) { return vminnmq_f32(a, b); }
+static inline vec v_sqrt(vec a) { return vsqrtq_f32(a); }
+static inline flags v_less(vec a, vec b) { return vcltq_f32(a, b); }
+static inline vec v_pick(flags f, vec yes, vec no) { return vbslq_f32(f, yes, no); }
+static inline ints i_load(const uint32_t *p) { return vld1q_u32(p); }
+static inline void i_store(uint32_t *p, ints a) { vst1q_u32(p, a); }
+static inline ints i_all(uint32_t a) { return vdupq_n_u32(a); }
+static inline flags i_same(ints a, ints b) { return vceqq_u32(a, b); }
+static inline ints i_pick(flags f, ints yes, ints no) { return vbslq_u32(f, yes, no); }
 
-static void tile(const float *points, size_t count, const float *panel, size_t dim, const float *norms, float *out,
-                 size_t stride) {
-    const float *point[POINTS];
-    float32x4_t sum[POINTS][4], x[POINTS];
-#pragma GCC unroll 6
-    for (size_t t = 0; t < POINTS; t++) {
-        point[t] = points + (t < count ? t : 0) * dim; /* rows beyond the last repeat the first */
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; v++) sum[t][v] = vdupq_n_f32(0);
-    }
-    size_t i = 0;
-    for (; i + 4 <= dim; i += 4, panel += 4 * PANEL) {
-#pragma GCC unroll 6
-        for (int t = 0; t < POINTS; t++) x[t] = vld1q_f32(point[t] + i);
-        MULTIPLY_COORDINATE(0)
-        MULTIPLY_COORDINATE(1)
-        MULTIPLY_COORDINATE(2)
-        MULTIPLY_COORDINATE(3)
-    }
-    for (; i < dim; i++, panel += PANEL) {
-#pragma GCC unroll 6
-        for (int t = 0; t < POINTS; t++) x[t] = vld1q_dup_f32(point[t] + i);
-        MULTIPLY_COORDINATE(0)
-    }
-#pragma GCC unroll 6
-    for (int t = 0; t < POINTS; t++, out += stride)
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; v++) vst1q_f32(out + 4 * v, vfmaq_n_f32(vld1q_f32(norms + 4 * v), sum[t][v], -2.0f));
+static inline uint32_t v_bits(flags f) {
+    static const uint32_t bit[4] = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(f, vld1q_u32(bit)));
 }
 
-/* fminnm takes the number where d[j] is NaN. */
-static inline void panel_least(const float *d, float *least) {
-    for (int j = 0; j < PANEL; j += 4) vst1q_f32(least + j, vminnmq_f32(vld1q_f32(d + j), vld1q_f32(least + j)));
-}
-
-static inline int panel_within(const float *d, float limit) {
-    uint32x4_t above = vdupq_n_u32(~0u);
-    for (int j = 0; j < PANEL; j += 4) above = vandq_u32(above, vcgtq_f32(vld1q_f32(d + j), vdupq_n_f32(limit)));
-    return vminvq_u32(above) == 0;
+/* Coordinates i to i + 3 of 4 points: a 4 x 4 transpose. */
+static inline void transpose4(const float *const *rows, size_t i, float *out, size_t stride) {
+    float32x4x2_t a = vtrnq_f32(vld1q_f32(rows[0] + i), vld1q_f32(rows[1] + i));
+    float32x4x2_t b = vtrnq_f32(vld1q_f32(rows[2] + i), vld1q_f32(rows[3] + i));
+    for (int odd = 0; odd < 2; odd++) {
+        v_store(out + odd * stride, vcombine_f32(vget_low_f32(a.val[odd]), vget_low_f32(b.val[odd])));
+        v_store(out + (odd + 2) * stride, vcombine_f32(vget_high_f32(a.val[odd]), vget_high_f32(b.val[odd])));
+    }
 }
 
 #include "body.h"

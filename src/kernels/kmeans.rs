@@ -85,9 +85,13 @@ impl KMeansKernels {
         #[cfg(hqk_neon)]
         if isa.includes(Isa::Neon) {
             kernels = KMeansKernels {
-                panels: c::hqk_kmeans_panels_neon,
+                pack: c::hqk_kmeans_pack_neon,
+                norms: c::hqk_kmeans_norms_neon,
                 assign: c::hqk_kmeans_assign_neon,
-                sums: c::hqk_kmeans_sums_neon,
+                filter: c::hqk_kmeans_filter_neon,
+                distances: c::hqk_kmeans_distances_neon,
+                nearer: c::hqk_kmeans_nearer_neon,
+                moves: c::hqk_kmeans_move_neon,
             };
         }
         let _ = isa;

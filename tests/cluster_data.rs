@@ -114,6 +114,12 @@ fn nothing_to_cluster_is_an_error() {
     assert!(DataClustering::fit(&context(1), &[1.0], 1, 0, 0).is_err());
 }
 
+/// 64 rows: the first 32 ten times as large as the rest.
+fn layered_weights() -> Vec<f32> {
+    let weights = gaussian(64 * 50, 8);
+    weights.into_iter().enumerate().map(|(i, w)| if i < 32 * 50 { 10.0 * w } else { w }).collect()
+}
+
 #[test]
 fn rows_of_one_kind_share_a_cluster_and_important_ones_get_bits() {
     let ctx = context(2);

@@ -163,7 +163,7 @@ impl DistanceBounds<'_> {
         }
     }
 
-    fn to_c(&mut self, n: usize, to: &PackedCentroids<'_>) -> c::hqk_kmeans_bounds {
+    fn as_c(&mut self, n: usize, to: &PackedCentroids<'_>) -> c::hqk_kmeans_bounds {
         let per_group = if to.groups > 1 { n * to.groups } else { self.group_lower.len() };
         assert!(self.upper.len() == n && self.lower.len() == n && self.group_lower.len() == per_group, "kmeans bounds");
         assert!(self.moved.len() == to.k && self.group_moved.len() == to.groups, "kmeans bounds: ways");
@@ -226,9 +226,9 @@ impl KernelTable {
         let n = labels.len();
         assert!(points.len() == n * to.dim && norms.len() == n, "kmeans_assign: lengths");
         assert!(rows.is_none_or(|rows| rows.iter().all(|&row| (row as usize) < n)), "kmeans_assign: rows");
-        let bounds = bounds.map(|bounds| bounds.to_c(n, to));
+        let bounds = bounds.map(|bounds| bounds.as_c(n, to));
         scratch.resize(ALIGNMENT + TILE_POINTS * (to.dim + to.k), 0.0);
-        // SAFETY: all lengths and rows were checked here, in `to_c` or in `pack_centroids`; a null bounds pointer says
+        // SAFETY: all lengths and rows were checked here, in `as_c` or in `pack_centroids`; a null bounds pointer says
         // that there are none, a null rows pointer that all points are meant.
         unsafe {
             (self.kmeans.assign)(
@@ -262,7 +262,7 @@ impl KernelTable {
         assert!(points.len() == n * to.dim && n <= u32::MAX as usize, "kmeans_filter: lengths");
         assert!(labels.iter().all(|&label| (label as usize) < to.k), "kmeans_filter: label out of range");
         rows.resize(n, 0);
-        let (bounds, mut count) = (bounds.to_c(n, to), 0);
+        let (bounds, mut count) = (bounds.as_c(n, to), 0);
         // SAFETY: lengths and labels were checked; `rows` has room for every point.
         unsafe {
             let (labels, rows) = (labels.as_ptr(), rows.as_mut_ptr());

@@ -137,6 +137,7 @@ impl Bounds {
 #[test]
 fn bounds_hold_and_spare_only_what_is_right() {
     for table in KernelTable::available() {
+        let mut spared = 0;
         for (dim, k, groups, shift) in
             [(3, 1, 1, 0.0), (8, 5, 1, 0.0), (17, 30, 3, 0.0), (64, 70, 6, 0.0), (5, 40, 4, 30.0)]
         {
@@ -153,7 +154,7 @@ fn bounds_hold_and_spare_only_what_is_right() {
                 group_moved: vec![0.0; groups],
                 most_moved: 0.0,
             };
-            let (mut labels, mut scratch, mut spared) = (vec![NO_LABEL; n], Vec::new(), 0);
+            let (mut labels, mut scratch) = (vec![NO_LABEL; n], Vec::new());
             for round in 0..6 {
                 let packed = table.pack_centroids(&centroids, k, dim, groups);
                 let mut rows: Vec<u32> = (0..n as u32).collect();
@@ -202,8 +203,8 @@ fn bounds_hold_and_spare_only_what_is_right() {
                 bounds.group_moved.iter_mut().enumerate().for_each(|(g, moved)| *moved += farthest(packed.group(g)));
                 bounds.most_moved += farthest(0..k);
             }
-            assert!(spared > 0 || shift > 0.0, "{:?}: {spared} spared", table.isa());
         }
+        assert!(spared > 500, "{:?}: {spared} spared", table.isa());
     }
 }
 

@@ -9,4 +9,4 @@ pub use ::safetensors::Dtype;
 pub use atomic_write::{AtomicWriter, atomic_write, remove_unfinished};
 pub use inspect::{InspectedFile, InspectedTensor, Inspection, inspect};
 pub use mapped_file::MappedFile;
-pub use safetensors::{Element, SafetensorsFile, TensorData, TensorEntry, write_safetensors};
+pub use safetensors::{Element, SafetensorsFile, SafetensorsFolder, TensorData, TensorEntry, write_safetensors};

@@ -5,9 +5,11 @@
 //! tensor, a name given twice must not pass, and the same tensors must give the same bytes (the crate keeps metadata in
 //! a hash map).
 
+mod folder;
 mod header;
 mod reader;
 mod writer;
 
+pub use folder::SafetensorsFolder;
 pub use reader::{Element, SafetensorsFile, TensorEntry};
 pub use writer::{TensorData, write_safetensors};

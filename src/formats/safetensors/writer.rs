@@ -12,13 +12,17 @@ use super::reader::Element;
 use crate::formats::atomic_write;
 use crate::{Error, Result};
 
-/// A tensor to write: borrowed, so writing a model needs no second copy of it.
-#[derive(Clone, Debug)]
+/// A tensor to write: borrowed, or made when its turn comes, so writing a model needs no second copy of it.
 pub struct TensorData<'a> {
     name: String,
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: &'a [u8],
+    content: Content<'a>,
+}
+
+enum Content<'a> {
+    Borrowed(&'a [u8]),
+    Made(Box<dyn Fn() -> Vec<u8> + 'a>),
 }
 
 impl<'a> TensorData<'a> {
@@ -29,7 +33,12 @@ impl<'a> TensorData<'a> {
 
     /// A tensor of any type from its little-endian bytes.
     pub fn raw(name: impl Into<String>, dtype: Dtype, shape: &[usize], bytes: &'a [u8]) -> Self {
-        TensorData { name: name.into(), dtype, shape: shape.to_vec(), bytes }
+        TensorData { name: name.into(), dtype, shape: shape.to_vec(), content: Content::Borrowed(bytes) }
+    }
+
+    /// A tensor whose little-endian bytes `make` gives: as many as type and shape ask for.
+    pub fn made(name: impl Into<String>, dtype: Dtype, shape: &[usize], make: impl Fn() -> Vec<u8> + 'a) -> Self {
+        TensorData { name: name.into(), dtype, shape: shape.to_vec(), content: Content::Made(Box::new(make)) }
     }
 }
 
@@ -50,22 +59,41 @@ pub fn write_safetensors(
     let mut end = 0;
     for tensor in &sorted {
         let start = end;
-        end += tensor.bytes.len();
-        let info = TensorInfo { dtype: tensor.dtype, shape: tensor.shape.clone(), data_offsets: (start, end) };
-        if tensor_bytes(&info) != Some(tensor.bytes.len()) {
-            let (name, found) = (&tensor.name, tensor.bytes.len());
-            let message = format!("tensor {name:?}: {} {:?} does not have {found} bytes", info.dtype, info.shape);
-            return Err(Error::format(path, None, message));
+        let mut info = TensorInfo { dtype: tensor.dtype, shape: tensor.shape.clone(), data_offsets: (0, 0) };
+        let size = tensor_bytes(&info);
+        if let Content::Borrowed(bytes) = &tensor.content
+            && size != Some(bytes.len())
+        {
+            return Err(misfit(path, tensor, bytes.len()));
         }
+        end += size.ok_or_else(|| misfit(path, tensor, 0))?;
+        info.data_offsets = (start, end);
         header.tensors.push((tensor.name.clone(), info));
     }
     check_names(path, &header)?;
     let encoded = header.encode(path)?;
     atomic_write(path, |file| {
         file.write(&encoded)?;
-        sorted.iter().try_for_each(|tensor| file.write(tensor.bytes))
+        for (tensor, (_, info)) in sorted.iter().zip(&header.tensors) {
+            match &tensor.content {
+                Content::Borrowed(bytes) => file.write(bytes)?,
+                Content::Made(make) => {
+                    let bytes = make();
+                    if bytes.len() != info.data_offsets.1 - info.data_offsets.0 {
+                        return Err(misfit(path, tensor, bytes.len()));
+                    }
+                    file.write(&bytes)?;
+                }
+            }
+        }
+        Ok(())
     })?;
     Ok((encoded.len() + end) as u64)
+}
+
+fn misfit(path: &Path, tensor: &TensorData<'_>, found: usize) -> Error {
+    let TensorData { name, dtype, shape, .. } = tensor;
+    Error::format(path, None, format!("tensor {name:?}: {dtype} {shape:?} does not have {found} bytes"))
 }
 
 fn check_names(path: &Path, header: &Header) -> Result<()> {

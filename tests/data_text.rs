@@ -55,6 +55,23 @@ const AWKWARD: [&str; 12] = [
     "1234567890 3.14 --- *** ((nested))",
 ];
 
+/// The ids of [`AWKWARD`] under GPT-2's vocabulary, by `ByteLevelBPETokenizer` of the Python package tokenizers 0.23.3.
+#[rustfmt::skip]
+const AWKWARD_IDS: [&[u32]; 12] = [
+    &[],
+    &[220],
+    &[628, 220, 220, 201, 198, 197],
+    &[1169, 262, 1169, 220, 262, 198, 464],
+    &[66, 1878, 2634, 41492, 20543, 27332, 119, 123, 65, 296],
+    &[68, 136, 223, 50169, 102, 447, 235, 41840, 102, 447, 235, 41840, 100, 12520, 229, 102, 8582, 229, 103],
+    &[19526, 254, 25001, 121, 171, 120, 234, 10310, 244, 45911, 234, 47048, 26897, 148, 255, 39848, 12919],
+    &[188, 189, 221, 126, 222, 126, 253, 1849, 3907],
+    &[270, 338, 356, 1183, 484, 1053, 314, 6, 44, 2124, 338, 88],
+    &[27, 91, 437, 1659, 5239, 91],
+    &[64, 447, 101, 65, 5099, 222, 66, 176, 237, 123, 123],
+    &[10163, 2231, 30924, 3829, 513, 13, 1415, 11420, 17202, 14808, 77, 7287, 4008],
+];
+
 #[test]
 fn byte_level_is_the_bytes() {
     let tokenizer = Tokenizer::bytes();
@@ -358,7 +375,8 @@ fn gpt2s_own_files() {
     let tokenizer = Tokenizer::load(Path::new(&folder).join("tokenizer/gpt2")).unwrap();
     assert_eq!((tokenizer.vocabulary(), tokenizer.bos()), (50_257, Some(50_256)));
     assert_eq!(tokenizer.encode("Hello world! It's 2026.").unwrap(), [15496, 995, 0, 632, 338, 1160, 2075, 13]);
-    for text in AWKWARD {
+    for (text, ids) in AWKWARD.into_iter().zip(AWKWARD_IDS) {
+        assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text:?}");
         assert_eq!(tokenizer.decode(&tokenizer.encode(text).unwrap()), text);
     }
 }

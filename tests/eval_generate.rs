@@ -152,7 +152,7 @@ fn an_empty_prompt_starts_from_bos() {
 #[test]
 fn end_of_text_and_the_callback_stop() {
     let (mut model, _) = model(parrot("abcdefgh"), 256);
-    model.config.eos_token_id = Some(u32::from(b'e'));
+    model.config.eos_token_id = vec![u32::from(b'e')];
     let result = run(&mut model, "a", &greedy(100, &["dx"]));
     assert_eq!((result.text.as_str(), result.reason, result.tokens.len()), ("bcd", StopReason::EndOfText, 4));
     let mut pieces = 0;

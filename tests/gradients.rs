@@ -264,7 +264,7 @@ fn linear() {
 fn rope() {
     check(2, 3, 1e-3, |harness| {
         let x = harness.input("x", 12);
-        harness.builder.rope(x, &Arc::new(RotaryTable::new(4, 4, 100.0)))
+        harness.builder.rope(x, &Arc::new(RotaryTable::new(4, 4, 100.0, None)))
     });
 }
 

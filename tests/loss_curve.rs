@@ -21,7 +21,8 @@ fn curve(threads: usize, isa: Isa) -> Vec<f64> {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model.json");
     let json = r#"{"model_type": "bitnet", "hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 2,
-        "num_attention_heads": 3, "vocab_size": 256, "max_position_embeddings": 48, "hidden_act": "silu"}"#;
+        "num_attention_heads": 3, "vocab_size": 256, "max_position_embeddings": 48, "hidden_act": "silu",
+        "tie_word_embeddings": true, "rope_theta": 10000.0, "rms_norm_eps": 1e-6, "precision": "ternary"}"#;
     std::fs::write(&model, json).unwrap();
     let config = TrainConfig {
         data: Some(concat!(env!("CARGO_MANIFEST_DIR"), "/LICENSE").into()),

@@ -136,7 +136,11 @@ impl SubwordTokenizer {
     pub fn to_json(&self) -> Result<(String, String)> {
         let json = self.inner.to_string(true).map_err(|error| fault(&self.path, "tokenizer", &error))?;
         let name = |id: Option<u32>| id.and_then(|id| self.inner.id_to_token(id));
-        let config = serde_json::json!({"bos_token": name(self.bos), "eos_token": name(self.eos)});
+        let config = serde_json::json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": name(self.bos),
+            "eos_token": name(self.eos),
+        });
         Ok((json, config.to_string()))
     }
 }

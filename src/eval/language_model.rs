@@ -44,8 +44,8 @@ pub fn language_model(
     if dataset.vocabulary() > config.vocab_size {
         return Err(Error::invalid("tokenizer", format!("at most {} ids", config.vocab_size), dataset.vocabulary()));
     }
-    if length > config.max_position_embeddings {
-        let expected = format!("at most the model's {}", config.max_position_embeddings);
+    if length > config.context_length() {
+        let expected = format!("at most the model's {}", config.context_length());
         return Err(Error::invalid("sequence length", expected, length));
     }
     let offsets = dataset.evaluation_offsets(windows, length)?;

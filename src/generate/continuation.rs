@@ -94,7 +94,7 @@ pub fn generate(
         let known = logits.len().min(tokenizer.vocabulary());
         let id = sampler.sample(&mut logits[..known], &tokens)?;
         tokens.push(id);
-        if Some(id) == tokenizer.eos() || Some(id) == model.config.eos_token_id {
+        if Some(id) == tokenizer.eos() || model.config.eos_token_id.contains(&id) {
             reason = StopReason::EndOfText;
             break;
         }
@@ -144,7 +144,7 @@ struct Reader {
 
 impl Reader {
     fn new(model: &Model, prompt: usize, tokens: usize) -> Self {
-        let capacity = prompt.saturating_add(tokens).min(model.config.max_position_embeddings).max(1);
+        let capacity = prompt.saturating_add(tokens).min(model.config.context_length()).max(1);
         let batch = capacity.min(READ_TOKENS);
         let executor = Executor::new(&model.plan, Mode::Generate, batch);
         Reader { executor, cache: model.key_value_cache(1, capacity), batch }

@@ -1,5 +1,5 @@
 //! The gated forms: Llama (Touvron et al. 2023) and BitNet b1.58 2B4T (Ma et al. 2025), which adds a norm before `o_proj`
-//! and `down_proj`. Parameters are named as in Hugging Face files.
+//! and `down_proj`; Mistral is Llama with a window. Parameters are named as in Hugging Face files.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -7,39 +7,42 @@ use std::sync::Arc;
 use super::config::{Activation, ModelConfig, ModelType};
 use super::layers::Layers;
 use crate::nn::ops::{AttentionShape, RotaryTable};
-use crate::nn::{BufferId, BufferKind, Init, PlanBuilder, Precision};
+use crate::nn::{BufferId, BufferKind, Init, PlanBuilder};
 
 /// Declares the gated form of `config`.
 pub(super) fn build(config: &ModelConfig) -> PlanBuilder {
     let mut layers = Layers::new(config);
     let (hidden, ffn, head_dim) = (config.hidden_size, config.intermediate_size, config.head_dim());
     let (heads, kv_heads, window) = (config.num_attention_heads, config.num_key_value_heads, config.sliding_window);
-    let (eps, kv_width) = (config.rms_norm_eps, kv_heads * head_dim);
-    let angles = Arc::new(RotaryTable::new(config.max_position_embeddings, head_dim, config.rope_theta));
+    let (eps, q_width, kv_width) = (config.rms_norm_eps, heads * head_dim, kv_heads * head_dim);
+    let angles = RotaryTable::new(config.max_position_embeddings, head_dim, config.rope_theta, config.rope_scaling);
+    let angles = Arc::new(angles);
     let shape = AttentionShape { heads, kv_heads, head_dim, window };
     let table = layers.table("model.embed_tokens.weight", config.vocab_size);
     let mut x = layers.plan.embedding(table);
     for layer in 0..config.num_hidden_layers {
-        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-        let normed = layers.rms_norm(x, &name("input_layernorm"), eps, layers.linear_input());
-        let q = layers.gated_linear(normed, &name("self_attn.q_proj"), hidden);
-        let k = layers.gated_linear(normed, &name("self_attn.k_proj"), kv_width);
-        let v = layers.gated_linear(normed, &name("self_attn.v_proj"), kv_width);
+        let name = |part: &str| format!("model.layers.{layer}.{part}");
+        let bias = config.attention_bias;
+        let normed = layers.rms_norm(x, &name("input_layernorm.weight"), eps, layers.linear_input());
+        let q = layers.gated_linear(normed, &name("self_attn.q_proj"), q_width, bias);
+        let k = layers.gated_linear(normed, &name("self_attn.k_proj"), kv_width, bias);
+        let v = layers.gated_linear(normed, &name("self_attn.v_proj"), kv_width, bias);
         let (q, k) = (layers.plan.rope(q, &angles), layers.plan.rope(k, &angles));
         let attended = layers.plan.attention(q, k, v, shape);
-        let attended = layers.sub_norm(attended, &name("self_attn.attn_sub_norm"));
-        let projected = layers.gated_linear(attended, &name("self_attn.o_proj"), hidden);
+        let attended = layers.sub_norm(attended, &name("self_attn.attn_sub_norm.weight"));
+        let projected = layers.gated_linear(attended, &name("self_attn.o_proj"), hidden, bias);
         x = layers.plan.add(x, projected);
 
-        let normed = layers.rms_norm(x, &name("post_attention_layernorm"), eps, layers.linear_input());
-        let gate = layers.gated_linear(normed, &name("mlp.gate_proj"), ffn);
-        let up = layers.gated_linear(normed, &name("mlp.up_proj"), ffn);
+        let bias = config.mlp_bias;
+        let normed = layers.rms_norm(x, &name("post_attention_layernorm.weight"), eps, layers.linear_input());
+        let gate = layers.gated_linear(normed, &name("mlp.gate_proj"), ffn, bias);
+        let up = layers.gated_linear(normed, &name("mlp.up_proj"), ffn, bias);
         let inner = match config.hidden_act {
             Activation::Relu2 => layers.plan.relu2_gate(gate, up),
             _ => layers.plan.silu_gate(gate, up),
         };
-        let inner = layers.sub_norm(inner, &name("mlp.ffn_sub_norm"));
-        let outer = layers.gated_linear(inner, &name("mlp.down_proj"), hidden);
+        let inner = layers.sub_norm(inner, &name("mlp.ffn_sub_norm.weight"));
+        let outer = layers.gated_linear(inner, &name("mlp.down_proj"), hidden, bias);
         x = layers.plan.add(x, outer);
     }
     let normed = layers.rms_norm(x, "model.norm.weight", eps, BufferKind::Float);
@@ -49,18 +52,18 @@ pub(super) fn build(config: &ModelConfig) -> PlanBuilder {
 }
 
 impl Layers<'_> {
-    fn gated_linear(&mut self, x: BufferId, name: &str, outputs: usize) -> BufferId {
+    fn gated_linear(&mut self, x: BufferId, name: &str, outputs: usize, bias: bool) -> BufferId {
         let init = Init::Normal { std: self.config.initializer_range };
-        let weight = self.matrix(name, outputs, self.plan.buffer_spec(x).width, init);
-        self.plan.linear(x, weight, None, self.config.gradient_precision)
+        let weight = self.matrix(&format!("{name}.weight"), outputs, self.plan.buffer_spec(x).width, init);
+        let bias = bias.then(|| self.bias(&format!("{name}.bias"), outputs));
+        self.plan.linear(x, weight, bias, self.config.gradient_precision)
     }
 
     /// BitNet's norm before a projection back to the residual stream. Llama has none.
     fn sub_norm(&mut self, x: BufferId, name: &str) -> BufferId {
-        if self.config.model_type == ModelType::Bitnet {
-            return self.rms_norm(x, name, self.config.rms_norm_eps, self.linear_input());
+        match self.config.model_type {
+            ModelType::Bitnet => self.rms_norm(x, name, self.config.rms_norm_eps, self.linear_input()),
+            _ => self.quantized(x),
         }
-        assert_eq!(self.config.precision, Precision::F32, "validated: quantized layers need sub-norms");
-        x
     }
 }

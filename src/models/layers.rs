@@ -43,6 +43,12 @@ impl<'a> Layers<'a> {
         self.plan.rms_norm(x, gain, eps, out)
     }
 
+    /// `x` as the input of a linear layer: rounded to int8 where the layer is quantized and `x` is not yet.
+    pub(super) fn quantized(&mut self, x: BufferId) -> BufferId {
+        let wanted = self.linear_input();
+        if self.plan.buffer_spec(x).kind == wanted { x } else { self.plan.quantize_rows(x) }
+    }
+
     /// What the norm before a linear layer puts out: int8 rows where the layer is quantized.
     pub(super) fn linear_input(&self) -> BufferKind {
         if self.config.precision == Precision::F32 { BufferKind::Float } else { BufferKind::Quantized }

@@ -1,12 +1,18 @@
 //! Decoder language models: configurations, presets, and the plans they stand for.
 
 mod config;
+mod config_json;
+mod export;
+mod files;
 mod gated;
 mod layers;
 mod model;
+mod packed_rows;
 mod plain;
 mod presets;
+mod quantization_json;
 
 pub use config::{Activation, ModelConfig, ModelType};
+pub use export::ExportType;
 pub use model::Model;
 pub use presets::{PRESETS, preset};

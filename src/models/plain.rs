@@ -1,24 +1,67 @@
-//! The plain form: GPT-2 class blocks as in nanoGPT-like code, with learned positions, a fused `qkv` and GELU.
+//! GPT-2's form (Radford et al. 2019): learned positions, fused queries, keys and values, GELU.
 //!
-//! Quantized, each linear layer is a BitLinear (Ma et al., "The Era of 1-bit LLMs", 2024): its own RMSNorm, int8
-//! activations, quantized weights, no bias; the blocks then have no norms of their own. In f32 the blocks have LayerNorms
-//! and the linear layers biases.
+//! [`ModelType::Gpt2`] has LayerNorms in the blocks and biases in the linear layers, quantized or not, and the names of
+//! Hugging Face files. In f32 [`ModelType::Plain`] is the same with short names. Quantized, each of its linear layers is
+//! a BitLinear (Ma et al., "The Era of 1-bit LLMs", 2024): its own RMSNorm, int8 activations, quantized weights, no bias;
+//! the blocks then have no norms of their own.
 #![forbid(unsafe_code)]
 
-use super::ModelConfig;
+use super::config::{ModelConfig, ModelType};
 use super::layers::Layers;
 use crate::nn::ops::AttentionShape;
 use crate::nn::{BufferId, BufferKind, Init, PlanBuilder, Precision};
 
-/// Epsilon of LayerNorms.
-const LAYER_NORM_EPS: f32 = 1e-5;
+/// What the tensors of a form are called.
+struct Names {
+    tokens: &'static str,
+    positions: &'static str,
+    /// Before the number of a block.
+    blocks: &'static str,
+    attention_norm: &'static str,
+    qkv: &'static str,
+    attention_out: &'static str,
+    feed_forward_norm: &'static str,
+    feed_forward_in: &'static str,
+    feed_forward_out: &'static str,
+    norm: &'static str,
+    head: &'static str,
+}
 
-/// Declares the plain form of `config`.
+const PLAIN: Names = Names {
+    tokens: "tok.weight",
+    positions: "pos.weight",
+    blocks: "blocks",
+    attention_norm: "ln1",
+    qkv: "qkv",
+    attention_out: "proj",
+    feed_forward_norm: "ln2",
+    feed_forward_in: "fc1",
+    feed_forward_out: "fc2",
+    norm: "norm",
+    head: "head.weight",
+};
+
+const GPT2: Names = Names {
+    tokens: "transformer.wte.weight",
+    positions: "transformer.wpe.weight",
+    blocks: "transformer.h",
+    attention_norm: "ln_1",
+    qkv: "attn.c_attn",
+    attention_out: "attn.c_proj",
+    feed_forward_norm: "ln_2",
+    feed_forward_in: "mlp.c_fc",
+    feed_forward_out: "mlp.c_proj",
+    norm: "transformer.ln_f",
+    head: "lm_head.weight",
+};
+
+/// Declares the form of `config`.
 pub(super) fn build(config: &ModelConfig) -> PlanBuilder {
+    let names = if config.model_type == ModelType::Gpt2 { GPT2 } else { PLAIN };
     let mut layers = Layers::new(config);
     let (hidden, ffn, eps) = (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
-    let table = layers.table("tok.weight", config.vocab_size);
-    let positions = layers.table("pos.weight", config.max_position_embeddings);
+    let table = layers.table(names.tokens, config.vocab_size);
+    let positions = layers.table(names.positions, config.max_position_embeddings);
     let mut x = layers.plan.embedding(table);
     x = layers.plan.position_embedding(x, positions);
     let shape = AttentionShape {
@@ -31,50 +74,55 @@ pub(super) fn build(config: &ModelConfig) -> PlanBuilder {
     let std = config.initializer_range;
     let residual_std = std / (2.0 * config.num_hidden_layers as f32).sqrt();
     for block in 0..config.num_hidden_layers {
-        let name = |part: &str| format!("blocks.{block}.{part}");
-        let normed = layers.block_norm(x, &name("ln1"));
-        let qkv = layers.plain_linear(normed, &name("qkv"), 3 * hidden, std);
+        let name = |part: &str| format!("{}.{block}.{part}", names.blocks);
+        let normed = layers.block_norm(x, &name(names.attention_norm));
+        let qkv = layers.plain_linear(normed, &name(names.qkv), 3 * hidden, std);
         let attended = layers.plan.attention_fused(qkv, shape);
-        let projected = layers.plain_linear(attended, &name("proj"), hidden, residual_std);
+        let projected = layers.plain_linear(attended, &name(names.attention_out), hidden, residual_std);
         x = layers.plan.add(x, projected);
-        let normed = layers.block_norm(x, &name("ln2"));
-        let inner = layers.plain_linear(normed, &name("fc1"), ffn, std);
+        let normed = layers.block_norm(x, &name(names.feed_forward_norm));
+        let inner = layers.plain_linear(normed, &name(names.feed_forward_in), ffn, std);
         let activated = layers.plan.gelu(inner);
-        let outer = layers.plain_linear(activated, &name("fc2"), hidden, residual_std);
+        let outer = layers.plain_linear(activated, &name(names.feed_forward_out), hidden, residual_std);
         x = layers.plan.add(x, outer);
     }
-    let normed = if config.precision == Precision::F32 {
-        layers.layer_norm(x, "norm")
+    let normed = if layers.norms_inside() {
+        layers.rms_norm(x, &format!("{}.weight", names.norm), eps, BufferKind::Float)
     } else {
-        layers.rms_norm(x, "norm.weight", eps, BufferKind::Float)
+        layers.layer_norm(x, names.norm)
     };
-    let head = if config.tie_word_embeddings { table } else { layers.table("head.weight", config.vocab_size) };
+    let head = if config.tie_word_embeddings { table } else { layers.table(names.head, config.vocab_size) };
     layers.plan.language_model_head(normed, head);
     layers.plan
 }
 
 impl Layers<'_> {
-    /// A block's LayerNorm; quantized layers bring their own norm.
+    /// Whether the linear layers have their own norms instead of biases.
+    fn norms_inside(&self) -> bool {
+        self.config.model_type == ModelType::Plain && self.config.precision != Precision::F32
+    }
+
+    /// A block's LayerNorm, where the linear layers do not bring their own norm.
     fn block_norm(&mut self, x: BufferId, name: &str) -> BufferId {
-        if self.config.precision == Precision::F32 { self.layer_norm(x, name) } else { x }
+        if self.norms_inside() { x } else { self.layer_norm(x, name) }
     }
 
     fn layer_norm(&mut self, x: BufferId, name: &str) -> BufferId {
         let gain = self.gain(&format!("{name}.weight"), x);
         let bias = self.bias(&format!("{name}.bias"), self.plan.buffer_spec(x).width);
-        self.plan.layer_norm(x, gain, bias, LAYER_NORM_EPS)
+        self.plan.layer_norm(x, gain, bias, self.config.layer_norm_eps)
     }
 
-    /// A BitLinear, or in f32 a linear layer with bias.
+    /// A BitLinear, or a linear layer with bias.
     fn plain_linear(&mut self, x: BufferId, name: &str, outputs: usize, std: f32) -> BufferId {
-        let weight =
-            self.matrix(&format!("{name}.weight"), outputs, self.plan.buffer_spec(x).width, Init::Normal { std });
-        if self.config.precision == Precision::F32 {
-            let bias = self.bias(&format!("{name}.bias"), outputs);
-            return self.plan.linear(x, weight, Some(bias), self.config.gradient_precision);
-        }
-        let eps = self.config.rms_norm_eps;
-        let x = self.rms_norm(x, &format!("{name}.norm.weight"), eps, BufferKind::Quantized);
-        self.plan.linear(x, weight, None, self.config.gradient_precision)
+        let inputs = self.plan.buffer_spec(x).width;
+        let weight = self.matrix(&format!("{name}.weight"), outputs, inputs, Init::Normal { std });
+        let (x, bias) = if self.norms_inside() {
+            let eps = self.config.rms_norm_eps;
+            (self.rms_norm(x, &format!("{name}.norm.weight"), eps, BufferKind::Quantized), None)
+        } else {
+            (self.quantized(x), Some(self.bias(&format!("{name}.bias"), outputs)))
+        };
+        self.plan.linear(x, weight, bias, self.config.gradient_precision)
     }
 }

@@ -6,9 +6,10 @@ use crate::nn::{GradPrecision, Precision};
 use crate::{Error, Result};
 
 /// Names that [`preset`] knows.
-pub const PRESETS: [&str; 5] = ["tiny", "small", "base", "small-plain", "gpt2-small-plain"];
+pub const PRESETS: [&str; 8] =
+    ["tiny", "small", "base", "small-plain", "gpt2-small-plain", "gpt2", "small-llama", "small-mistral"];
 
-/// The configuration called `name`: ternary, with a byte-level vocabulary (`gpt2-small-plain`: GPT-2's).
+/// The configuration called `name`: ternary, with a byte-level vocabulary (`gpt2-small-plain` and `gpt2`: GPT-2's).
 ///
 /// | name | form | layers x width (feed-forward), heads | context |
 /// |---|---|---|---|
@@ -17,6 +18,9 @@ pub const PRESETS: [&str; 5] = ["tiny", "small", "base", "small-plain", "gpt2-sm
 /// | `base` | BitNet 2B4T | 12 x 768 (2304), 12 | 1024 |
 /// | `small-plain` | plain | 6 x 384 (1536), 6 | 256 |
 /// | `gpt2-small-plain` | plain | 12 x 768 (3072), 12 | 1024 |
+/// | `gpt2` | GPT-2 | 12 x 768 (3072), 12 | 1024 |
+/// | `small-llama` | Llama | 6 x 512 (1536), 8 | 512 |
+/// | `small-mistral` | Mistral, window 256 | 6 x 512 (1536), 8 | 1024 |
 pub fn preset(name: &str) -> Result<ModelConfig> {
     let gated = |layers, hidden_size, intermediate_size, positions| ModelConfig {
         model_type: ModelType::Bitnet,
@@ -25,16 +29,21 @@ pub fn preset(name: &str) -> Result<ModelConfig> {
         num_hidden_layers: layers,
         num_attention_heads: hidden_size / 64,
         num_key_value_heads: hidden_size / 64,
+        head_dim: None,
         vocab_size: 256,
         max_position_embeddings: positions,
         rms_norm_eps: 1e-6,
+        layer_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        rope_scaling: None,
         hidden_act: Activation::Silu,
+        attention_bias: false,
+        mlp_bias: false,
         tie_word_embeddings: true,
         initializer_range: 0.02,
         sliding_window: None,
         bos_token_id: None,
-        eos_token_id: None,
+        eos_token_id: Vec::new(),
         precision: Precision::Ternary,
         gradient_precision: GradPrecision::F32,
     };
@@ -48,6 +57,15 @@ pub fn preset(name: &str) -> Result<ModelConfig> {
         "small" => Ok(gated(6, 512, 1536, 512)),
         "base" => Ok(gated(12, 768, 2304, 1024)),
         "small-plain" => Ok(plain(6, 384, 1536, 256)),
+        "gpt2" => {
+            let config = plain(12, 768, 3072, 1024);
+            Ok(ModelConfig { model_type: ModelType::Gpt2, vocab_size: 50_257, ..config })
+        }
+        "small-llama" => Ok(ModelConfig { model_type: ModelType::Llama, ..gated(6, 512, 1536, 512) }),
+        "small-mistral" => {
+            let config = gated(6, 512, 1536, 1024);
+            Ok(ModelConfig { model_type: ModelType::Mistral, sliding_window: Some(256), ..config })
+        }
         "gpt2-small-plain" => Ok(ModelConfig { vocab_size: 50_257, ..plain(12, 768, 3072, 1024) }),
         _ => Err(Error::invalid("model", format!("one of {}", PRESETS.join(", ")), name)),
     }

@@ -52,7 +52,7 @@ impl LanguageModelObjective {
         eval_windows: usize,
     ) -> Result<Self> {
         tokenizer.check_vocabulary(model.config.vocab_size)?;
-        let context = model.config.max_position_embeddings;
+        let context = model.config.context_length();
         if seq_length > context {
             return Err(Error::invalid(
                 "seq_length (--seq)",

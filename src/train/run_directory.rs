@@ -120,20 +120,3 @@ fn first_free(parent: &Path, model: &str) -> Result<PathBuf> {
         }
     }
 }
-
-/// The model folder behind a path that may be a run, a model folder or a Hugging Face folder. Error: it is none of them.
-pub fn resolve_model(path: &Path) -> Result<PathBuf> {
-    let of_run = path.join("model");
-    for folder in [path, &of_run] {
-        if folder.join("config.json").is_file() && folder.join("model.safetensors").is_file() {
-            return Ok(folder.to_path_buf());
-        }
-    }
-    std::fs::metadata(path).map_err(|error| Error::io(path, error))?;
-    let message = if path.join("config.toml").is_file() {
-        "a run without a model yet (it is written at the first checkpoint)"
-    } else {
-        "neither a run nor a model folder (config.json and model.safetensors)"
-    };
-    Err(Error::format(path, None, message))
-}

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::config::TrainConfig;
 use super::language_model::LanguageModelObjective;
-use super::run_directory::{RunDirectory, resolve_model};
+use super::model_folder::{open_model_tokenizer, resolve_model};
+use super::run_directory::RunDirectory;
 use super::trainer::Trainer;
 use crate::data::{NgramBaselines, TextFile, TextSource, TextSplit, TokenDataset, Tokenizer};
 use crate::dispatch::Context;
@@ -115,12 +116,6 @@ fn open_tokenizer(config: &TrainConfig) -> Result<Tokenizer> {
     }
 }
 
-/// The tokenizer of a model folder: its `tokenizer.json`, or bytes if it has none.
-pub fn open_model_tokenizer(folder: &Path) -> Result<Tokenizer> {
-    let present = ["tokenizer.json", "vocab.json", "encoder.json"].iter().any(|name| folder.join(name).is_file());
-    if present { Tokenizer::load(folder) } else { Ok(Tokenizer::bytes()) }
-}
-
 fn make_model(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Model> {
     if let Some(init) = &config.init {
         return adapt(Model::load(&resolve_model(init)?)?, config);
@@ -144,7 +139,9 @@ fn make_model(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Model> {
     model.precision = config.weight_precision();
     model.gradient_precision = config.gradient_precision;
     model.bos_token_id = model.bos_token_id.or(tokenizer.bos());
-    model.eos_token_id = model.eos_token_id.or(tokenizer.eos());
+    if model.eos_token_id.is_empty() {
+        model.eos_token_id.extend(tokenizer.eos());
+    }
     Model::new(model, config.seed)
 }
 

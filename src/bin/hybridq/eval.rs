@@ -57,7 +57,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     let source = TextSource::open(&arguments.data)?;
     // The text is all validation: the dataset's training part is the same text, unused.
     let dataset = TokenDataset::new(&context, &tokenizer, &source, Some(&source))?;
-    let length = arguments.seq.unwrap_or(model.config.max_position_embeddings.min(DEFAULT_WINDOW));
+    let length = arguments.seq.unwrap_or(model.config.context_length().min(DEFAULT_WINDOW));
     let report = language_model(&context, &mut model, &dataset, arguments.eval_windows, length)?;
     if arguments.json {
         crate::write_stdout(&(serde_json::to_string(&report).expect("plain numbers") + "\n"))?;

@@ -3,15 +3,19 @@
 
 mod bench;
 mod eval;
+mod export;
 mod generate;
+mod import;
 mod info;
 mod inspect;
 mod train;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use hybridq::dispatch::{Context, ContextOptions};
+use hybridq::models::Model;
 use hybridq::{Error, Result};
 
 /// Done; also when a time limit ended a run.
@@ -41,6 +45,10 @@ enum Command {
     Eval(eval::Arguments),
     /// Continue a prompt
     Generate(generate::Arguments),
+    /// Write a model as a Hugging Face folder
+    Export(export::Arguments),
+    /// Make a model folder of a Hugging Face folder
+    Import(import::Arguments),
     /// Tensors and metadata of a file or folder
     Inspect(inspect::Arguments),
     /// Speed of kernels and of training on this machine
@@ -63,6 +71,8 @@ fn main() -> ExitCode {
         Command::Train(arguments) => train::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };
@@ -95,6 +105,20 @@ fn usage(error: &clap::Error) -> ExitCode {
 /// The context for `--threads`.
 fn context(threads: Option<usize>) -> Result<Context> {
     Context::new(ContextOptions { threads, isa: None })
+}
+
+/// One line on a model and where it was written.
+fn describe(model: &Model, folder: &Path) -> String {
+    let config = &model.config;
+    format!(
+        "{}: {} parameters, {} layers x {}, {} weights, written to {}\n",
+        config.model_type.name(),
+        model.store.total_elements(),
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.precision,
+        folder.display()
+    )
 }
 
 /// Writes to stdout; a reader that closed the pipe ends the program quietly.

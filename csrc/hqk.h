@@ -75,13 +75,22 @@ HQK_EVERY_ISA(HQK_SGD)
                                 size_t y_stride);                                                                \
     void hqk_panel_matmul_i32_##isa(const uint8_t *panels, size_t outputs, size_t k, const int8_t *x,            \
                                     size_t x_stride, size_t tokens, const int32_t *x_sums, int32_t *y,           \
-                                    size_t y_stride);                                                            \
-    void hqk_ternary_matvec_##isa(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x,              \
-                                  float x_scale, int32_t x_sum, const float *weight_scales,                      \
-                                  size_t weight_scale_stride, float *y);                                         \
-    void hqk_ternary_matvec_i32_##isa(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x,          \
-                                      int32_t x_sum, int32_t *y);
+                                    size_t y_stride);
 HQK_EVERY_ISA(HQK_TERNARY)
+
+/* matvec: one token of int8 activations times ternary weights, straight from a packed layout (csrc/README.md). */
+#define HQK_MATVEC(isa)                                                                                        \
+    void hqk_ternary_matvec_##isa(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x,            \
+                                  float x_scale, int32_t x_sum, const float *weight_scales,                    \
+                                  size_t weight_scale_stride, float *y);                                       \
+    void hqk_ternary_matvec_i32_##isa(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x,        \
+                                      int32_t x_sum, int32_t *y);                                              \
+    void hqk_pack5_matvec_##isa(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x,              \
+                                float x_scale, int32_t x_sum, const float *weight_scales,                      \
+                                size_t weight_scale_stride, float *y);                                         \
+    void hqk_pack5_matvec_i32_##isa(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x,          \
+                                    int32_t x_sum, int32_t *y);
+HQK_EVERY_ISA(HQK_MATVEC)
 
 /* activation_quant: float rows to int8. `draws` = key[0], key[1], tensor, step of the random stream. */
 #define HQK_ACTIVATION_QUANT(isa)                                                                                    \

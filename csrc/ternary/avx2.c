@@ -1,9 +1,7 @@
 /* vpmaddubsw on codes {0, 1, 2}: a 16-bit lane grows by at most 2 * 2 * 128 a time, so 63 of them are added before the
  * sums are widened to 32 bits.
  *
- * Many tokens: 6 tokens x 16 outputs are 12 accumulators of 16 bits.
- * One token: fields 0 and 2 are summed as they are; fields 1 and 3 stay shifted by two (a lane then grows by at most
- * 2 * 8 * 128), which saves two shifts a byte, and are widened after 7 steps (14 additions). */
+ * Many tokens: 6 tokens x 16 outputs are 12 accumulators of 16 bits. */
 #include "../hqk.h"
 #include "layout.h"
 
@@ -11,7 +9,6 @@
 
 #define TOKENS_AT_ONCE 6
 #define PANELS_BEFORE_WIDENING 48
-#define STEPS_BEFORE_WIDENING 7
 
 static inline __m256i load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 
@@ -140,57 +137,6 @@ void hqk_panel_matmul_i32_avx2(const uint8_t *panels, size_t outputs, size_t k, 
                                size_t tokens, const int32_t *x_sums, int32_t *y, size_t y_stride) {
     target to = {NULL, x_sums, NULL, 0, NULL, y, y_stride, outputs};
     multiply_all(panels, k, x, x_stride, tokens, &to);
-}
-
-/* 32 rows (half of each step) x 16 k. */
-HQK_ALWAYS_INLINE void multiply_step(const uint8_t *half, const int8_t *x, __m256i even[4], __m256i odd[4]) {
-    __m256i low = _mm256_set1_epi8(3), high = _mm256_set1_epi8(12);
-    HQK_UNROLL(4) for (int v = 0; v < 4; v++) {
-        __m256i bytes = load(half + 32 * v), upper = _mm256_srli_epi16(bytes, 4);
-        dot(&even[v], _mm256_and_si256(bytes, low), broadcast_quad(x));
-        dot(&odd[v], _mm256_and_si256(bytes, high), broadcast_quad(x + 4));
-        dot(&even[v], _mm256_and_si256(upper, low), broadcast_quad(x + 8));
-        dot(&odd[v], _mm256_and_si256(upper, high), broadcast_quad(x + 12));
-    }
-}
-
-static void matvec(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, const target *to) {
-    size_t whole = cols / HQK_STEP_COLS * HQK_STEP_COLS;
-    int8_t tail[HQK_STEP_COLS] = {0};
-    memcpy(tail, x + whole, cols - whole);
-    for (size_t r = 0; r < rows; r += 32) {
-        const uint8_t *half = packed + r / HQK_BLOCK_ROWS * hqk_block_bytes(cols) + r % HQK_BLOCK_ROWS * 4;
-        __m256i sums[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
-                           _mm256_setzero_si256()};
-        for (size_t c = 0; c < cols;) {
-            __m256i even[4], odd[4];
-            HQK_UNROLL(4) for (int v = 0; v < 4; v++) even[v] = odd[v] = _mm256_setzero_si256();
-            if (c < whole) {
-                size_t end = hqk_min(whole, c + STEPS_BEFORE_WIDENING * HQK_STEP_COLS);
-                for (; c < end; c += HQK_STEP_COLS, half += HQK_STEP_BYTES) multiply_step(half, x + c, even, odd);
-            } else {
-                multiply_step(half, tail, even, odd);
-                c = cols;
-            }
-            HQK_UNROLL(4) for (int v = 0; v < 4; v++) {
-                __m256i both = _mm256_add_epi32(widen(even[v]), _mm256_srai_epi32(widen(odd[v]), 2));
-                sums[v] = _mm256_add_epi32(sums[v], both);
-            }
-        }
-        for (size_t v = 0; v < 4; v++) store_sums(to, 0, r + 8 * v, sums[v]);
-    }
-}
-
-void hqk_ternary_matvec_avx2(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, float x_scale,
-                             int32_t x_sum, const float *weight_scales, size_t weight_scale_stride, float *y) {
-    target to = {&x_scale, &x_sum, weight_scales, weight_scale_stride, y, NULL, 0, rows};
-    matvec(packed, rows, cols, x, &to);
-}
-
-void hqk_ternary_matvec_i32_avx2(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, int32_t x_sum,
-                                 int32_t *y) {
-    target to = {NULL, &x_sum, NULL, 0, NULL, y, 0, rows};
-    matvec(packed, rows, cols, x, &to);
 }
 
 void hqk_ternary_panels_avx2(const uint8_t *block, size_t cols, uint8_t *panels) {

@@ -1,9 +1,7 @@
 /* vpdpbusd multiplies 64 weight codes (unsigned) by four int8 activations broadcast to 16 lanes: a lane is an output
  * row, so nothing is ever added across lanes.
  *
- * Many tokens: 6 tokens x 64 outputs are 24 accumulators; the panel's four registers serve all six tokens.
- * One token: the four 2-bit fields of a byte are masked, not shifted; field f then counts 4^f times, and one shift at
- * the end of the row takes that back (exactly: every term is a multiple). */
+ * Many tokens: 6 tokens x 64 outputs are 24 accumulators; the panel's four registers serve all six tokens. */
 #include "../hqk.h"
 #include "layout.h"
 
@@ -112,50 +110,4 @@ void hqk_panel_matmul_i32_avx512vnni(const uint8_t *panels, size_t outputs, size
                                      size_t y_stride) {
     target to = {NULL, x_sums, NULL, 0, NULL, y, y_stride, outputs};
     multiply_all(panels, k, x, x_stride, tokens, &to);
-}
-
-/* One step: 64 rows x 16 k. */
-HQK_ALWAYS_INLINE void multiply_step(const uint8_t *step, const int8_t *x, __m512i acc[4][VECTORS]) {
-    __m512i quad[4];
-    HQK_UNROLL(4) for (int f = 0; f < 4; f++) quad[f] = _mm512_set1_epi32(load_word(x + 4 * f));
-    HQK_UNROLL(4) for (int v = 0; v < VECTORS; v++) {
-        __m512i bytes = _mm512_loadu_si512(step + HQK_TILE_BYTES * v);
-        HQK_UNROLL(4) for (int f = 0; f < 4; f++) {
-            __m512i codes = _mm512_and_si512(bytes, _mm512_set1_epi8((char)(3 << 2 * f)));
-            dot(&acc[f][v], codes, quad[f]);
-        }
-    }
-}
-
-HQK_ALWAYS_INLINE void matvec(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, target to) {
-    int8_t tail[HQK_STEP_COLS] = {0};
-    size_t whole = cols / HQK_STEP_COLS * HQK_STEP_COLS;
-    memcpy(tail, x + whole, cols - whole);
-    for (size_t r = 0; r < rows; r += HQK_BLOCK_ROWS) {
-        __m512i acc[4][VECTORS];
-        HQK_UNROLL(4) for (int f = 0; f < 4; f++)
-            HQK_UNROLL(4) for (int v = 0; v < VECTORS; v++) acc[f][v] = _mm512_setzero_si512();
-        for (size_t c = 0; c < whole; c += HQK_STEP_COLS, packed += HQK_STEP_BYTES) multiply_step(packed, x + c, acc);
-        if (whole < cols) {
-            multiply_step(packed, tail, acc);
-            packed += HQK_STEP_BYTES;
-        }
-        HQK_UNROLL(4) for (int v = 0; v < VECTORS; v++) {
-            __m512i low = _mm512_add_epi32(acc[0][v], _mm512_srai_epi32(acc[1][v], 2));
-            __m512i high = _mm512_add_epi32(_mm512_srai_epi32(acc[2][v], 4), _mm512_srai_epi32(acc[3][v], 6));
-            store_sums(&to, 0, r + 16 * v, _mm512_add_epi32(low, high));
-        }
-    }
-}
-
-void hqk_ternary_matvec_avx512vnni(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, float x_scale,
-                                   int32_t x_sum, const float *weight_scales, size_t weight_scale_stride, float *y) {
-    target to = {&x_scale, &x_sum, weight_scales, weight_scale_stride, y, NULL, 0, rows};
-    matvec(packed, rows, cols, x, to);
-}
-
-void hqk_ternary_matvec_i32_avx512vnni(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x,
-                                       int32_t x_sum, int32_t *y) {
-    target to = {NULL, &x_sum, NULL, 0, NULL, y, 0, rows};
-    matvec(packed, rows, cols, x, to);
 }

@@ -52,6 +52,12 @@ static inline int32_t hqk_quad(const int8_t *x, size_t left) {
     return word;
 }
 
+static inline int32_t hqk_whole_quad(const int8_t *x) {
+    int32_t word;
+    memcpy(&word, x, 4);
+    return word;
+}
+
 /* Weights are stored as {0, 1, 2}: the sum over {-1, 0, 1} is less by the sum of x. Wraps, whatever sum is given. */
 static inline int32_t hqk_centered(int32_t acc, int32_t x_sum) { return (int32_t)((uint32_t)acc - (uint32_t)x_sum); }
 

@@ -108,37 +108,3 @@ void hqk_panel_matmul_portable(const uint8_t *panels, size_t outputs, size_t k, 
         }
     }
 }
-
-/* acc[r] = sum over k of code * x, for the 64 rows of a block. */
-static void accumulate_block(const uint8_t *block, size_t cols, const int8_t *x, int32_t *acc) {
-    memset(acc, 0, HQK_BLOCK_ROWS * sizeof *acc);
-    for (size_t c = 0; c < cols; c += HQK_STEP_COLS, block += HQK_STEP_BYTES) {
-        int8_t part[HQK_STEP_COLS] = {0};
-        memcpy(part, x + c, hqk_min(cols - c, HQK_STEP_COLS));
-        for (size_t r = 0; r < HQK_BLOCK_ROWS; r++)
-            for (size_t j = 0; j < 4; j++) {
-                unsigned byte = block[4 * r + j];
-                acc[r] += (int)(byte & 3) * part[j] + (int)(byte >> 2 & 3) * part[4 + j] +
-                          (int)(byte >> 4 & 3) * part[8 + j] + (int)(byte >> 6) * part[12 + j];
-            }
-    }
-}
-
-void hqk_ternary_matvec_i32_portable(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, int32_t x_sum,
-                                     int32_t *y) {
-    for (size_t r = 0; r < rows; r += HQK_BLOCK_ROWS, packed += hqk_block_bytes(cols)) {
-        int32_t acc[HQK_BLOCK_ROWS];
-        accumulate_block(packed, cols, x, acc);
-        for (size_t i = 0; i < hqk_min(rows - r, HQK_BLOCK_ROWS); i++) y[r + i] = hqk_centered(acc[i], x_sum);
-    }
-}
-
-void hqk_ternary_matvec_portable(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, float x_scale,
-                                 int32_t x_sum, const float *weight_scales, size_t weight_scale_stride, float *y) {
-    for (size_t r = 0; r < rows; r += HQK_BLOCK_ROWS, packed += hqk_block_bytes(cols)) {
-        int32_t acc[HQK_BLOCK_ROWS];
-        accumulate_block(packed, cols, x, acc);
-        for (size_t i = 0; i < hqk_min(rows - r, HQK_BLOCK_ROWS); i++)
-            y[r + i] = (float)hqk_centered(acc[i], x_sum) * (x_scale * weight_scales[(r + i) * weight_scale_stride]);
-    }
-}

@@ -1,47 +1,78 @@
 /* Five trits a byte. A group of five digits d0..d4 in {0, 1, 2} is v = 81 d0 + 27 d1 + 9 d2 + 3 d3 + d4; the byte is
  * ceil(256 v / 243), the fraction v / 243 with 8 binary places. The next digit is then the integer part of 3 * fraction,
- * which is 1 from 86 / 256 and 2 from 171 / 256: two comparisons, and 3 * fraction mod 1 is the next fraction. */
+ * which is 1 from 86 / 256 and 2 from 171 / 256: two comparisons, and 3 * fraction mod 1 is the next fraction.
+ *
+ * Trits move between rows and digits four at a time, the four columns of a byte group; the rest is loops over the 64
+ * bytes of a tile, which compilers vectorize. */
 #include "../hqk.h"
 
+#include <string.h>
+
 #define ROWS 64
+#define TILE_ROWS 16
+#define DIGITS 5
 #define STEP_K 20
 #define STEP_BYTES 256
+#define TILE_BYTES 64
 
-void HQK_NAME(hqk_pack5)(const int8_t *trits, size_t rows, size_t cols, uint8_t *packed) {
-    for (size_t r0 = 0; r0 < rows; r0 += ROWS)
-        for (size_t k0 = 0; k0 < cols; k0 += STEP_K, packed += STEP_BYTES)
-            for (size_t b = 0; b < STEP_BYTES; b++) {
-                size_t r = r0 + b / 64 * 16 + b % 64 / 4;
-                unsigned v = 0;
-                for (size_t f = 0; f < 5; f++) {
-                    size_t k = k0 + 4 * f + b % 4;
-                    v = 3 * v + (r < rows && k < cols ? (unsigned)(trits[r * cols + k] + 1) : 1u);
-                }
-                packed[b] = (uint8_t)((256 * v + 242) / 243);
-            }
+static inline size_t at_most(size_t n, size_t limit) { return n < limit ? n : limit; }
+
+static inline void bytes_of(int8_t trits[DIGITS][TILE_BYTES], uint8_t *tile) {
+    for (int b = 0; b < TILE_BYTES; b++) {
+        unsigned v = 0;
+        for (int f = 0; f < DIGITS; f++) v = 3 * v + (unsigned)(trits[f][b] + 1);
+        /* 256 v + 242 is below 2^16, where this product is the division by 243. */
+        tile[b] = (uint8_t)((256 * v + 242) * 69043u >> 24);
+    }
 }
 
-/* One tile: 64 bytes to five fields of 64 digits. */
-static inline void fields(const uint8_t *tile, uint8_t digit[5][64]) {
-    uint8_t fraction[64];
-    for (int b = 0; b < 64; b++) fraction[b] = tile[b];
-    for (int f = 0; f < 5; f++)
-        for (int b = 0; b < 64; b++) {
-            digit[f][b] = (uint8_t)((fraction[b] >= 86) + (fraction[b] >= 171));
+void HQK_NAME(hqk_pack5)(const int8_t *trits, size_t rows, size_t cols, uint8_t *packed) {
+    size_t steps = (cols + STEP_K - 1) / STEP_K;
+    for (size_t r0 = 0; r0 < rows; r0 += ROWS, packed += steps * STEP_BYTES)
+        for (size_t q = 0; q < ROWS / TILE_ROWS; q++) {
+            size_t first = r0 + q * TILE_ROWS, count = first < rows ? at_most(rows - first, TILE_ROWS) : 0;
+            for (size_t s = 0; s < steps; s++) {
+                int8_t digits[DIGITS][TILE_BYTES] = {{0}};
+                size_t k = s * STEP_K, width = at_most(cols - k, STEP_K);
+                for (size_t r = 0; r < count; r++) {
+                    const int8_t *row = trits + (first + r) * cols + k;
+                    if (width == STEP_K)
+                        for (size_t f = 0; f < DIGITS; f++) memcpy(&digits[f][4 * r], row + 4 * f, 4);
+                    else
+                        for (size_t i = 0; i < width; i++) digits[i / 4][4 * r + i % 4] = row[i];
+                }
+                bytes_of(digits, packed + s * STEP_BYTES + q * TILE_BYTES);
+            }
+        }
+}
+
+static inline void trits_of(const uint8_t *tile, int8_t trits[DIGITS][TILE_BYTES]) {
+    uint8_t fraction[TILE_BYTES];
+    memcpy(fraction, tile, TILE_BYTES);
+    for (int f = 0; f < DIGITS; f++)
+        for (int b = 0; b < TILE_BYTES; b++) {
+            trits[f][b] = (int8_t)((fraction[b] >= 86) + (fraction[b] >= 171) - 1);
             fraction[b] = (uint8_t)(3 * fraction[b]);
         }
 }
 
 void HQK_NAME(hqk_unpack5)(const uint8_t *packed, size_t rows, size_t cols, int8_t *trits) {
-    for (size_t r0 = 0; r0 < rows; r0 += ROWS)
-        for (size_t k0 = 0; k0 < cols; k0 += STEP_K, packed += STEP_BYTES)
-            for (size_t q = 0; q < 4; q++) {
-                uint8_t digit[5][64];
-                fields(packed + 64 * q, digit);
-                for (size_t r = 0; r < 16 && r0 + 16 * q + r < rows; r++) {
-                    int8_t *row = trits + (r0 + 16 * q + r) * cols;
-                    for (size_t k = 0; k < STEP_K && k0 + k < cols; k++)
-                        row[k0 + k] = (int8_t)(digit[k / 4][4 * r + k % 4] - 1);
+    size_t steps = (cols + STEP_K - 1) / STEP_K;
+    for (size_t r0 = 0; r0 < rows; r0 += ROWS, packed += steps * STEP_BYTES)
+        for (size_t first = r0; first < at_most(rows, r0 + ROWS); first += TILE_ROWS) {
+            size_t count = at_most(rows - first, TILE_ROWS);
+            const uint8_t *tile = packed + (first - r0) / TILE_ROWS * TILE_BYTES;
+            for (size_t s = 0; s < steps; s++, tile += STEP_BYTES) {
+                int8_t digits[DIGITS][TILE_BYTES];
+                trits_of(tile, digits);
+                size_t k = s * STEP_K, width = at_most(cols - k, STEP_K);
+                for (size_t r = 0; r < count; r++) {
+                    int8_t *row = trits + (first + r) * cols + k;
+                    if (width == STEP_K)
+                        for (size_t f = 0; f < DIGITS; f++) memcpy(row + 4 * f, &digits[f][4 * r], 4);
+                    else
+                        for (size_t i = 0; i < width; i++) row[i] = digits[i / 4][4 * r + i % 4];
                 }
             }
+        }
 }

@@ -1,8 +1,12 @@
-/* Plain C: the layout's definition turned into loops. */
+/* Plain C: the layout's definition turned into loops. int8 trits move between rows and fields four at a time, the four
+ * columns of a byte group; what is left is loops over the 64 bytes of a tile, which compilers vectorize well enough for
+ * no ISA to have its own. */
 #include "../hqk.h"
 #include "layout.h"
 
 #include <math.h>
+
+#define FIELDS 4
 
 static void fill_zero_weights(size_t rows, size_t cols, uint8_t *packed) {
     size_t blocks = (rows + HQK_BLOCK_ROWS - 1) / HQK_BLOCK_ROWS;
@@ -19,12 +23,32 @@ static inline unsigned load_code(const uint8_t *packed, size_t row, size_t col, 
     return packed[hqk_byte_of(row, col, cols)] >> hqk_shift_of(col) & 3;
 }
 
+static inline void bytes_of(int8_t values[FIELDS][HQK_TILE_BYTES], uint8_t *tile) {
+    for (int b = 0; b < HQK_TILE_BYTES; b++) {
+        unsigned byte = 0;
+        for (int f = 0; f < FIELDS; f++)
+            byte |= (unsigned)(1 + (values[f][b] > 0) - (values[f][b] < 0)) << 2 * f;
+        tile[b] = (uint8_t)byte;
+    }
+}
+
 void hqk_ternary_pack_portable(const int8_t *trits, size_t rows, size_t cols, uint8_t *packed) {
-    fill_zero_weights(rows, cols, packed);
-    for (size_t r = 0; r < rows; r++)
-        for (size_t c = 0; c < cols; c++) {
-            int8_t t = trits[r * cols + c];
-            store_code(packed, r, c, cols, 1u + (t > 0) - (t < 0));
+    size_t steps = hqk_steps(cols);
+    for (size_t r0 = 0; r0 < rows; r0 += HQK_BLOCK_ROWS, packed += steps * HQK_STEP_BYTES)
+        for (size_t t = 0; t < HQK_STEP_BYTES / HQK_TILE_BYTES; t++) {
+            size_t first = r0 + t * HQK_TILE_ROWS, count = first < rows ? hqk_min(rows - first, HQK_TILE_ROWS) : 0;
+            for (size_t s = 0; s < steps; s++) {
+                int8_t values[FIELDS][HQK_TILE_BYTES] = {{0}};
+                size_t c = s * HQK_STEP_COLS, width = hqk_min(cols - c, HQK_STEP_COLS);
+                for (size_t r = 0; r < count; r++) {
+                    const int8_t *row = trits + (first + r) * cols + c;
+                    if (width == HQK_STEP_COLS)
+                        for (size_t f = 0; f < FIELDS; f++) memcpy(&values[f][4 * r], row + 4 * f, 4);
+                    else
+                        for (size_t i = 0; i < width; i++) values[i / 4][4 * r + i % 4] = row[i];
+                }
+                bytes_of(values, packed + s * HQK_STEP_BYTES + t * HQK_TILE_BYTES);
+            }
         }
 }
 
@@ -40,9 +64,30 @@ void hqk_ternary_quantize_pack_portable(const float *weights, size_t rows, size_
     }
 }
 
+static inline void trits_of(const uint8_t *tile, int8_t trits[FIELDS][HQK_TILE_BYTES]) {
+    for (int f = 0; f < FIELDS; f++)
+        for (int b = 0; b < HQK_TILE_BYTES; b++) trits[f][b] = (int8_t)((tile[b] >> 2 * f & 3) - 1);
+}
+
 void hqk_ternary_unpack_portable(const uint8_t *packed, size_t rows, size_t cols, int8_t *trits) {
-    for (size_t r = 0; r < rows; r++)
-        for (size_t c = 0; c < cols; c++) trits[r * cols + c] = (int8_t)(load_code(packed, r, c, cols) - 1);
+    size_t steps = hqk_steps(cols);
+    for (size_t r0 = 0; r0 < rows; r0 += HQK_BLOCK_ROWS, packed += steps * HQK_STEP_BYTES)
+        for (size_t first = r0; first < hqk_min(rows, r0 + HQK_BLOCK_ROWS); first += HQK_TILE_ROWS) {
+            size_t count = hqk_min(rows - first, HQK_TILE_ROWS);
+            const uint8_t *tile = packed + (first - r0) / HQK_TILE_ROWS * HQK_TILE_BYTES;
+            for (size_t s = 0; s < steps; s++, tile += HQK_STEP_BYTES) {
+                int8_t values[FIELDS][HQK_TILE_BYTES];
+                trits_of(tile, values);
+                size_t c = s * HQK_STEP_COLS, width = hqk_min(cols - c, HQK_STEP_COLS);
+                for (size_t r = 0; r < count; r++) {
+                    int8_t *row = trits + (first + r) * cols + c;
+                    if (width == HQK_STEP_COLS)
+                        for (size_t f = 0; f < FIELDS; f++) memcpy(row + 4 * f, &values[f][4 * r], 4);
+                    else
+                        for (size_t i = 0; i < width; i++) row[i] = values[i / 4][4 * r + i % 4];
+                }
+            }
+        }
 }
 
 void hqk_ternary_count_changed_portable(const uint8_t *a, const uint8_t *b, size_t bytes, size_t *changed) {

@@ -6,6 +6,7 @@ mod dense;
 mod int8;
 mod kmeans;
 mod lloyd;
+mod matvec;
 mod norm;
 mod ternary;
 

@@ -16,9 +16,6 @@ const MATVEC_TOKENS: usize = 3;
 /// Tokens of one task: enough for unpacking a block to cost under 1 % of its product.
 const BLOCK_TOKENS: usize = 512;
 
-/// Rows of one task of the product of one token.
-const MATVEC_ROWS: usize = 4 * TERNARY_BLOCK_ROWS;
-
 /// Problems of fewer multiply-adds than this stay on the calling thread: waking another costs more.
 const SERIAL_BELOW: usize = 1 << 20;
 
@@ -37,7 +34,7 @@ fn with_workspace<R>(len: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
 }
 
 /// The scales of outputs `first..first + len`: the one scale of the matrix, or a part of one a row.
-fn part_of(scales: &[f32], first: usize, len: usize) -> &[f32] {
+pub(super) fn part_of(scales: &[f32], first: usize, len: usize) -> &[f32] {
     if scales.len() == 1 { scales } else { &scales[first..first + len] }
 }
 
@@ -130,23 +127,6 @@ impl Context {
         } else {
             self.install(|| for_each_tile(true, y, (0, 0), work));
         }
-    }
-
-    /// One token: rows in parallel.
-    fn ternary_matvec(&self, packed: &[u8], cols: usize, weight_scales: &[f32], x: Activations<'_>, y: &mut [f32]) {
-        let kernels = self.kernels();
-        if y.len() * cols < SERIAL_BELOW || self.threads() == 1 {
-            return kernels.ternary_matvec(packed, cols, x, weight_scales, y);
-        }
-        let part_len = ternary_packed_len(MATVEC_ROWS, cols);
-        self.install(|| {
-            y.par_chunks_mut(MATVEC_ROWS).zip(packed.par_chunks(part_len)).enumerate().for_each(
-                |(part, (y, packed))| {
-                    let scales = part_of(weight_scales, part * MATVEC_ROWS, y.len());
-                    kernels.ternary_matvec(packed, cols, x, scales, y);
-                },
-            );
-        });
     }
 
     /// `dx = dy * W` with ternary `W` `[rows, cols]` in the 2-bit layout and int8 `dy` `[tokens, rows]`:

@@ -61,6 +61,22 @@ impl MatvecKernels {
                 pack5_i32: c::hqk_pack5_matvec_i32_avx512vnni,
             };
         }
+        #[cfg(hqk_neon)]
+        if isa.includes(Isa::Neon) {
+            kernels = MatvecKernels {
+                ternary: c::hqk_ternary_matvec_neon,
+                ternary_i32: c::hqk_ternary_matvec_i32_neon,
+                ..kernels
+            };
+        }
+        #[cfg(hqk_neondotprod)]
+        if isa.includes(Isa::NeonDotprod) {
+            kernels = MatvecKernels {
+                ternary: c::hqk_ternary_matvec_neondotprod,
+                ternary_i32: c::hqk_ternary_matvec_i32_neondotprod,
+                ..kernels
+            };
+        }
         let _ = (isa, &mut kernels);
         kernels
     }

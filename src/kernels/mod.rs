@@ -16,6 +16,7 @@ mod int8;
 mod isa;
 mod kmeans;
 mod matrix_mut;
+mod matvec;
 mod norm;
 mod pack5;
 pub mod reference;

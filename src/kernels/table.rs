@@ -10,6 +10,7 @@ use super::dropout::DropoutKernels;
 use super::int8::Int8Kernels;
 use super::isa::Isa;
 use super::kmeans::KMeansKernels;
+use super::matvec::MatvecKernels;
 use super::norm::NormKernels;
 use super::pack5::Pack5Kernels;
 use super::row_norm::RowNormKernels;
@@ -31,6 +32,7 @@ pub struct KernelTable {
     pub(super) row_norm: RowNormKernels,
     pub(super) int8: Int8Kernels,
     pub(super) kmeans: KMeansKernels,
+    pub(super) matvec: MatvecKernels,
     pub(super) pack5: Pack5Kernels,
     pub(super) sgd: SgdKernels,
     pub(super) ternary: TernaryKernels,
@@ -83,6 +85,7 @@ impl KernelTable {
             row_norm: RowNormKernels::for_isa(isa),
             int8: Int8Kernels::for_isa(isa),
             kmeans: KMeansKernels::for_isa(isa),
+            matvec: MatvecKernels::for_isa(isa),
             pack5: Pack5Kernels::for_isa(isa),
             sgd: SgdKernels::for_isa(isa),
             ternary: TernaryKernels::for_isa(isa),

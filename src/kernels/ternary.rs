@@ -43,7 +43,6 @@ type PanelMatmul = unsafe extern "C" fn(
 );
 type PanelMatmulI32 =
     unsafe extern "C" fn(*const u8, usize, usize, *const i8, usize, usize, *const i32, *mut i32, usize);
-type Matvec = unsafe extern "C" fn(*const u8, usize, usize, *const i8, f32, i32, *const f32, usize, *mut f32);
 
 /// The ternary family of one ISA.
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +55,6 @@ pub(super) struct TernaryKernels {
     panels_transposed: unsafe extern "C" fn(*const u8, usize, usize, usize, *mut u8),
     panel_matmul: PanelMatmul,
     panel_matmul_i32: PanelMatmulI32,
-    matvec: Matvec,
-    matvec_i32: unsafe extern "C" fn(*const u8, usize, usize, *const i8, i32, *mut i32),
 }
 
 impl TernaryKernels {
@@ -71,8 +68,6 @@ impl TernaryKernels {
             panels_transposed: c::hqk_ternary_panels_transposed_portable,
             panel_matmul: c::hqk_panel_matmul_portable,
             panel_matmul_i32: c::hqk_panel_matmul_i32_portable,
-            matvec: c::hqk_ternary_matvec_portable,
-            matvec_i32: c::hqk_ternary_matvec_i32_portable,
         };
         #[cfg(hqk_avx2)]
         if isa.includes(Isa::Avx2) {
@@ -83,8 +78,6 @@ impl TernaryKernels {
                 panels_transposed: c::hqk_ternary_panels_transposed_avx2,
                 panel_matmul: c::hqk_panel_matmul_avx2,
                 panel_matmul_i32: c::hqk_panel_matmul_i32_avx2,
-                matvec: c::hqk_ternary_matvec_avx2,
-                matvec_i32: c::hqk_ternary_matvec_i32_avx2,
                 ..kernels
             };
         }
@@ -102,8 +95,6 @@ impl TernaryKernels {
             kernels = TernaryKernels {
                 panel_matmul: c::hqk_panel_matmul_avx512vnni,
                 panel_matmul_i32: c::hqk_panel_matmul_i32_avx512vnni,
-                matvec: c::hqk_ternary_matvec_avx512vnni,
-                matvec_i32: c::hqk_ternary_matvec_i32_avx512vnni,
                 ..kernels
             };
         }
@@ -118,8 +109,6 @@ impl TernaryKernels {
                 panels_transposed: c::hqk_ternary_panels_transposed_neon,
                 panel_matmul: c::hqk_panel_matmul_neon,
                 panel_matmul_i32: c::hqk_panel_matmul_i32_neon,
-                matvec: c::hqk_ternary_matvec_neon,
-                matvec_i32: c::hqk_ternary_matvec_i32_neon,
             };
         }
         #[cfg(hqk_neondotprod)]
@@ -127,8 +116,6 @@ impl TernaryKernels {
             kernels = TernaryKernels {
                 panel_matmul: c::hqk_panel_matmul_neondotprod,
                 panel_matmul_i32: c::hqk_panel_matmul_i32_neondotprod,
-                matvec: c::hqk_ternary_matvec_neondotprod,
-                matvec_i32: c::hqk_ternary_matvec_i32_neondotprod,
                 ..kernels
             };
         }
@@ -177,7 +164,7 @@ impl Activations<'_> {
 }
 
 /// Step from a row's scale to the next: 0 for one scale of the whole matrix.
-fn scale_stride(what: &str, scales: &[f32], rows: usize) -> usize {
+pub(super) fn scale_stride(what: &str, scales: &[f32], rows: usize) -> usize {
     assert!(scales.len() == 1 || scales.len() == rows, "{what}: {} values, expected 1 or {rows}", scales.len());
     (scales.len() != 1) as usize
 }
@@ -330,34 +317,5 @@ impl KernelTable {
             let (y_start, y_stride) = (y.as_mut_ptr(), y.stride());
             (self.ternary.panel_matmul_i32)(panels.as_ptr(), outputs, k, values, k, tokens, sums, y_start, y_stride);
         }
-    }
-
-    /// One token: `y[r] = (f32)(sum_c w[r][c] * x[c]) * (x_scale * weight_scale[r])`, straight from the packed matrix
-    /// `[y.len(), cols]`. `weight_scales`: one, or one a row.
-    ///
-    /// # Panics
-    /// If `x` is not one token of `cols` values or another size does not fit.
-    pub fn ternary_matvec(&self, packed: &[u8], cols: usize, x: Activations<'_>, weight_scales: &[f32], y: &mut [f32]) {
-        x.check(1, cols);
-        assert_eq!(packed.len(), ternary_packed_len(y.len(), cols), "ternary_matvec: length of the packed matrix");
-        let stride = scale_stride("ternary_matvec: weight scales", weight_scales, y.len());
-        let (packed, values, scales) = (packed.as_ptr(), x.values.as_ptr(), weight_scales.as_ptr());
-        // SAFETY: all lengths were checked above.
-        unsafe {
-            let (scale, sum) = (x.scales[0], x.sums[0]);
-            (self.ternary.matvec)(packed, y.len(), cols, values, scale, sum, scales, stride, y.as_mut_ptr());
-        }
-    }
-
-    /// The integers of [`KernelTable::ternary_matvec`], before scaling (`x.scales` is not read).
-    ///
-    /// # Panics
-    /// If `x` is not one token of `cols` values or another size does not fit.
-    pub fn ternary_matvec_i32(&self, packed: &[u8], cols: usize, x: Activations<'_>, y: &mut [i32]) {
-        x.check(1, cols);
-        assert_eq!(packed.len(), ternary_packed_len(y.len(), cols), "ternary_matvec_i32: length of the packed matrix");
-        let (packed, values) = (packed.as_ptr(), x.values.as_ptr());
-        // SAFETY: all lengths were checked above.
-        unsafe { (self.ternary.matvec_i32)(packed, y.len(), cols, values, x.sums[0], y.as_mut_ptr()) };
     }
 }

@@ -29,14 +29,7 @@ impl Context {
     /// # Panics
     /// If `x` is not one token of `cols` values, another length does not fit, or `cols` exceeds
     /// [`crate::kernels::TERNARY_MAX_K`].
-    pub fn pack5_matvec(
-        &self,
-        packed: &[u8],
-        cols: usize,
-        weight_scales: &[f32],
-        x: Activations<'_>,
-        y: &mut [f32],
-    ) {
+    pub fn pack5_matvec(&self, packed: &[u8], cols: usize, weight_scales: &[f32], x: Activations<'_>, y: &mut [f32]) {
         let rows = y.len();
         x.check(1, cols);
         assert_eq!(packed.len(), KernelTable::pack5_bytes(rows, cols), "pack5_matvec: length of the packed matrix");

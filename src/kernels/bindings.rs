@@ -522,29 +522,6 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
-    pub fn hqk_ternary_matvec_portable(
-        packed: *const u8,
-        rows: usize,
-        cols: usize,
-        x: *const i8,
-        x_scale: f32,
-        x_sum: i32,
-        weight_scales: *const f32,
-        weight_scale_stride: usize,
-        y: *mut f32,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_matvec_i32_portable(
-        packed: *const u8,
-        rows: usize,
-        cols: usize,
-        x: *const i8,
-        x_sum: i32,
-        y: *mut i32,
-    );
-}
-unsafe extern "C" {
     pub fn hqk_ternary_pack_avx2(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
 }
 unsafe extern "C" {
@@ -602,29 +579,6 @@ unsafe extern "C" {
         x_sums: *const i32,
         y: *mut i32,
         y_stride: usize,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_matvec_avx2(
-        packed: *const u8,
-        rows: usize,
-        cols: usize,
-        x: *const i8,
-        x_scale: f32,
-        x_sum: i32,
-        weight_scales: *const f32,
-        weight_scale_stride: usize,
-        y: *mut f32,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_matvec_i32_avx2(
-        packed: *const u8,
-        rows: usize,
-        cols: usize,
-        x: *const i8,
-        x_sum: i32,
-        y: *mut i32,
     );
 }
 unsafe extern "C" {
@@ -688,29 +642,6 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
-    pub fn hqk_ternary_matvec_avxvnni(
-        packed: *const u8,
-        rows: usize,
-        cols: usize,
-        x: *const i8,
-        x_scale: f32,
-        x_sum: i32,
-        weight_scales: *const f32,
-        weight_scale_stride: usize,
-        y: *mut f32,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_matvec_i32_avxvnni(
-        packed: *const u8,
-        rows: usize,
-        cols: usize,
-        x: *const i8,
-        x_sum: i32,
-        y: *mut i32,
-    );
-}
-unsafe extern "C" {
     pub fn hqk_ternary_pack_avx512(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
 }
 unsafe extern "C" {
@@ -768,29 +699,6 @@ unsafe extern "C" {
         x_sums: *const i32,
         y: *mut i32,
         y_stride: usize,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_matvec_avx512(
-        packed: *const u8,
-        rows: usize,
-        cols: usize,
-        x: *const i8,
-        x_scale: f32,
-        x_sum: i32,
-        weight_scales: *const f32,
-        weight_scale_stride: usize,
-        y: *mut f32,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_matvec_i32_avx512(
-        packed: *const u8,
-        rows: usize,
-        cols: usize,
-        x: *const i8,
-        x_sum: i32,
-        y: *mut i32,
     );
 }
 unsafe extern "C" {
@@ -854,29 +762,6 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
-    pub fn hqk_ternary_matvec_avx512vnni(
-        packed: *const u8,
-        rows: usize,
-        cols: usize,
-        x: *const i8,
-        x_scale: f32,
-        x_sum: i32,
-        weight_scales: *const f32,
-        weight_scale_stride: usize,
-        y: *mut f32,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_matvec_i32_avx512vnni(
-        packed: *const u8,
-        rows: usize,
-        cols: usize,
-        x: *const i8,
-        x_sum: i32,
-        y: *mut i32,
-    );
-}
-unsafe extern "C" {
     pub fn hqk_ternary_pack_neon(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
 }
 unsafe extern "C" {
@@ -934,29 +819,6 @@ unsafe extern "C" {
         x_sums: *const i32,
         y: *mut i32,
         y_stride: usize,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_matvec_neon(
-        packed: *const u8,
-        rows: usize,
-        cols: usize,
-        x: *const i8,
-        x_scale: f32,
-        x_sum: i32,
-        weight_scales: *const f32,
-        weight_scale_stride: usize,
-        y: *mut f32,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_matvec_i32_neon(
-        packed: *const u8,
-        rows: usize,
-        cols: usize,
-        x: *const i8,
-        x_sum: i32,
-        y: *mut i32,
     );
 }
 unsafe extern "C" {
@@ -1020,29 +882,6 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
-    pub fn hqk_ternary_matvec_neondotprod(
-        packed: *const u8,
-        rows: usize,
-        cols: usize,
-        x: *const i8,
-        x_scale: f32,
-        x_sum: i32,
-        weight_scales: *const f32,
-        weight_scale_stride: usize,
-        y: *mut f32,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_matvec_i32_neondotprod(
-        packed: *const u8,
-        rows: usize,
-        cols: usize,
-        x: *const i8,
-        x_sum: i32,
-        y: *mut i32,
-    );
-}
-unsafe extern "C" {
     pub fn hqk_ternary_pack_neoni8mm(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
 }
 unsafe extern "C" {
@@ -1103,6 +942,328 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_ternary_matvec_portable(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_portable(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_portable(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_i32_portable(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_avx2(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_avx2(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_avx2(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_i32_avx2(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_avxvnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_avxvnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_avxvnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_i32_avxvnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_avx512(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_avx512(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_avx512(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_i32_avx512(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_avx512vnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_avx512vnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_avx512vnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_i32_avx512vnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_neon(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_neon(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_neon(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_i32_neon(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_neondotprod(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_neondotprod(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_neondotprod(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_i32_neondotprod(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_ternary_matvec_neoni8mm(
         packed: *const u8,
         rows: usize,
@@ -1117,6 +1278,29 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_ternary_matvec_i32_neoni8mm(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_neoni8mm(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_i32_neoni8mm(
         packed: *const u8,
         rows: usize,
         cols: usize,

@@ -1,6 +1,7 @@
 //! Training beside PyTorch: the same initial weights, batches and schedule, step for step.
 //!
-//! Reads the folder `HYBRIDQ_PARITY_DIR` that `tests/peers/export_bitmodel.py` writes.
+//! Reads the folder `HYBRIDQ_PARITY_DIR` that `tests/peers/export_bitmodel.py` writes, and for whole runs the folder
+//! `HYBRIDQ_PARITY_RUN_DIR` that it writes with `--validate`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ use hybridq::dispatch::{Context, ContextOptions};
 use hybridq::formats::SafetensorsFile;
 use hybridq::models::Model;
 use hybridq::nn::{Batch, Executor, Mode, ParamKind, StepRandomness};
+use hybridq::optim::{AdamW, Optimizer, TrainingState};
 
 #[derive(serde::Deserialize)]
 struct Run {
@@ -22,12 +24,20 @@ struct Run {
     short: Vec<usize>,
 }
 
-fn folder() -> Option<PathBuf> {
-    let folder = std::env::var_os("HYBRIDQ_PARITY_DIR").map(PathBuf::from);
+fn folder(variable: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os(variable).map(PathBuf::from);
     if folder.is_none() {
-        eprintln!("SKIPPED: PyTorch parity: HYBRIDQ_PARITY_DIR names no folder (see tests/peers/export_bitmodel.py)");
+        eprintln!("SKIPPED: PyTorch parity: {variable} names no folder (see tests/peers/export_bitmodel.py)");
     }
     folder
+}
+
+/// Sequences of one token more than a batch's length, the tokens to read and the tokens to predict.
+fn split(sequences: &[i32], length: usize) -> (Vec<u32>, Vec<u32>) {
+    let ids = |from: usize| -> Vec<u32> {
+        sequences.chunks(length + 1).flat_map(|row| row[from..from + length].iter().map(|&id| id as u32)).collect()
+    };
+    (ids(0), ids(1))
 }
 
 /// AdamW as make_optimizer of bitmodel.py sets it (betas 0.9 and 0.95, decay 0.1 of matrices and tables), in f64.
@@ -77,10 +87,7 @@ fn compare(folder: &Path, tolerance: f64) {
     let mut optimizer = Reference { moments };
     let (mut worst_loss, mut together, mut compared) = (0f64, true, 0);
     for (step, batch) in all.chunks(sequences * (length + 1)).enumerate() {
-        let ids = |from: usize| -> Vec<u32> {
-            batch.chunks(length + 1).flat_map(|row| row[from..from + length].iter().map(|&id| id as u32)).collect()
-        };
-        let (tokens, targets) = (ids(0), ids(1));
+        let (tokens, targets) = split(batch, length);
         let batch = Batch { tokens: &tokens, targets: &targets, sequences, length };
         model.store.quantize(&context).unwrap();
         model.store.zero_gradients();
@@ -134,16 +141,99 @@ fn compare_gradients(what: &str, model: &Model, theirs: &SafetensorsFile, prefix
     assert!(worst.0 < bound, "{what}: gradient of {} differs by {:.2e}", worst.1, worst.0);
 }
 
+#[derive(serde::Deserialize)]
+struct WholeRun {
+    learning_rates: Vec<f64>,
+    losses: Vec<f64>,
+    /// After every hundred steps.
+    validation_losses: Vec<f64>,
+}
+
+/// Nats per token over windows of one token more than `length`.
+fn validation_loss(context: &Context, model: &mut Model, windows: &[i32], length: usize) -> f64 {
+    const SEQUENCES: usize = 16;
+    let mut executor = Executor::new(&model.plan, Mode::Evaluate, SEQUENCES * length);
+    let mut nats = 0.0;
+    for windows in windows.chunks(SEQUENCES * (length + 1)) {
+        let (tokens, targets) = split(windows, length);
+        let sequences = tokens.len() / length;
+        let batch = Batch { tokens: &tokens, targets: &targets, sequences, length };
+        let randomness = StepRandomness::default();
+        let loss = executor.step(&model.plan, context, &mut model.store, batch, randomness, 1.0).unwrap();
+        nats += loss * sequences as f64;
+    }
+    nats / (windows.len() / (length + 1)) as f64
+}
+
+/// Trains with the library's own clipping and AdamW; the last validation loss may exceed PyTorch's by `tolerance`.
+fn whole_run(folder: &Path, tolerance: f64) {
+    let context = Context::new(ContextOptions::default()).unwrap();
+    let mut model = Model::load(folder).unwrap();
+    let run: WholeRun = serde_json::from_str(&std::fs::read_to_string(folder.join("run.json")).unwrap()).unwrap();
+    let file = SafetensorsFile::open(folder.join("../batches.safetensors")).unwrap();
+    let shape = file.tensor("tokens").unwrap().shape.clone();
+    let batches = file.elements::<i32>("tokens", &shape).unwrap();
+    let windows = file.elements::<i32>("validation", &file.tensor("validation").unwrap().shape.clone()).unwrap();
+    let (sequences, length) = (shape[1], shape[2] - 1);
+    let mut executor = Executor::new(&model.plan, Mode::Train, sequences * length);
+    let mut optimizer = AdamW::new(&model.store, 0.9, 0.95, 1e-8);
+    model.store.quantize(&context).unwrap();
+    let mut ratios = Vec::new();
+    for (step, batch) in batches.chunks(sequences * (length + 1)).enumerate() {
+        let (tokens, targets) = split(batch, length);
+        let batch = Batch { tokens: &tokens, targets: &targets, sequences, length };
+        model.store.zero_gradients();
+        let randomness = StepRandomness { seed: 0, step: step as u32 };
+        let loss = executor.step(&model.plan, &context, &mut model.store, batch, randomness, 1.0).unwrap();
+        let gradient_norm = context.clip_norm(model.store.gradients_mut(), 1.0);
+        let state = TrainingState {
+            step: step as u64,
+            loss: loss as f32,
+            learning_rate: run.learning_rates[step] as f32,
+            weight_decay: 0.1,
+            gradient_norm,
+            cluster: None,
+        };
+        optimizer.step(&context, &mut model.store, &state).unwrap();
+        model.store.quantize(&context).unwrap();
+        if (step + 1) % 10 == 0 {
+            println!("step {}: loss {loss:.4} (PyTorch {:.4})", step + 1, run.losses[step]);
+        }
+        if (step + 1) % 100 == 0 {
+            let expected = run.validation_losses[ratios.len()];
+            let loss = validation_loss(&context, &mut model, windows, length);
+            ratios.push(loss / expected);
+            println!("step {}: validation loss {loss:.4} (PyTorch {expected:.4})", step + 1);
+        }
+    }
+    let last = *ratios.last().expect("at least 100 steps");
+    assert!(last < 1.0 + tolerance, "{}: the last validation loss is {last:.4} of PyTorch's", folder.display());
+}
+
 #[test]
 fn f32_losses_and_gradients() {
-    if let Some(folder) = folder() {
+    if let Some(folder) = folder("HYBRIDQ_PARITY_DIR") {
         compare(&folder.join("f32"), 1e-3);
     }
 }
 
 #[test]
 fn ternary_losses_and_gradients() {
-    if let Some(folder) = folder() {
+    if let Some(folder) = folder("HYBRIDQ_PARITY_DIR") {
         compare(&folder.join("ternary"), 1e-2);
+    }
+}
+
+#[test]
+fn whole_run_in_f32() {
+    if let Some(folder) = folder("HYBRIDQ_PARITY_RUN_DIR") {
+        whole_run(&folder.join("f32"), 0.01);
+    }
+}
+
+#[test]
+fn whole_run_in_ternary() {
+    if let Some(folder) = folder("HYBRIDQ_PARITY_RUN_DIR") {
+        whole_run(&folder.join("ternary"), 0.02);
     }
 }

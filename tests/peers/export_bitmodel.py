@@ -13,8 +13,13 @@ comparison short.safetensors holds the gradients of a few stretches of 8 tokens 
 The same holds for the losses once a step is unstable (gradient norms above 100 near step 17 at the default rate): run.json
 has the losses of the run in f64 arithmetic too. With --lr 3e-4 nothing is unstable in 20 steps.
 
+With --validate the whole schedule is run instead, without gradients and f64: run.json then has the validation loss after
+every 100 steps, batches.safetensors the validation windows too.
+
     python export_bitmodel.py --anchors DIR --corpus FILE --out DIR
     HYBRIDQ_PARITY_DIR=DIR cargo test --release --test pytorch_parity
+    python export_bitmodel.py --anchors DIR --corpus FILE --out DIR2 --validate
+    HYBRIDQ_PARITY_RUN_DIR=DIR2 cargo test --release --test pytorch_parity whole_run
 """
 import argparse
 import copy
@@ -67,12 +72,22 @@ def relative_difference(ours: dict, theirs: dict) -> float:
     return max(((ours[name].double() - b.double()).norm() / b.double().norm()).item() for name, b in theirs.items())
 
 
-def train(model: torch.nn.Module, batches: np.ndarray, rates: list) -> tuple:
+def validation_loss(model: torch.nn.Module, windows: np.ndarray) -> float:
+    """Nats per token over all windows, 16 at a time."""
+    total = 0.0
+    with torch.no_grad():
+        for chunk in np.split(windows, range(16, len(windows), 16)):
+            tokens = torch.from_numpy(chunk.astype(np.int64))
+            total += model(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()).item() * len(chunk)
+    return total / len(windows)
+
+
+def train(model: torch.nn.Module, batches: np.ndarray, rates: list, after_step=lambda step: None) -> tuple:
     """Losses and gradient norms of a step for each batch."""
     from bitmodel import make_optimizer
 
     optimizer, losses, norms = make_optimizer(model, rates[0]), [], []
-    for batch, rate in zip(batches, rates):
+    for step, (batch, rate) in enumerate(zip(batches, rates)):
         tokens = torch.from_numpy(batch.astype(np.int64))
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -82,10 +97,11 @@ def train(model: torch.nn.Module, batches: np.ndarray, rates: list) -> tuple:
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
         optimizer.step()
         losses.append(loss.item())
+        after_step(step + 1)
     return losses, norms
 
 
-def export(args: argparse.Namespace, bit: bool, batches: np.ndarray) -> None:
+def export(args: argparse.Namespace, bit: bool, batches: np.ndarray, windows: np.ndarray) -> None:
     from bitmodel import CONFIGS, Transformer
 
     size = CONFIGS["small"]
@@ -102,6 +118,19 @@ def export(args: argparse.Namespace, bit: bool, batches: np.ndarray) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     arrays = {name: value.detach().numpy() for name, value in model.named_parameters()}
     write_safetensors(folder / "model.safetensors", arrays)
+    rates = [learning_rate(step, args.lr) for step in range(len(batches))]
+    if args.validate:
+        validation_losses = []
+
+        def after_step(step: int) -> None:
+            if step % 100 == 0:
+                validation_losses.append(validation_loss(model, windows))
+                print(f"{folder}: step {step}, validation loss {validation_losses[-1]:.4f}", flush=True)
+
+        losses, norms = train(model, batches, rates, after_step)
+        run = {"learning_rates": rates, "losses": losses, "gradient_norms": norms, "validation_losses": validation_losses}
+        (folder / "run.json").write_text(json.dumps(run))
+        return
     spread = relative_difference(*(gradients_of(model, batches[0], kind) for kind in (torch.float32, torch.float64)))
     short, starts = {}, []
     for sequence in range(len(batches[0])):
@@ -113,7 +142,6 @@ def export(args: argparse.Namespace, bit: bool, batches: np.ndarray) -> None:
     write_safetensors(folder / "short.safetensors", short)
     gradients = gradients_of(model, batches[0], torch.float32)
     write_safetensors(folder / "gradients.safetensors", {name: value.numpy() for name, value in gradients.items()})
-    rates = [learning_rate(step, args.lr) for step in range(len(batches))]
     exact_losses, _ = train(copy.deepcopy(model).double(), batches, rates)
     losses, norms = train(model, batches, rates)
     (folder / "run.json").write_text(json.dumps({
@@ -128,27 +156,33 @@ def main() -> None:
     parser.add_argument("--anchors", type=pathlib.Path, required=True, help="folder of bitmodel.py")
     parser.add_argument("--corpus", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, help="default 20, with --validate 300")
+    parser.add_argument("--validate", action="store_true", help="a whole run with validation losses")
+    parser.add_argument("--windows", type=int, default=192, help="validation windows")
+    parser.add_argument("--modes", nargs="+", choices=["f32", "ternary"], default=["f32", "ternary"])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
+    args.steps = args.steps or (SCHEDULE_STEPS if args.validate else 20)
     torch.set_num_threads(args.threads)
     sys.path.insert(0, str(args.anchors))
     args.out.mkdir(parents=True, exist_ok=True)
     from bitmodel import CONFIGS
 
     data, seq = np.frombuffer(args.corpus.read_bytes(), np.uint8), CONFIGS["small"].seq
-    train = data[:len(data) * 9 // 10]
+    train, validation = np.split(data, [len(data) * 9 // 10])
     batches = []
     for step in range(args.steps):
         offsets = np.random.default_rng([args.seed, step]).integers(0, len(train) - seq - 1, args.batch)
         batches.append(np.stack([train[offset:offset + seq + 1] for offset in offsets]).astype(np.int32))
     batches = np.stack(batches)
-    write_safetensors(args.out / "batches.safetensors", {"tokens": batches})
-    for bit in (False, True):
-        export(args, bit, batches)
+    offsets = np.linspace(0, len(validation) - seq - 1, args.windows).astype(int)
+    windows = np.stack([validation[offset:offset + seq + 1] for offset in offsets]).astype(np.int32)
+    write_safetensors(args.out / "batches.safetensors", {"tokens": batches, "validation": windows})
+    for mode in args.modes:
+        export(args, mode == "ternary", batches, windows)
 
 
 if __name__ == "__main__":

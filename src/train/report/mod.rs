@@ -148,7 +148,7 @@ fn parameter_clusters(html: &mut String, config: &TrainConfig, parameters: &[Par
         for cluster in &parameter.clusters {
             let share = 100.0 * cluster.elements as f64 / total.max(1) as f64;
             let importance = 100.0 * cluster.importance;
-            let _ = write!(html, "<td>{share:.0} %: {importance:.0} %, {:?}</td>", cluster.precision);
+            let _ = write!(html, "<td>{share:.0} %: {importance:.0} %, {}</td>", cluster.precision);
         }
         html.push_str("</tr>\n");
     }

@@ -45,6 +45,8 @@ fn draw(
     let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     let mut chart = ChartBuilder::on(&area)
         .margin(8)
+        // Half of the last label of the x axis stands right of the plot.
+        .margin_right(32)
         .x_label_area_size(24)
         .y_label_area_size(60)
         .build_cartesian_2d(0.0..last, low..high)?;

@@ -105,16 +105,31 @@ HQK_EVERY_ISA(HQK_MATVEC)
                                                int8_t *values);
 HQK_EVERY_ISA(HQK_ACTIVATION_QUANT)
 
-/* softmax: probabilities and cross entropy, row by row. */
+/* softmax: cross entropy, row by row. */
 #define HQK_SOFTMAX(isa)                                                                                          \
-    void hqk_softmax_rows_##isa(float *x, size_t rows, size_t width, float scale, const uint32_t *ranges,         \
-                                float *lse);                                                                      \
-    void hqk_softmax_backward_rows_##isa(const float *p, size_t rows, size_t width, float scale, float *gradient); \
     void hqk_cross_entropy_rows_##isa(float *logits, size_t rows, size_t vocabulary, const uint32_t *targets,     \
                                       float gradient_scale, float *losses);                                       \
     void hqk_cross_entropy_losses_rows_##isa(const float *logits, size_t rows, size_t vocabulary,                 \
                                              const uint32_t *targets, float *losses);
 HQK_EVERY_ISA(HQK_SOFTMAX)
+
+/* attention: one head, forward and backward. */
+#define HQK_ATTENTION_QUERIES 24 /* queries taken together */
+typedef struct {
+    size_t queries, keys, head_dim;
+    size_t first;  /* position of the first query; key j is at position j */
+    size_t window; /* positions a query sees, itself included, where causal */
+    int causal;    /* whether a query sees no key behind its own position */
+    float scale;
+    size_t q_stride, k_stride, v_stride, y_stride;
+} hqk_attention_shape;
+#define HQK_ATTENTION(isa)                                                                                        \
+    void hqk_attention_forward_##isa(const hqk_attention_shape *shape, const float *q, const float *k,            \
+                                     const float *v, float *scratch, float *y);                                   \
+    void hqk_attention_backward_##isa(const hqk_attention_shape *shape, const float *q, const float *k,           \
+                                      const float *v, const float *dy, float *scratch, float *dq, float *dk,      \
+                                      float *dv);
+HQK_EVERY_ISA(HQK_ATTENTION)
 
 /* activation: exp.h's functions and the feed-forward nonlinearities, forward and backward. */
 #define HQK_ACTIVATION(isa)                                                                                 \

@@ -145,54 +145,6 @@ fn activations() {
 }
 
 #[test]
-fn softmax_of_ranges() {
-    for width in SIZES {
-        let w = width as u32;
-        let ranges = [[0, w], [0, w / 2], [w / 3, w - w / 4], [w / 2, w / 2], [w.saturating_sub(1), w]];
-        let mut x = normals(ranges.len() * width, 4);
-        x.iter_mut().for_each(|x| *x *= 10.0);
-        // Outside the ranges anything may stand.
-        for (row, &[first, end]) in ranges.iter().enumerate() {
-            (0..w).filter(|c| !(first..end).contains(c)).for_each(|c| x[row * width + c as usize] = f32::NAN);
-        }
-        let dp = normals(x.len(), 5);
-        let [p, lse, gradient] = on_every_isa(
-            [x.len(), ranges.len(), x.len()],
-            |index, output| match index {
-                0 => output.copy_from_slice(&x),
-                2 => output.copy_from_slice(&dp),
-                _ => {}
-            },
-            |table, [p, lse, gradient]| {
-                table.softmax_rows(p, width, 0.7, &ranges, lse);
-                table.softmax_backward_rows(p, width, 0.7, gradient);
-            },
-        );
-        for (row, &[first, end]) in ranges.iter().enumerate() {
-            let at = |column: usize| row * width + column;
-            let scaled = |column: usize| 0.7f32 as f64 * f64::from(x[at(column)]);
-            let sum: f64 = (first as usize..end as usize).map(|c| scaled(c).exp()).sum();
-            if first == end {
-                assert_eq!(lse[row], f32::NEG_INFINITY);
-            } else {
-                close(lse[row], sum.ln(), sum.ln().abs().max(1.0), "log-sum-exp");
-            }
-            let mut mean = 0.0;
-            for c in 0..width {
-                let expected = if (first..end).contains(&(c as u32)) { scaled(c).exp() / sum } else { 0.0 };
-                // The argument of exp, up to 100, is rounded to f32.
-                close(p[at(c)], expected, 10.0 * expected.max(1e-3), "probability");
-                mean += expected * f64::from(dp[at(c)]);
-            }
-            for c in 0..width {
-                let expected = 0.7 * f64::from(p[at(c)]) * (f64::from(dp[at(c)]) - mean);
-                close(gradient[at(c)], expected, 100.0, "softmax gradient");
-            }
-        }
-    }
-}
-
-#[test]
 fn cross_entropy() {
     for vocabulary in [1, 2, 15, 16, 17, 31, 255, 256, 257, 1031] {
         let x = normals(3 * vocabulary, 6);

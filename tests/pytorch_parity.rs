@@ -201,7 +201,7 @@ fn whole_run(folder: &Path, tolerance: f64) {
         }
         if (step + 1) % 100 == 0 {
             let expected = run.validation_losses[ratios.len()];
-            let loss = validation_loss(&context, &mut model, windows, length);
+            let loss = validation_loss(&context, &mut model, &windows, length);
             ratios.push(loss / expected);
             println!("step {}: validation loss {loss:.4} (PyTorch {expected:.4})", step + 1);
         }

@@ -7,6 +7,7 @@
 mod activation;
 mod activation_quant;
 mod adamw;
+mod attention;
 #[rustfmt::skip]
 #[allow(dead_code, missing_docs)] // a version no ISA has written is declared all the same
 mod bindings;
@@ -28,6 +29,7 @@ mod ternary;
 
 pub use activation_quant::StochasticRounding;
 pub use adamw::{AdamWSettings, UpdateSums};
+pub use attention::{HeadRows, HeadShape};
 pub use dense::{DenseMatrix, dense_matmul};
 pub use int8::Int8Panels;
 pub use isa::Isa;

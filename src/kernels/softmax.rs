@@ -1,19 +1,15 @@
-//! Softmax and cross entropy, row by row (csrc/README.md, "softmax").
+//! Cross entropy, row by row (csrc/README.md, "softmax").
 
 use super::bindings as c;
 use super::isa::Isa;
 use super::table::KernelTable;
 
-type Softmax = unsafe extern "C" fn(*mut f32, usize, usize, f32, *const u32, *mut f32);
-type Backward = unsafe extern "C" fn(*const f32, usize, usize, f32, *mut f32);
 type CrossEntropy = unsafe extern "C" fn(*mut f32, usize, usize, *const u32, f32, *mut f32);
 type Losses = unsafe extern "C" fn(*const f32, usize, usize, *const u32, *mut f32);
 
 /// The softmax family of one ISA.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SoftmaxKernels {
-    rows: Softmax,
-    backward_rows: Backward,
     cross_entropy_rows: CrossEntropy,
     cross_entropy_losses_rows: Losses,
 }
@@ -21,16 +17,12 @@ pub(super) struct SoftmaxKernels {
 impl SoftmaxKernels {
     pub(super) fn for_isa(isa: Isa) -> Self {
         let mut kernels = SoftmaxKernels {
-            rows: c::hqk_softmax_rows_portable,
-            backward_rows: c::hqk_softmax_backward_rows_portable,
             cross_entropy_rows: c::hqk_cross_entropy_rows_portable,
             cross_entropy_losses_rows: c::hqk_cross_entropy_losses_rows_portable,
         };
         #[cfg(hqk_avx2)]
         if isa.includes(Isa::Avx2) {
             kernels = SoftmaxKernels {
-                rows: c::hqk_softmax_rows_avx2,
-                backward_rows: c::hqk_softmax_backward_rows_avx2,
                 cross_entropy_rows: c::hqk_cross_entropy_rows_avx2,
                 cross_entropy_losses_rows: c::hqk_cross_entropy_losses_rows_avx2,
             };
@@ -38,8 +30,6 @@ impl SoftmaxKernels {
         #[cfg(hqk_avx512)]
         if isa.includes(Isa::Avx512) {
             kernels = SoftmaxKernels {
-                rows: c::hqk_softmax_rows_avx512,
-                backward_rows: c::hqk_softmax_backward_rows_avx512,
                 cross_entropy_rows: c::hqk_cross_entropy_rows_avx512,
                 cross_entropy_losses_rows: c::hqk_cross_entropy_losses_rows_avx512,
             };
@@ -59,37 +49,6 @@ impl SoftmaxKernels {
 }
 
 impl KernelTable {
-    /// Softmax of `scale * x` over columns `ranges[row]` (first, end) of each row of `width`, in place; the other columns
-    /// become 0. `lse[row]` is the log of the sum of `exp(scale * x)`. An empty range gives zeros and `-inf`; a NaN or
-    /// `+inf` inside the range makes the row NaN, one outside it changes nothing.
-    ///
-    /// # Panics
-    /// If lengths do not fit together, a range lies outside the row, or `scale` is not positive.
-    pub fn softmax_rows(&self, x: &mut [f32], width: usize, scale: f32, ranges: &[[u32; 2]], lse: &mut [f32]) {
-        let rows = ranges.len();
-        assert_eq!(x.len(), rows * width, "softmax_rows: x is not rows x width");
-        assert_eq!(lse.len(), rows, "softmax_rows: lse has not one element a row");
-        assert!(scale > 0.0, "softmax_rows: scale {scale} is not positive");
-        for &[first, end] in ranges {
-            assert!(first <= end && end as usize <= width, "softmax_rows: columns {first}..{end} of {width}");
-        }
-        // SAFETY: x holds rows x width floats, ranges rows pairs within the width, lse rows floats.
-        unsafe { (self.softmax.rows)(x.as_mut_ptr(), rows, width, scale, ranges.as_ptr().cast(), lse.as_mut_ptr()) };
-    }
-
-    /// Turns the gradient of softmax's output `p` (of [`KernelTable::softmax_rows`]) into that of its input, in place:
-    /// `gradient = scale * p * (gradient - sum(p * gradient))`.
-    ///
-    /// # Panics
-    /// If the lengths differ or are no multiple of `width`.
-    pub fn softmax_backward_rows(&self, p: &[f32], width: usize, scale: f32, gradient: &mut [f32]) {
-        assert_eq!(p.len(), gradient.len(), "softmax_backward_rows: lengths differ");
-        let rows = p.len() / width.max(1);
-        assert_eq!(p.len(), rows * width, "softmax_backward_rows: p is not rows x width");
-        // SAFETY: both hold rows x width floats.
-        unsafe { (self.softmax.backward_rows)(p.as_ptr(), rows, width, scale, gradient.as_mut_ptr()) };
-    }
-
     /// Cross entropy in nats of each row of `vocabulary` logits against its target; the logits become the gradient
     /// `(softmax - onehot) * gradient_scale`.
     ///

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use super::activation::ActivationKernels;
 use super::activation_quant::ActivationQuantKernels;
 use super::adamw::AdamWKernels;
+use super::attention::AttentionKernels;
 use super::dropout::DropoutKernels;
 use super::int8::Int8Kernels;
 use super::isa::Isa;
@@ -26,6 +27,7 @@ pub struct KernelTable {
     isa: Isa,
     pub(super) activation: ActivationKernels,
     pub(super) adamw: AdamWKernels,
+    pub(super) attention: AttentionKernels,
     pub(super) activation_quant: ActivationQuantKernels,
     pub(super) dropout: DropoutKernels,
     pub(super) norm: NormKernels,
@@ -80,6 +82,7 @@ impl KernelTable {
             activation_quant: ActivationQuantKernels::for_isa(isa),
             activation: ActivationKernels::for_isa(isa),
             adamw: AdamWKernels::for_isa(isa),
+            attention: AttentionKernels::for_isa(isa),
             dropout: DropoutKernels::for_isa(isa),
             norm: NormKernels::for_isa(isa),
             row_norm: RowNormKernels::for_isa(isa),

@@ -12,6 +12,7 @@ use hybridq::train::{open_model_tokenizer, resolve_model};
 use hybridq::{Error, Result};
 
 #[derive(Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Arguments {
     /// A run, a model folder or a Hugging Face folder
     #[arg(long)]

@@ -1,8 +1,8 @@
 //! Causal multi-head attention without a length x length matrix.
 //!
-//! Queries are taken in blocks of 64 and meet only the keys they may see. The forward pass keeps nothing; the backward
-//! pass computes the probabilities again, block by block (after Dao et al., "FlashAttention", 2022, but with whole rows
-//! of a block in cache instead of an online softmax, so that not even the softmax sums need be kept).
+//! The kernel takes a few queries at a time, which meet only the keys they may see. The forward pass keeps nothing; the
+//! backward pass computes the probabilities again (after Dao et al., "FlashAttention", 2022, but with whole rows in cache
+//! instead of an online softmax, so that not even the softmax sums need be kept).
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -11,12 +11,12 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::dispatch::Context;
-use crate::kernels::{DenseMatrix, dense_matmul};
+use crate::kernels::{HeadRows, HeadShape};
 use crate::nn::{BufferId, BufferKind, Mode, Operation, ParamId, Pass, PlanBuilder};
 use crate::{Error, Result};
 
-/// Queries of a block.
-const BLOCK_QUERIES: usize = 64;
+/// Queries of a task of the forward pass.
+const TASK_QUERIES: usize = 96;
 
 /// Heads and reach of an attention layer.
 #[derive(Clone, Copy, Debug)]
@@ -38,23 +38,6 @@ struct Columns {
     column: usize,
 }
 
-/// One sequence's rows of some head: `rows[r * stride..][..head_dim]`.
-#[derive(Clone, Copy)]
-struct HeadRows<'a> {
-    rows: &'a [f32],
-    stride: usize,
-}
-
-impl<'a> HeadRows<'a> {
-    fn from(self, row: usize) -> DenseMatrix<'a> {
-        DenseMatrix::new(&self.rows[row * self.stride..], self.stride)
-    }
-
-    fn transposed_from(self, row: usize) -> DenseMatrix<'a> {
-        DenseMatrix { transposed: true, ..self.from(row) }
-    }
-}
-
 /// `softmax(q * k^T / sqrt(head_dim)) * v` for each head, over the positions up to the query's own.
 #[derive(Debug)]
 pub struct Attention {
@@ -67,8 +50,8 @@ pub struct Attention {
 }
 
 thread_local! {
-    /// Scores of the block at work, and their gradients.
-    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// Scratch memory of the kernel.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 impl PlanBuilder {
@@ -140,8 +123,8 @@ impl Operation for Attention {
             });
         } else {
             y[..len].par_chunks_mut(length * width).enumerate().for_each(|(sequence, y)| {
-                y.par_chunks_mut(BLOCK_QUERIES * width).enumerate().for_each(|(block, y)| {
-                    let start = block * BLOCK_QUERIES;
+                y.par_chunks_mut(TASK_QUERIES * width).enumerate().for_each(|(block, y)| {
+                    let start = block * TASK_QUERIES;
                     let queries = start..start + y.len() / width;
                     for head in 0..heads {
                         let operands = self.head_rows(pass_ref, sequence, head);
@@ -193,26 +176,10 @@ impl Operation for Attention {
 }
 
 impl Attention {
-    fn scale(&self) -> f32 {
-        1.0 / (self.shape.head_dim as f32).sqrt()
-    }
-
-    /// Keys (and values) that the queries at positions `queries` see together.
-    fn visible(&self, queries: &Range<usize>) -> Range<usize> {
-        (queries.start + 1).saturating_sub(self.shape.window.unwrap_or(usize::MAX))..queries.end
-    }
-
-    /// Scores of the queries at positions `queries` to probabilities; the columns are the keys of
-    /// [`Attention::visible`].
-    fn softmax(&self, context: &Context, queries: &Range<usize>, scores: &mut [f32]) {
-        let keys = self.visible(queries);
-        let (mut ranges, mut log_sums) = ([[0u32; 2]; BLOCK_QUERIES], [0f32; BLOCK_QUERIES]);
-        for (query, range) in queries.clone().zip(&mut ranges) {
-            let own = self.visible(&(query..query + 1));
-            *range = [own.start - keys.start, own.end - keys.start].map(|column| column as u32);
-        }
-        let (ranges, log_sums) = (&ranges[..queries.len()], &mut log_sums[..queries.len()]);
-        context.kernels().softmax_rows(scores, keys.len(), self.scale(), ranges, log_sums);
+    /// What the kernel does for `queries` query rows, the first at position `first`.
+    fn head_shape(&self, queries: usize, first: usize, keys: usize) -> HeadShape {
+        let AttentionShape { head_dim, window, .. } = self.shape;
+        HeadShape { queries, keys, head_dim, first, causal: true, window, scale: 1.0 / (head_dim as f32).sqrt() }
     }
 
     /// Queries, keys and values of one sequence, for query head `head`. In generation keys and values come from the cache.
@@ -244,15 +211,10 @@ impl Attention {
         y: &mut [f32],
         y_stride: usize,
     ) {
-        let positions = first + queries.start..first + queries.end;
-        let keys = self.visible(&positions);
-        let (rows, count, head_dim) = (queries.len(), keys.len(), self.shape.head_dim);
-        with_scratch(rows * count, |scores| {
-            let shape = (rows, count, head_dim);
-            dense_matmul(shape, q.from(queries.start), k.transposed_from(keys.start), false, scores, count);
-            self.softmax(context, &positions, scores);
-            let shape = (rows, head_dim, count);
-            dense_matmul(shape, DenseMatrix::new(scores, count), v.from(keys.start), false, y, y_stride);
+        let shape = self.head_shape(queries.len(), first + queries.start, first + queries.end);
+        with_scratch(shape.scratch_len(), |scratch| {
+            let operands = [q.from(queries.start), k, v];
+            context.kernels().attention_forward(&shape, operands, scratch, y, y_stride);
         });
     }
 
@@ -266,30 +228,14 @@ impl Attention {
         dv.fill(0.0);
         for (member, dq) in dq.chunks_exact_mut(length * head_dim).enumerate() {
             let head = kv_head * group + member;
-            let [q, k, v] = self.head_rows(pass, sequence, head);
+            let operands = self.head_rows(pass, sequence, head);
             let dy = &pass.buffers.gradient(self.y)[sequence * length * stride + head * head_dim..];
             let dy = HeadRows { rows: dy, stride };
-            for start in (0..length).step_by(BLOCK_QUERIES) {
-                let queries = start..length.min(start + BLOCK_QUERIES);
-                let keys = self.visible(&queries);
-                let (rows, count) = (queries.len(), keys.len());
-                with_scratch(2 * rows * count, |scratch| {
-                    let (scores, d_scores) = scratch.split_at_mut(rows * count);
-                    let shape = (rows, count, head_dim);
-                    dense_matmul(shape, q.from(start), k.transposed_from(keys.start), false, scores, count);
-                    dense_matmul(shape, dy.from(start), v.transposed_from(keys.start), false, d_scores, count);
-                    self.softmax(pass.context, &queries, scores);
-                    pass.context.kernels().softmax_backward_rows(scores, count, self.scale(), d_scores);
-                    let transposed = |matrix| DenseMatrix::transposed(matrix, count);
-                    let shape = (count, head_dim, rows);
-                    let of_keys = keys.start * head_dim..keys.end * head_dim;
-                    let (dk, dv) = (&mut dk[of_keys.clone()], &mut dv[of_keys]);
-                    dense_matmul(shape, transposed(scores), dy.from(start), true, dv, head_dim);
-                    dense_matmul(shape, transposed(d_scores), q.from(start), true, dk, head_dim);
-                    let (shape, dq) = ((rows, head_dim, count), &mut dq[start * head_dim..]);
-                    dense_matmul(shape, DenseMatrix::new(d_scores, count), k.from(keys.start), false, dq, head_dim);
-                });
-            }
+            let shape = self.head_shape(length, 0, length);
+            with_scratch(shape.backward_scratch_len(), |scratch| {
+                let kernels = pass.context.kernels();
+                kernels.attention_backward(&shape, operands, dy, scratch, [dq, &mut *dk, &mut *dv]);
+            });
         }
     }
 
@@ -323,7 +269,7 @@ impl Attention {
 
 /// Lends this thread's scratch of `len` floats with any content.
 fn with_scratch(len: usize, work: impl FnOnce(&mut [f32])) {
-    SCORES.with_borrow_mut(|scores| {
+    SCRATCH.with_borrow_mut(|scores| {
         if scores.len() < len {
             scores.resize(len, 0.0);
         }

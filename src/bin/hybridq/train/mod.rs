@@ -14,6 +14,7 @@ use hybridq::{Error, Result};
 use progress::ProgressLines;
 
 #[derive(Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Arguments {
     /// Text file, or folder (obeys .gitignore)
     #[arg(long, value_name = "FILE_OR_DIR")]
@@ -37,28 +38,28 @@ pub struct Arguments {
     #[arg(long, value_name = "TOML")]
     config: Option<PathBuf>,
     /// Optimizer steps
-    #[arg(long, value_name = "N", conflicts_with = "epochs", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", conflicts_with = "epochs")]
     steps: Option<u64>,
     /// Passes over the text instead of steps
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N")]
     epochs: Option<f64>,
     /// Examples of a batch
-    #[arg(long, value_name = "B", allow_negative_numbers = true)]
+    #[arg(long, value_name = "B")]
     batch: Option<u64>,
     /// Tokens of an example
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    #[arg(long, value_name = "T")]
     seq: Option<u64>,
     /// Batches averaged for one step
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N")]
     grad_accum: Option<u64>,
     /// Base learning rate
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X")]
     lr: Option<f64>,
     /// Seed of every random choice
-    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    #[arg(long, value_name = "S")]
     seed: Option<u64>,
     /// Threads [default: all]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N")]
     threads: Option<u64>,
     /// cpu or cuda:N
     #[arg(long)]
@@ -70,16 +71,16 @@ pub struct Arguments {
     #[arg(long, value_parser = ["hybrid", "adamw", "sgd"], hide_possible_values = true)]
     optimizer: Option<String>,
     /// Steps between checkpoints
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N")]
     checkpoint_every: Option<u64>,
     /// Steps between evaluations
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N")]
     eval_every: Option<u64>,
     /// Validation windows of an evaluation
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N")]
     eval_windows: Option<u64>,
     /// Stop with a checkpoint after this many seconds
-    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS")]
     time_limit: Option<f64>,
     /// Go on with the run in --out; flags left out are the run's
     #[arg(long)]
@@ -146,7 +147,12 @@ impl Arguments {
                 return Ok((config, RunPlace::Resumed(directory)));
             }
         }
-        Ok((TrainConfig::layered(self.config.as_deref(), &flags)?, RunPlace::New(self.out.clone())))
+        let config = TrainConfig::layered(self.config.as_deref(), &flags)?;
+        if let (true, None, Some(out)) = (self.resume, &config.data, &self.out) {
+            let expected = "a run in --out, or --data to begin one there";
+            return Err(Error::invalid("--resume", expected, format!("no run in {}", out.display())));
+        }
+        Ok((config, RunPlace::New(self.out.clone())))
     }
 }
 

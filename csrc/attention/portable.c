@@ -1,5 +1,6 @@
-/* 4 rows x 8 columns, which the compiler keeps in registers of 4. A smaller tile is computed as a whole one: rows beyond
- * the last repeat it, columns beyond the last are zeros. */
+/* 4 rows x 8 columns. A smaller tile is computed as a whole one: rows beyond the last repeat it, columns beyond the last are
+ * zeros. A fused multiply-add is made in double precision, where the product is exact; the sum is rounded twice, which
+ * gives another float than one rounding about once in 2^29 times. */
 #include <stddef.h>
 
 #define HQK_NAME(op) op##_portable
@@ -21,11 +22,11 @@ static void tile(size_t rows, size_t columns, size_t k, const float *a, size_t a
             for (size_t j = 0; j < columns; j++) copy[j] = b[j];
             row = copy;
         }
-        const float a0 = a[0], a1 = a[row1], a2 = a[row2], a3 = a[row3];
-        for (size_t j = 0; j < TILE_COLUMNS; j++) s0[j] += a0 * row[j];
-        for (size_t j = 0; j < TILE_COLUMNS; j++) s1[j] += a1 * row[j];
-        for (size_t j = 0; j < TILE_COLUMNS; j++) s2[j] += a2 * row[j];
-        for (size_t j = 0; j < TILE_COLUMNS; j++) s3[j] += a3 * row[j];
+        const double a0 = a[0], a1 = a[row1], a2 = a[row2], a3 = a[row3];
+        for (size_t j = 0; j < TILE_COLUMNS; j++) s0[j] = (float)(a0 * row[j] + s0[j]);
+        for (size_t j = 0; j < TILE_COLUMNS; j++) s1[j] = (float)(a1 * row[j] + s1[j]);
+        for (size_t j = 0; j < TILE_COLUMNS; j++) s2[j] = (float)(a2 * row[j] + s2[j]);
+        for (size_t j = 0; j < TILE_COLUMNS; j++) s3[j] = (float)(a3 * row[j] + s3[j]);
     }
     for (size_t j = 0; j < TILE_COLUMNS; j++) sum[0][j] = s0[j], sum[1][j] = s1[j], sum[2][j] = s2[j], sum[3][j] = s3[j];
     for (size_t r = 0; r < rows; r++)

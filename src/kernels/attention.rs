@@ -27,20 +27,26 @@ pub(super) struct AttentionKernels {
 
 impl AttentionKernels {
     pub(super) fn for_isa(isa: Isa) -> Self {
-        let mut kernels =
-            AttentionKernels { forward: c::hqk_attention_forward_portable, backward: c::hqk_attention_backward_portable };
+        let mut kernels = AttentionKernels {
+            forward: c::hqk_attention_forward_portable,
+            backward: c::hqk_attention_backward_portable,
+        };
         #[cfg(hqk_avx2)]
         if isa.includes(Isa::Avx2) {
-            kernels = AttentionKernels { forward: c::hqk_attention_forward_avx2, backward: c::hqk_attention_backward_avx2 };
+            kernels =
+                AttentionKernels { forward: c::hqk_attention_forward_avx2, backward: c::hqk_attention_backward_avx2 };
         }
         #[cfg(hqk_avx512)]
         if isa.includes(Isa::Avx512) {
-            kernels =
-                AttentionKernels { forward: c::hqk_attention_forward_avx512, backward: c::hqk_attention_backward_avx512 };
+            kernels = AttentionKernels {
+                forward: c::hqk_attention_forward_avx512,
+                backward: c::hqk_attention_backward_avx512,
+            };
         }
         #[cfg(hqk_neon)]
         if isa.includes(Isa::Neon) {
-            kernels = AttentionKernels { forward: c::hqk_attention_forward_neon, backward: c::hqk_attention_backward_neon };
+            kernels =
+                AttentionKernels { forward: c::hqk_attention_forward_neon, backward: c::hqk_attention_backward_neon };
         }
         let _ = isa;
         kernels

@@ -37,8 +37,6 @@ impl SoftmaxKernels {
         #[cfg(hqk_neon)]
         if isa.includes(Isa::Neon) {
             kernels = SoftmaxKernels {
-                rows: c::hqk_softmax_rows_neon,
-                backward_rows: c::hqk_softmax_backward_rows_neon,
                 cross_entropy_rows: c::hqk_cross_entropy_rows_neon,
                 cross_entropy_losses_rows: c::hqk_cross_entropy_losses_rows_neon,
             };

@@ -66,7 +66,8 @@ impl MatvecKernels {
             kernels = MatvecKernels {
                 ternary: c::hqk_ternary_matvec_neon,
                 ternary_i32: c::hqk_ternary_matvec_i32_neon,
-                ..kernels
+                pack5: c::hqk_pack5_matvec_neon,
+                pack5_i32: c::hqk_pack5_matvec_i32_neon,
             };
         }
         #[cfg(hqk_neondotprod)]
@@ -74,7 +75,8 @@ impl MatvecKernels {
             kernels = MatvecKernels {
                 ternary: c::hqk_ternary_matvec_neondotprod,
                 ternary_i32: c::hqk_ternary_matvec_i32_neondotprod,
-                ..kernels
+                pack5: c::hqk_pack5_matvec_neondotprod,
+                pack5_i32: c::hqk_pack5_matvec_i32_neondotprod,
             };
         }
         let _ = (isa, &mut kernels);

@@ -89,6 +89,13 @@ impl Products<'_> {
         y.into_iter().map(i64::from).collect()
     }
 
+    fn matmul_packed(&self, x: Activations<'_>) -> Vec<i64> {
+        let tokens = x.sums.len();
+        let mut y = vec![i32::MIN; tokens * self.rows];
+        self.table.ternary_matmul_i32(self.packed, self.cols, x, MatrixMut::new(&mut y, tokens, self.rows));
+        y.into_iter().map(i64::from).collect()
+    }
+
     fn matvec(&self, x: Activations<'_>) -> Vec<i64> {
         let mut y = vec![i32::MIN; self.rows];
         self.table.ternary_matvec_i32(self.packed, self.cols, x, &mut y);
@@ -105,6 +112,7 @@ fn check_products(w: &[i8], rows: usize, cols: usize, tokens: usize, x: &[i8], d
         let packed = pack(table, w, rows, cols);
         let products = Products { table, packed: &packed, rows, cols };
         assert_eq!(products.matmul(input.activations(), false), forward, "matmul {at}");
+        assert_eq!(products.matmul_packed(input.activations()), forward, "matmul from the packed form {at}");
         assert_eq!(products.matmul(gradient.activations(), true), backward, "transposed {at}");
         for t in 0..tokens.min(2) {
             let y = products.matvec(input.activations().tokens(t..t + 1, cols));
@@ -201,6 +209,44 @@ fn extremes_do_not_overflow() {
     }
 }
 
+/// More than 2^31 weights, most of them in pages nobody has touched (code 0, weight -1): the last block and the last
+/// columns hold other weights and must be found there.
+#[test]
+fn more_than_2_to_the_31_weights_are_indexed_right() {
+    let (rows, cols) = ((1 << 18) - 3, 8229);
+    assert!(rows * cols > 1 << 31);
+    let block_len = ternary_block_len(cols);
+    let mut packed = vec![0u8; ternary_packed_len(rows, cols)];
+    let (last_row, last_col) = (rows / 64 * 64, cols / 64 * 64);
+    let (tail_rows, tail_cols) = (rows - last_row, cols - last_col);
+    let tail = trits(tail_rows * cols, 11);
+    let tail_at = packed.len() - block_len;
+    KernelTable::available()[0].ternary_pack(&tail, tail_rows, cols, &mut packed[tail_at..]);
+    let weight =
+        |row: usize, col: usize| if row < last_row { -1 } else { i64::from(tail[(row - last_row) * cols + col]) };
+
+    let (x, dy) = (bytes(cols, 12), bytes(rows, 13));
+    let (input, gradient) = (Input::new(&x, 1), Input::new(&dy, 1));
+    let sum_x: i64 = x.iter().map(|&x| i64::from(x)).sum();
+    let last_sums = reference::ternary_matmul(&tail, &x, tail_rows, cols, 1);
+    let backward: Vec<i64> = (0..tail_cols)
+        .map(|c| dy.iter().enumerate().map(|(r, &d)| weight(r, last_col + c) * i64::from(d)).sum())
+        .collect();
+    for table in KernelTable::available() {
+        let products = Products { table, packed: &packed, rows, cols };
+        let panels = products.panels(last_col, true);
+        let mut y = vec![0; tail_cols];
+        let window = MatrixMut::new(&mut y, 1, tail_cols);
+        table.panel_matmul_i32(&panels[1..], rows, gradient.activations(), window);
+        let y: Vec<i64> = y.into_iter().map(i64::from).collect();
+        assert_eq!(y, backward, "transposed, {}", table.isa().name());
+        for y in [products.matmul_packed(input.activations()), products.matvec(input.activations())] {
+            assert!(y[..last_row].iter().all(|&y| y == -sum_x), "first rows, {}", table.isa().name());
+            assert_eq!(y[last_row..], last_sums, "last rows, {}", table.isa().name());
+        }
+    }
+}
+
 #[test]
 fn scaled_outputs_follow_the_contract_and_stay_inside() {
     for (rows, cols, tokens) in [(1, 5, 4), (37, 19, 7), (64, 64, 6), (50, 130, 9), (64, 4, 1)] {
@@ -216,15 +262,21 @@ fn scaled_outputs_follow_the_contract_and_stay_inside() {
             let packed = pack(table, &w, rows, cols);
             let panels = Products { table, packed: &packed, rows, cols }.panels(0, false);
             let width = rows + 2;
-            let mut y = vec![CANARY; (tokens + 2) * width];
-            let window = MatrixMut::new(&mut y, tokens + 2, width).split_rows_at(1).1.split_rows_at(tokens).0;
-            let window = window.split_cols_at(1).1.split_cols_at(rows).0;
-            table.panel_matmul(&panels[1..], cols, input.activations(), scales, window);
-            for (i, &found) in y.iter().enumerate() {
-                let (t, r) = (i / width, i % width);
-                let inside = (1..=tokens).contains(&t) && (1..=rows).contains(&r);
-                let expected = if inside { expected(t - 1, r - 1) } else { CANARY };
-                assert_eq!(found.to_bits(), expected.to_bits(), "panel_matmul {at}, y[{t}][{r}]");
+            for from_panels in [true, false] {
+                let mut y = vec![CANARY; (tokens + 2) * width];
+                let window = MatrixMut::new(&mut y, tokens + 2, width).split_rows_at(1).1.split_rows_at(tokens).0;
+                let window = window.split_cols_at(1).1.split_cols_at(rows).0;
+                if from_panels {
+                    table.panel_matmul(&panels[1..], cols, input.activations(), scales, window);
+                } else {
+                    table.ternary_matmul(&packed, cols, input.activations(), scales, window);
+                }
+                for (i, &found) in y.iter().enumerate() {
+                    let (t, r) = (i / width, i % width);
+                    let inside = (1..=tokens).contains(&t) && (1..=rows).contains(&r);
+                    let expected = if inside { expected(t - 1, r - 1) } else { CANARY };
+                    assert_eq!(found.to_bits(), expected.to_bits(), "panels {from_panels}, {at}, y[{t}][{r}]");
+                }
             }
             let mut y = vec![CANARY; rows + 2];
             let token = input.activations().tokens(tokens - 1..tokens, cols);

@@ -1,68 +1,14 @@
-/* vpmaddubsw on codes {0, 1, 2}: a 16-bit lane grows by at most 2 * 2 * 128 a time, so 63 of them are added before the
- * sums are widened to 32 bits.
+/* vpmaddubsw on codes {0, 1, 2}: a 16-bit lane moves by -512 to 508 a time, so 64 of them are added before the sums
+ * are widened to 32 bits: -32768 to 32512, which just fits.
  *
- * Many tokens: 6 tokens x 16 outputs are 12 accumulators of 16 bits. */
+ * Several tokens (products.h): 6 tokens x 16 outputs are 12 accumulators of 16 bits. */
 #include "../hqk.h"
-#include "layout.h"
-
-#include <immintrin.h>
-
-#define TOKENS_AT_ONCE 6
-#define PANELS_BEFORE_WIDENING 48
-
-static inline __m256i load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
-
-static inline void store(uint8_t *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
-
-static inline __m256i broadcast_quad(const int8_t *x) {
-    int32_t word;
-    memcpy(&word, x, 4);
-    return _mm256_set1_epi32(word);
-}
-
-/* Where sums go: `y_f32` scaled, or `y_i32` as they are; the other one is NULL. */
-typedef struct {
-    const float *x_scales;
-    const int32_t *x_sums;
-    const float *weight_scales;
-    size_t weight_scale_stride;
-    float *y_f32;
-    int32_t *y_i32;
-    size_t y_stride;
-    size_t outputs;
-} target;
-
-/* Writes 8 sums of token `t`, outputs from `first` on. */
-static inline void store_sums(const target *to, size_t t, size_t first, __m256i acc) {
-    if (first >= to->outputs) return;
-    size_t count = hqk_min(to->outputs - first, 8), at = t * to->y_stride + first;
-    __m256i sum = _mm256_sub_epi32(acc, _mm256_set1_epi32(to->x_sums[t]));
-    if (to->y_i32) {
-        int32_t part[8];
-        _mm256_storeu_si256((__m256i *)part, sum);
-        memcpy(to->y_i32 + at, part, count * sizeof *part);
-        return;
-    }
-    float part[8] = {0};
-    __m256 scale = _mm256_set1_ps(to->weight_scales[0]);
-    if (to->weight_scale_stride) {
-        memcpy(part, to->weight_scales + first, count * sizeof *part);
-        scale = _mm256_loadu_ps(part);
-    }
-    scale = _mm256_mul_ps(_mm256_set1_ps(to->x_scales[t]), scale);
-    __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale);
-    if (count == 8) {
-        _mm256_storeu_ps(to->y_f32 + at, y);
-        return;
-    }
-    _mm256_storeu_ps(part, y);
-    memcpy(to->y_f32 + at, part, count * sizeof *part);
-}
+#include "vector256.h"
 
 /* acc += codes * quad, in pairs of 16 bits. The sum is written out because gcc 12 copies the accumulators of the
  * intrinsic to the stack every round. */
-HQK_ALWAYS_INLINE void dot(__m256i *acc, __m256i codes, __m256i quad) {
-    __m256i pairs = _mm256_maddubs_epi16(codes, quad);
+HQK_ALWAYS_INLINE void dot(vector *acc, vector codes, vector quad) {
+    vector pairs = _mm256_maddubs_epi16(codes, quad);
 #if defined(__GNUC__)
     __asm__("vpaddw %1, %0, %0" : "+x"(*acc) : "x"(pairs));
 #else
@@ -70,74 +16,13 @@ HQK_ALWAYS_INLINE void dot(__m256i *acc, __m256i codes, __m256i quad) {
 #endif
 }
 
-HQK_ALWAYS_INLINE __m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
+HQK_ALWAYS_INLINE vector widen(vector pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
 
-/* 16 outputs (a quarter of each panel) for `tokens` tokens. */
-HQK_ALWAYS_INLINE void multiply(const uint8_t *panels, size_t k, const int8_t *x, size_t x_stride, int tokens,
-                                __m256i sums[TOKENS_AT_ONCE][2]) {
-    size_t whole = k / 4 * 4;
-    HQK_UNROLL(6) for (int t = 0; t < tokens; t++) sums[t][0] = sums[t][1] = _mm256_setzero_si256();
-    for (size_t i = 0; i < k;) {
-        __m256i acc[TOKENS_AT_ONCE][2];
-        HQK_UNROLL(6) for (int t = 0; t < tokens; t++) acc[t][0] = acc[t][1] = _mm256_setzero_si256();
-        if (i < whole) {
-            size_t end = hqk_min(whole, i + 4 * PANELS_BEFORE_WIDENING);
-            for (; i < end; i += 4, panels += HQK_PANEL_BYTES) {
-                __m256i w0 = load(panels), w1 = load(panels + 32);
-                HQK_UNROLL(6) for (int t = 0; t < tokens; t++) {
-                    __m256i quad = broadcast_quad(x + t * x_stride + i);
-                    dot(&acc[t][0], w0, quad);
-                    dot(&acc[t][1], w1, quad);
-                }
-            }
-        } else {
-            HQK_UNROLL(6) for (int t = 0; t < tokens; t++) {
-                __m256i quad = _mm256_set1_epi32(hqk_quad(x + t * x_stride + i, k - i));
-                dot(&acc[t][0], load(panels), quad);
-                dot(&acc[t][1], load(panels + 32), quad);
-            }
-            i = k;
-        }
-        HQK_UNROLL(6) for (int t = 0; t < tokens; t++) {
-            sums[t][0] = _mm256_add_epi32(sums[t][0], widen(acc[t][0]));
-            sums[t][1] = _mm256_add_epi32(sums[t][1], widen(acc[t][1]));
-        }
-    }
-}
-
-HQK_ALWAYS_INLINE void multiply_and_store(const uint8_t *panels, size_t k, const int8_t *x, size_t x_stride,
-                                          int tokens, size_t first_token, const target *to) {
-    for (size_t first = 0; first < to->outputs; first += 16) {
-        __m256i sums[TOKENS_AT_ONCE][2];
-        multiply(panels + 4 * first, k, x, x_stride, tokens, sums);
-        for (int t = 0; t < tokens; t++) {
-            store_sums(to, first_token + t, first, sums[t][0]);
-            store_sums(to, first_token + t, first + 8, sums[t][1]);
-        }
-    }
-}
-
-static void multiply_all(const uint8_t *panels, size_t k, const int8_t *x, size_t x_stride, size_t tokens,
-                         const target *to) {
-    size_t t = 0;
-    for (; t + TOKENS_AT_ONCE <= tokens; t += TOKENS_AT_ONCE, x += TOKENS_AT_ONCE * x_stride)
-        multiply_and_store(panels, k, x, x_stride, TOKENS_AT_ONCE, t, to);
-    for (; t + 3 <= tokens; t += 3, x += 3 * x_stride) multiply_and_store(panels, k, x, x_stride, 3, t, to);
-    for (; t < tokens; t++, x += x_stride) multiply_and_store(panels, k, x, x_stride, 1, t, to);
-}
-
-void hqk_panel_matmul_avx2(const uint8_t *panels, size_t outputs, size_t k, const int8_t *x, size_t x_stride,
-                           size_t tokens, const float *x_scales, const int32_t *x_sums, const float *weight_scales,
-                           size_t weight_scale_stride, float *y, size_t y_stride) {
-    target to = {x_scales, x_sums, weight_scales, weight_scale_stride, y, NULL, y_stride, outputs};
-    multiply_all(panels, k, x, x_stride, tokens, &to);
-}
-
-void hqk_panel_matmul_i32_avx2(const uint8_t *panels, size_t outputs, size_t k, const int8_t *x, size_t x_stride,
-                               size_t tokens, const int32_t *x_sums, int32_t *y, size_t y_stride) {
-    target to = {NULL, x_sums, NULL, 0, NULL, y, y_stride, outputs};
-    multiply_all(panels, k, x, x_stride, tokens, &to);
-}
+#define VECTORS 2
+#define QUADS_AT_ONCE 64
+#define NAME(kernel) hqk_##kernel##_avx2
+#include "products.h"
+#include "product_entries.h"
 
 void hqk_ternary_panels_avx2(const uint8_t *block, size_t cols, uint8_t *panels) {
     __m256i mask = _mm256_set1_epi8(3);

@@ -1,10 +1,27 @@
 /* Packing: 16 floats of a row become 16 codes; the packs of four rows leave field f of all four in lane f, so a shift
  * by lane and an OR of the lanes is a quarter of a tile.
+ * Products: vpmaddubsw on 6 tokens x 64 outputs (products.h), widened after 64 of them as in avx2.c.
  * Panels: field f of a tile is a quarter of a panel; for the transpose one byte shuffle turns 4 rows x 4 k around. */
 #include "../hqk.h"
-#include "layout.h"
+#include "vector512.h"
 
-#include <immintrin.h>
+/* acc += codes * quad, in pairs of 16 bits (avx2.c says how many fit). */
+HQK_ALWAYS_INLINE void dot(vector *acc, vector codes, vector quad) {
+    vector pairs = _mm512_maddubs_epi16(codes, quad);
+#if defined(__GNUC__)
+    __asm__("vpaddw %1, %0, %0" : "+v"(*acc) : "v"(pairs));
+#else
+    *acc = _mm512_add_epi16(*acc, pairs);
+#endif
+}
+
+HQK_ALWAYS_INLINE vector widen(vector pairs) { return _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)); }
+
+#define VECTORS 4
+#define QUADS_AT_ONCE 64
+#define NAME(kernel) hqk_##kernel##_avx512
+#include "products.h"
+#include "product_entries.h"
 
 static inline __m512i codes_of(__m512 w, float threshold) {
     __m512i one = _mm512_set1_epi32(1);

@@ -8,6 +8,7 @@
 
 #if defined(__GNUC__)
 #define HQK_ALWAYS_INLINE static inline __attribute__((always_inline))
+#define HQK_NEVER_INLINE __attribute__((noinline))
 #define HQK_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__) /* "unroll n" comes too late for arrays to become registers */
 #define HQK_UNROLL(n) _Pragma("clang loop unroll(full)")
@@ -16,6 +17,7 @@
 #endif
 #else
 #define HQK_ALWAYS_INLINE static inline
+#define HQK_NEVER_INLINE
 #define HQK_UNROLL(n)
 #endif
 
@@ -27,6 +29,8 @@
 #define HQK_TILE_BYTES 64
 /* A panel: 64 outputs x 4 k. */
 #define HQK_PANEL_BYTES 256
+/* Quads of four in the longest reduction, 2^18. */
+#define HQK_LONGEST_QUADS 65536
 /* Four zero weights. */
 #define HQK_ZERO_BYTE 0x55
 

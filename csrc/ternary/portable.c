@@ -153,3 +153,17 @@ void hqk_panel_matmul_portable(const uint8_t *panels, size_t outputs, size_t k, 
         }
     }
 }
+
+void hqk_ternary_matmul_i32_portable(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, size_t x_stride,
+                                     size_t tokens, const int32_t *x_sums, int32_t *y, size_t y_stride) {
+    for (size_t t = 0; t < tokens; t++)
+        hqk_ternary_matvec_i32_portable(packed, rows, cols, x + t * x_stride, x_sums[t], y + t * y_stride);
+}
+
+void hqk_ternary_matmul_portable(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, size_t x_stride,
+                                 size_t tokens, const float *x_scales, const int32_t *x_sums,
+                                 const float *weight_scales, size_t weight_scale_stride, float *y, size_t y_stride) {
+    for (size_t t = 0; t < tokens; t++)
+        hqk_ternary_matvec_portable(packed, rows, cols, x + t * x_stride, x_scales[t], x_sums[t], weight_scales,
+                                    weight_scale_stride, y + t * y_stride);
+}

@@ -13,9 +13,51 @@ use crate::tensor::AlignedBuffer;
 const SECTION: usize = 1 << 16;
 const _: () = assert!(SECTION <= KernelTable::INT8_LONGEST_SUM);
 
+/// Most columns packed at a time, whole cache lines of each row, and most bytes of them.
+const STRIP: usize = 192;
+const STRIP_BYTES: usize = 1 << 19;
+
 thread_local! {
     /// Panels of both factors: kept, so that a step allocates nothing.
     static PANELS: RefCell<AlignedBuffer<u8>> = RefCell::default();
+    /// A strip of columns on its way into panels.
+    static COLUMNS: RefCell<AlignedBuffer<i8>> = RefCell::default();
+}
+
+/// Panels of one factor `x` `[tokens, width of x]`.
+struct Packing<'a> {
+    x: &'a [i8],
+    tokens: usize,
+    /// Columns of a panel, and its bytes.
+    width: usize,
+    bytes: usize,
+}
+
+impl Packing<'_> {
+    fn panels_of_strip(&self) -> usize {
+        (STRIP.min(STRIP_BYTES / self.tokens) / self.width).max(1)
+    }
+
+    /// Packs the strip of columns that fills `panels`, the `strip`th of the factor. The strip is copied first: panel by
+    /// panel, rows that lie a power of two apart would push each other out of the caches.
+    fn pack(&self, strip: usize, panels: &mut [u8], pack: impl Fn(&[i8], usize, usize, &mut [u8])) {
+        let stride = self.x.len() / self.tokens;
+        let first = strip * self.panels_of_strip() * self.width;
+        let cols = (panels.len() / self.bytes * self.width).min(stride - first);
+        let mut columns = COLUMNS.take();
+        if columns.len() < self.tokens * cols {
+            columns = AlignedBuffer::zeroed(self.tokens * cols);
+        }
+        let copied = &mut columns[..self.tokens * cols];
+        for (to, row) in copied.chunks_exact_mut(cols).zip(self.x.chunks_exact(stride)) {
+            to.copy_from_slice(&row[first..first + cols]);
+        }
+        for (panel, packed) in panels.chunks_mut(self.bytes).enumerate() {
+            let at = panel * self.width;
+            pack(&copied[at..], cols, self.width.min(cols - at), packed);
+        }
+        COLUMNS.set(columns);
+    }
 }
 
 impl Context {
@@ -80,13 +122,13 @@ impl Context {
             *panels = AlignedBuffer::zeroed(total);
         }
         let (a_panels, b_panels) = panels[..total].split_at_mut(a_total);
-        a_panels.par_chunks_mut(a_bytes).enumerate().for_each(|(panel, packed)| {
-            let first = panel * shape.a_width;
-            kernels.int8_pack_a(&a[first..], tokens, m, shape.a_width.min(m - first), packed);
+        let a = Packing { x: a, tokens, width: shape.a_width, bytes: a_bytes };
+        a_panels.par_chunks_mut(a.panels_of_strip() * a_bytes).enumerate().for_each(|(strip, panels)| {
+            a.pack(strip, panels, |x, stride, cols, panel| kernels.int8_pack_a(x, tokens, stride, cols, panel));
         });
-        b_panels.par_chunks_mut(b_bytes).enumerate().for_each(|(panel, packed)| {
-            let first = panel * shape.b_width;
-            kernels.int8_pack_b(&b[first..], tokens, n, shape.b_width.min(n - first), packed);
+        let b = Packing { x: b, tokens, width: shape.b_width, bytes: b_bytes };
+        b_panels.par_chunks_mut(b.panels_of_strip() * b_bytes).enumerate().for_each(|(strip, panels)| {
+            b.pack(strip, panels, |x, stride, cols, panel| kernels.int8_pack_b(x, tokens, stride, cols, panel));
         });
         // A block of output rows goes through all right panels: the block's left panels stay in the second-level cache.
         let block_panels = ((1 << 18) / a_bytes).clamp(1, 16);

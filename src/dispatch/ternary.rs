@@ -10,11 +10,21 @@ use super::Context;
 use crate::kernels::{Activations, MatrixMut, TERNARY_BLOCK_ROWS, panels_len, ternary_block_len, ternary_packed_len};
 use crate::tensor::AlignedBuffer;
 
-/// Up to this many tokens each is a product of its own on the packed weights; above, unpacking into panels pays.
-const MATVEC_TOKENS: usize = 3;
-
 /// Tokens of one task: enough for unpacking a block to cost under 1 % of its product.
 const BLOCK_TOKENS: usize = 512;
+
+/// Most tokens and blocks of one task that unpacks nothing: its weights and activations stay in the second-level cache.
+const DIRECT_TOKENS: usize = 128;
+const DIRECT_BLOCKS: usize = 4;
+
+/// Tokens the kernels take at a time; a tile of a multiple of them leaves no small rest.
+const TOKEN_GROUP: usize = 6;
+
+/// Tasks a thread should have, so that none waits long for the last.
+const TASKS_PER_THREAD: usize = 8;
+
+/// Multiply-adds a task should not fall below: splitting and stealing it then cost little.
+const LEAST_TASK: usize = 1 << 20;
 
 /// Problems of fewer multiply-adds than this stay on the calling thread: waking another costs more.
 const SERIAL_BELOW: usize = 1 << 20;
@@ -38,28 +48,38 @@ pub(super) fn part_of(scales: &[f32], first: usize, len: usize) -> &[f32] {
     if scales.len() == 1 { scales } else { &scales[first..first + len] }
 }
 
-/// Cuts `y` (at `token`, `output` of the whole) into tiles of at most [`BLOCK_TOKENS`] x 64 and runs `work` on each,
-/// in parallel or one after the other.
+/// Largest tile of one task.
+#[derive(Clone, Copy)]
+struct Tile {
+    tokens: usize,
+    outputs: usize,
+}
+
+/// The tile of a task that unpacks its weights.
+const PANEL_TILE: Tile = Tile { tokens: BLOCK_TOKENS, outputs: TERNARY_BLOCK_ROWS };
+
+/// Cuts `y` (at `token`, `output` of the whole) into tiles and runs `work` on each, in parallel or one after the other.
 fn for_each_tile(
     parallel: bool,
+    tile: Tile,
     y: MatrixMut<'_, f32>,
     (token, output): (usize, usize),
     work: &(impl Fn(MatrixMut<'_, f32>, usize, usize) + Sync),
 ) {
     let (tokens, outputs) = (y.rows(), y.cols());
-    let (first, second, next) = if outputs > TERNARY_BLOCK_ROWS {
-        let at = outputs.div_ceil(TERNARY_BLOCK_ROWS) / 2 * TERNARY_BLOCK_ROWS;
+    let (first, second, next) = if outputs > tile.outputs {
+        let at = outputs.div_ceil(tile.outputs) / 2 * tile.outputs;
         let (left, right) = y.split_cols_at(at);
         (left, right, (token, output + at))
-    } else if tokens > BLOCK_TOKENS {
-        let at = tokens.div_ceil(BLOCK_TOKENS) / 2 * BLOCK_TOKENS;
+    } else if tokens > tile.tokens {
+        let at = tokens.div_ceil(tile.tokens) / 2 * tile.tokens;
         let (above, below) = y.split_rows_at(at);
         (above, below, (token + at, output))
     } else {
         return work(y, token, output);
     };
-    let first = || for_each_tile(parallel, first, (token, output), work);
-    let second = || for_each_tile(parallel, second, next, work);
+    let first = || for_each_tile(parallel, tile, first, (token, output), work);
+    let second = || for_each_tile(parallel, tile, second, next, work);
     if parallel {
         rayon::join(first, second);
     } else {
@@ -97,13 +117,19 @@ impl Context {
             return;
         }
         let kernels = self.kernels();
-        if tokens <= MATVEC_TOKENS {
-            for (t, y) in y.chunks_exact_mut(rows).enumerate() {
-                self.ternary_matvec(packed, cols, weight_scales, x.tokens(t..t + 1, cols), y);
-            }
-            return;
+        if tokens == 1 {
+            return self.ternary_matvec(packed, cols, weight_scales, x, y);
         }
         let block_len = ternary_block_len(cols);
+        if tokens <= kernels.ternary_direct_tokens() {
+            let tile = self.direct_tile(rows, cols, tokens);
+            let work = |y: MatrixMut<'_, f32>, token: usize, row: usize| {
+                let scales = part_of(weight_scales, row, y.cols());
+                let packed = &packed[row / TERNARY_BLOCK_ROWS * block_len..][..ternary_packed_len(y.cols(), cols)];
+                kernels.ternary_matmul(packed, cols, x.tokens(token..token + y.rows(), cols), scales, y);
+            };
+            return self.run_tiles(rows * cols, tile, MatrixMut::new(y, tokens, rows), &work);
+        }
         let tile = |y: MatrixMut<'_, f32>, token: usize, row: usize| {
             let block = &packed[row / TERNARY_BLOCK_ROWS * block_len..][..block_len];
             let scales = part_of(weight_scales, row, y.cols());
@@ -113,19 +139,30 @@ impl Context {
             });
         };
         let y = MatrixMut::new(y, tokens, rows);
-        self.run_tiles(rows * cols, y, &tile);
+        self.run_tiles(rows * cols, PANEL_TILE, y, &tile);
+    }
+
+    /// The tile of a product on packed weights: tokens split evenly, and enough tiles for the threads to end together.
+    fn direct_tile(&self, rows: usize, cols: usize, tokens: usize) -> Tile {
+        let token_tiles = tokens.div_ceil(DIRECT_TOKENS);
+        let tile_tokens = tokens.div_ceil(token_tiles).next_multiple_of(TOKEN_GROUP);
+        let tiles = rows.div_ceil(TERNARY_BLOCK_ROWS) * token_tiles;
+        let least = LEAST_TASK / (tile_tokens * cols * TERNARY_BLOCK_ROWS).max(1);
+        let blocks = (tiles / (TASKS_PER_THREAD * self.threads())).clamp(1, DIRECT_BLOCKS).max(least);
+        Tile { tokens: tile_tokens, outputs: blocks * TERNARY_BLOCK_ROWS }
     }
 
     fn run_tiles(
         &self,
         weights: usize,
+        tile: Tile,
         y: MatrixMut<'_, f32>,
         work: &(impl Fn(MatrixMut<'_, f32>, usize, usize) + Sync),
     ) {
         if weights.saturating_mul(y.rows()) < SERIAL_BELOW || self.threads() == 1 {
-            for_each_tile(false, y, (0, 0), work);
+            for_each_tile(false, tile, y, (0, 0), work);
         } else {
-            self.install(|| for_each_tile(true, y, (0, 0), work));
+            self.install(|| for_each_tile(true, tile, y, (0, 0), work));
         }
     }
 
@@ -167,7 +204,7 @@ impl Context {
             });
         };
         let dx = MatrixMut::new(dx, tokens, cols);
-        self.run_tiles(rows * cols, dx, &tile);
+        self.run_tiles(rows * cols, PANEL_TILE, dx, &tile);
     }
 
     /// Quantizes and packs `weights` `[rows, cols]`: `sign(w)` where `|w|` exceeds its threshold, else 0.

@@ -523,6 +523,35 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_ternary_matmul_portable(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_i32_portable(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_ternary_pack_avx2(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
 }
 unsafe extern "C" {
@@ -574,6 +603,35 @@ unsafe extern "C" {
         panels: *const u8,
         outputs: usize,
         k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_avx2(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_i32_avx2(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
         x: *const i8,
         x_stride: usize,
         tokens: usize,
@@ -643,6 +701,35 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_ternary_matmul_avxvnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_i32_avxvnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_ternary_pack_avx512(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
 }
 unsafe extern "C" {
@@ -694,6 +781,35 @@ unsafe extern "C" {
         panels: *const u8,
         outputs: usize,
         k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_avx512(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_i32_avx512(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
         x: *const i8,
         x_stride: usize,
         tokens: usize,
@@ -763,6 +879,35 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_ternary_matmul_avx512vnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_i32_avx512vnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_ternary_pack_neon(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
 }
 unsafe extern "C" {
@@ -814,6 +959,35 @@ unsafe extern "C" {
         panels: *const u8,
         outputs: usize,
         k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_neon(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_i32_neon(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
         x: *const i8,
         x_stride: usize,
         tokens: usize,
@@ -883,6 +1057,35 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_ternary_matmul_neondotprod(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_i32_neondotprod(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_ternary_pack_neoni8mm(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
 }
 unsafe extern "C" {
@@ -934,6 +1137,35 @@ unsafe extern "C" {
         panels: *const u8,
         outputs: usize,
         k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_neoni8mm(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_i32_neoni8mm(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
         x: *const i8,
         x_stride: usize,
         tokens: usize,

@@ -33,6 +33,24 @@ impl Int8Kernels {
                 product: c::hqk_int8_product_avx2,
             };
         }
+        #[cfg(hqk_avxvnni)]
+        if isa.includes(Isa::AvxVnni) {
+            kernels = Int8Kernels {
+                geometry: c::hqk_int8_geometry_avxvnni,
+                pack_a: c::hqk_int8_pack_a_avxvnni,
+                pack_b: c::hqk_int8_pack_b_avxvnni,
+                product: c::hqk_int8_product_avxvnni,
+            };
+        }
+        #[cfg(hqk_avx512)]
+        if isa.includes(Isa::Avx512) {
+            kernels = Int8Kernels {
+                geometry: c::hqk_int8_geometry_avx512,
+                pack_a: c::hqk_int8_pack_a_avx512,
+                pack_b: c::hqk_int8_pack_b_avx512,
+                product: c::hqk_int8_product_avx512,
+            };
+        }
         #[cfg(hqk_avx512vnni)]
         if isa.includes(Isa::Avx512Vnni) {
             kernels = Int8Kernels {

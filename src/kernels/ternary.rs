@@ -27,7 +27,7 @@ pub fn panels_len(k: usize) -> usize {
     k.div_ceil(16) * 16 * TERNARY_BLOCK_ROWS
 }
 
-type PanelMatmul = unsafe extern "C" fn(
+type Matmul = unsafe extern "C" fn(
     *const u8,
     usize,
     usize,
@@ -41,25 +41,29 @@ type PanelMatmul = unsafe extern "C" fn(
     *mut f32,
     usize,
 );
-type PanelMatmulI32 =
-    unsafe extern "C" fn(*const u8, usize, usize, *const i8, usize, usize, *const i32, *mut i32, usize);
+type MatmulI32 = unsafe extern "C" fn(*const u8, usize, usize, *const i8, usize, usize, *const i32, *mut i32, usize);
 
 /// The ternary family of one ISA.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TernaryKernels {
+    /// Most tokens for which `matmul` is faster than `panels` and `panel_matmul`.
+    direct_tokens: usize,
     pack: unsafe extern "C" fn(*const i8, usize, usize, *mut u8),
     quantize_pack: unsafe extern "C" fn(*const f32, usize, usize, *const f32, usize, *mut u8),
     unpack: unsafe extern "C" fn(*const u8, usize, usize, *mut i8),
     count_changed: unsafe extern "C" fn(*const u8, *const u8, usize, *mut usize),
     panels: unsafe extern "C" fn(*const u8, usize, *mut u8),
     panels_transposed: unsafe extern "C" fn(*const u8, usize, usize, usize, *mut u8),
-    panel_matmul: PanelMatmul,
-    panel_matmul_i32: PanelMatmulI32,
+    panel_matmul: Matmul,
+    panel_matmul_i32: MatmulI32,
+    matmul: Matmul,
+    matmul_i32: MatmulI32,
 }
 
 impl TernaryKernels {
     pub(super) fn for_isa(isa: Isa) -> Self {
         let mut kernels = TernaryKernels {
+            direct_tokens: 3,
             pack: c::hqk_ternary_pack_portable,
             quantize_pack: c::hqk_ternary_quantize_pack_portable,
             unpack: c::hqk_ternary_unpack_portable,
@@ -68,39 +72,64 @@ impl TernaryKernels {
             panels_transposed: c::hqk_ternary_panels_transposed_portable,
             panel_matmul: c::hqk_panel_matmul_portable,
             panel_matmul_i32: c::hqk_panel_matmul_i32_portable,
+            matmul: c::hqk_ternary_matmul_portable,
+            matmul_i32: c::hqk_ternary_matmul_i32_portable,
         };
         #[cfg(hqk_avx2)]
         if isa.includes(Isa::Avx2) {
             kernels = TernaryKernels {
+                direct_tokens: 16,
                 quantize_pack: c::hqk_ternary_quantize_pack_avx2,
                 count_changed: c::hqk_ternary_count_changed_avx2,
                 panels: c::hqk_ternary_panels_avx2,
                 panels_transposed: c::hqk_ternary_panels_transposed_avx2,
                 panel_matmul: c::hqk_panel_matmul_avx2,
                 panel_matmul_i32: c::hqk_panel_matmul_i32_avx2,
+                matmul: c::hqk_ternary_matmul_avx2,
+                matmul_i32: c::hqk_ternary_matmul_i32_avx2,
+                ..kernels
+            };
+        }
+        #[cfg(hqk_avxvnni)]
+        if isa.includes(Isa::AvxVnni) {
+            kernels = TernaryKernels {
+                direct_tokens: usize::MAX,
+                panel_matmul: c::hqk_panel_matmul_avxvnni,
+                panel_matmul_i32: c::hqk_panel_matmul_i32_avxvnni,
+                matmul: c::hqk_ternary_matmul_avxvnni,
+                matmul_i32: c::hqk_ternary_matmul_i32_avxvnni,
                 ..kernels
             };
         }
         #[cfg(hqk_avx512)]
         if isa.includes(Isa::Avx512) {
             kernels = TernaryKernels {
+                direct_tokens: 64,
                 quantize_pack: c::hqk_ternary_quantize_pack_avx512,
                 panels: c::hqk_ternary_panels_avx512,
                 panels_transposed: c::hqk_ternary_panels_transposed_avx512,
+                panel_matmul: c::hqk_panel_matmul_avx512,
+                panel_matmul_i32: c::hqk_panel_matmul_i32_avx512,
+                matmul: c::hqk_ternary_matmul_avx512,
+                matmul_i32: c::hqk_ternary_matmul_i32_avx512,
                 ..kernels
             };
         }
         #[cfg(hqk_avx512vnni)]
         if isa.includes(Isa::Avx512Vnni) {
             kernels = TernaryKernels {
+                direct_tokens: usize::MAX,
                 panel_matmul: c::hqk_panel_matmul_avx512vnni,
                 panel_matmul_i32: c::hqk_panel_matmul_i32_avx512vnni,
+                matmul: c::hqk_ternary_matmul_avx512vnni,
+                matmul_i32: c::hqk_ternary_matmul_i32_avx512vnni,
                 ..kernels
             };
         }
         #[cfg(hqk_neon)]
         if isa.includes(Isa::Neon) {
             kernels = TernaryKernels {
+                direct_tokens: 16, // by instruction counts, never timed
                 pack: c::hqk_ternary_pack_neon,
                 quantize_pack: c::hqk_ternary_quantize_pack_neon,
                 unpack: c::hqk_ternary_unpack_neon,
@@ -109,6 +138,8 @@ impl TernaryKernels {
                 panels_transposed: c::hqk_ternary_panels_transposed_neon,
                 panel_matmul: c::hqk_panel_matmul_neon,
                 panel_matmul_i32: c::hqk_panel_matmul_i32_neon,
+                matmul: c::hqk_ternary_matmul_neon,
+                matmul_i32: c::hqk_ternary_matmul_i32_neon,
             };
         }
         #[cfg(hqk_neondotprod)]
@@ -116,6 +147,8 @@ impl TernaryKernels {
             kernels = TernaryKernels {
                 panel_matmul: c::hqk_panel_matmul_neondotprod,
                 panel_matmul_i32: c::hqk_panel_matmul_i32_neondotprod,
+                matmul: c::hqk_ternary_matmul_neondotprod,
+                matmul_i32: c::hqk_ternary_matmul_i32_neondotprod,
                 ..kernels
             };
         }
@@ -124,6 +157,8 @@ impl TernaryKernels {
             kernels = TernaryKernels {
                 panel_matmul: c::hqk_panel_matmul_neoni8mm,
                 panel_matmul_i32: c::hqk_panel_matmul_i32_neoni8mm,
+                matmul: c::hqk_ternary_matmul_neoni8mm,
+                matmul_i32: c::hqk_ternary_matmul_i32_neoni8mm,
                 ..kernels
             };
         }
@@ -316,6 +351,63 @@ impl KernelTable {
         unsafe {
             let (y_start, y_stride) = (y.as_mut_ptr(), y.stride());
             (self.ternary.panel_matmul_i32)(panels.as_ptr(), outputs, k, values, k, tokens, sums, y_start, y_stride);
+        }
+    }
+
+    /// Up to this many tokens [`KernelTable::ternary_matmul`] is faster than panels.
+    pub fn ternary_direct_tokens(&self) -> usize {
+        self.ternary.direct_tokens
+    }
+
+    /// `y[t][r] = (f32)(sum_c w[r][c] * x[t][c]) * (x_scale[t] * weight_scale[r])`, straight from the packed matrix
+    /// `[y.cols(), cols]`, without panels. `weight_scales`: one, or one a row.
+    ///
+    /// # Panics
+    /// If a size does not fit.
+    pub fn ternary_matmul(
+        &self,
+        packed: &[u8],
+        cols: usize,
+        x: Activations<'_>,
+        weight_scales: &[f32],
+        mut y: MatrixMut<'_, f32>,
+    ) {
+        let (tokens, rows) = (y.rows(), y.cols());
+        x.check(tokens, cols);
+        assert_eq!(packed.len(), ternary_packed_len(rows, cols), "ternary_matmul: length of the packed matrix");
+        let stride = scale_stride("ternary_matmul: weight scales", weight_scales, rows);
+        // SAFETY: weights, activations and scales were checked above; `y` is a window of its rows and columns.
+        unsafe {
+            (self.ternary.matmul)(
+                packed.as_ptr(),
+                rows,
+                cols,
+                x.values.as_ptr(),
+                cols,
+                tokens,
+                x.scales.as_ptr(),
+                x.sums.as_ptr(),
+                weight_scales.as_ptr(),
+                stride,
+                y.as_mut_ptr(),
+                y.stride(),
+            );
+        }
+    }
+
+    /// The integers of [`KernelTable::ternary_matmul`], before scaling (`x.scales` is not read).
+    ///
+    /// # Panics
+    /// If a size does not fit.
+    pub fn ternary_matmul_i32(&self, packed: &[u8], cols: usize, x: Activations<'_>, mut y: MatrixMut<'_, i32>) {
+        let (tokens, rows) = (y.rows(), y.cols());
+        x.check(tokens, cols);
+        assert_eq!(packed.len(), ternary_packed_len(rows, cols), "ternary_matmul_i32: length of the packed matrix");
+        let (values, sums) = (x.values.as_ptr(), x.sums.as_ptr());
+        // SAFETY: weights and activations were checked above; `y` is a window of its rows and columns.
+        unsafe {
+            let (start, stride) = (y.as_mut_ptr(), y.stride());
+            (self.ternary.matmul_i32)(packed.as_ptr(), rows, cols, values, cols, tokens, sums, start, stride);
         }
     }
 }

@@ -20,6 +20,15 @@
 #define MOST_GROUPS 64
 #define NO_GROUP UINT32_MAX
 
+/* Accumulators stay in registers only where every loop over them is unrolled whole. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define UNROLL _Pragma("GCC unroll 12")
+#else
+#define UNROLL
+#endif
+
 #if defined(_MSC_VER)
 #define ALWAYS_INLINE __forceinline
 #define FETCH(address) (void)(address)
@@ -76,29 +85,22 @@ typedef struct {
 static ALWAYS_INLINE void score(int size, const float *x, const float *c, size_t dim, const float *half_norms,
                                 uint32_t first, fetch next, float *scores, leaders *l) {
     vec sum[MOST_CENTROIDS][VECTORS];
-#pragma GCC unroll 12
-    for (int j = 0; j < size; j++)
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) sum[j][v] = v_all(-half_norms[j]);
+    UNROLL for (int j = 0; j < size; j++)
+        UNROLL for (int v = 0; v < VECTORS; v++) sum[j][v] = v_all(-half_norms[j]);
     for (size_t i = 0; i < dim; i++, x += POINTS, c += size, next.address += next.step) {
         vec p[VECTORS];
         FETCH(next.address);
         if (POINTS * sizeof(float) > LINE) FETCH(next.address + LINE);
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) p[v] = v_load(x + v * LANES);
-#pragma GCC unroll 12
-        for (int j = 0; j < size; j++) {
+        UNROLL for (int v = 0; v < VECTORS; v++) p[v] = v_load(x + v * LANES);
+        UNROLL for (int j = 0; j < size; j++) {
             vec value = v_all(c[j]);
-#pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) sum[j][v] = v_fma(value, p[v], sum[j][v]);
+            UNROLL for (int v = 0; v < VECTORS; v++) sum[j][v] = v_fma(value, p[v], sum[j][v]);
         }
     }
-#pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; v++) {
+    UNROLL for (int v = 0; v < VECTORS; v++) {
         vec best = l->best[v], second = l->second[v];
         ints which = l->which[v];
-#pragma GCC unroll 12
-        for (int j = 0; j < size; j++) {
+        UNROLL for (int j = 0; j < size; j++) {
             v_store(scores + j * POINTS + v * LANES, sum[j][v]);
             which = i_pick(v_less(best, sum[j][v]), i_all(first + (uint32_t)j), which);
             second = v_max(v_min(sum[j][v], best), second);

@@ -257,6 +257,8 @@ proptest! {
         let kmeans = KMeans::fit(&context(1), points, dim, &options(k.min(n), seed)).unwrap();
         prop_assert!(kmeans.converged());
         check(&kmeans, points);
-        prop_assert_eq!(kmeans, KMeans::fit(&context(2), points, dim, &options(k.min(n), seed)).unwrap());
+        prop_assert_eq!(&kmeans, &KMeans::fit(&context(2), points, dim, &options(k.min(n), seed)).unwrap());
+        let plain = KMeansOptions { pruning: false, ..options(k.min(n), seed) };
+        prop_assert_eq!(kmeans, KMeans::fit(&context(1), points, dim, &plain).unwrap());
     }
 }

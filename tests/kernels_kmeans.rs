@@ -138,9 +138,15 @@ impl Bounds {
 fn bounds_hold_and_spare_only_what_is_right() {
     for table in KernelTable::available() {
         let mut spared = 0;
-        for (dim, k, groups, shift) in
-            [(3, 1, 1, 0.0), (8, 5, 1, 0.0), (17, 30, 3, 0.0), (64, 70, 6, 0.0), (5, 40, 4, 30.0)]
-        {
+        for (dim, k, groups, shift) in [
+            (3, 1, 1, 0.0),
+            (8, 5, 1, 0.0),
+            (17, 30, 3, 0.0),
+            (64, 70, 6, 0.0),
+            (8, 100, 3, 0.0),
+            (3, 130, 64, 0.0),
+            (5, 40, 4, 30.0),
+        ] {
             let n = 333;
             let points = random(n * dim, 11, shift);
             let mut centroids = random(k * dim, 12, shift);

@@ -52,18 +52,23 @@ fn main() {
     if target("OS") == "linux" {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libhybridq.so.0");
     }
+    let mut builds = Vec::new();
     for (isa, architectures, flags) in ISAS {
         if architectures.is_empty() || architectures.contains(&architecture.as_str()) {
-            compile_isa(isa, flags);
+            builds.extend(compile_isa(isa, flags).map(|flags| format!("{isa}:{flags}")));
         }
     }
+    // For tests/kernels_asan.rs, which builds the kernels once more.
+    println!("cargo:rustc-env=HYBRIDQ_KERNEL_BUILDS={}", builds.join(";"));
 }
 
-fn compile_isa(isa: &str, flags: &[&str]) {
+/// Compiles the kernels of an ISA; gives the flags, or nothing where there are none or the compiler cannot.
+fn compile_isa(isa: &str, flags: &[&str]) -> Option<String> {
     let sources = sources_of(isa);
     if sources.is_empty() {
-        return;
+        return None;
     }
+    let mut used = Vec::new();
     let mut build = cc::Build::new();
     build.files(&sources).include("csrc").opt_level(3).warnings(false);
     if build.get_compiler().is_like_msvc() {
@@ -72,16 +77,20 @@ fn compile_isa(isa: &str, flags: &[&str]) {
             "portable" | "neon" => {}
             "avx2" => drop(build.flag("/arch:AVX2")),
             "avx512" | "avx512vnni" => drop(build.flag("/arch:AVX512")),
-            _ => return println!("cargo:warning={isa} kernels are not built: not supported with this compiler"),
+            _ => {
+                println!("cargo:warning={isa} kernels are not built: not supported with this compiler");
+                return None;
+            }
         }
     } else {
         for flag in FLAGS.iter().chain(flags) {
             if !build.is_flag_supported(flag).unwrap_or(false) {
                 assert!(isa != "portable", "the C compiler does not accept {flag}, which every kernel needs");
                 println!("cargo:warning={isa} kernels are not built: the C compiler does not accept {flag}");
-                return;
+                return None;
             }
             build.flag(flag);
+            used.push(*flag);
         }
         if isa.starts_with("neon") {
             // gcc's first scheduling pass moves loads up until accumulators no longer fit the registers.
@@ -90,6 +99,7 @@ fn compile_isa(isa: &str, flags: &[&str]) {
     }
     build.compile(&format!("hqk_{isa}"));
     println!("cargo:rustc-cfg=hqk_{isa}");
+    Some(used.join(" "))
 }
 
 fn sources_of(isa: &str) -> Vec<PathBuf> {

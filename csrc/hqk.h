@@ -27,6 +27,7 @@
     void hqk_abs_sum_##isa(const float *x, size_t n, double *out);                   \
     void hqk_sum_squares_##isa(const float *x, size_t n, double *out);               \
     void hqk_dot_##isa(const float *x, const float *y, size_t n, double *out);       \
+    void hqk_abs_and_square_sums_##isa(const float *x, size_t n, double *out);       \
     void hqk_scale_##isa(float *x, size_t n, float factor);
 HQK_EVERY_ISA(HQK_NORM)
 
@@ -59,13 +60,22 @@ typedef struct {
                              const hqk_sgd_settings *settings, float rate, float *weight);
 HQK_EVERY_ISA(HQK_SGD)
 
-/* ternary: the 2-bit layout, and int8 activations times ternary weights (csrc/README.md). */
+/* ternary_pack: the 2-bit layout: quantizing, packing, unpacking, comparing, checking (csrc/README.md). */
+#define HQK_TERNARY_PACK(isa)                                                                                       \
+    void hqk_ternary_pack_##isa(const int8_t *trits, size_t rows, size_t cols, uint8_t *packed);                    \
+    void hqk_ternary_quantize_pack_##isa(const float *weights, size_t rows, size_t cols, const float *thresholds,   \
+                                         size_t threshold_stride, uint8_t *packed);                                 \
+    void hqk_ternary_quantize_pack_sum_##isa(const float *weights, size_t rows, size_t cols,                        \
+                                             const float *thresholds, size_t threshold_stride, uint8_t *packed,     \
+                                             double *kept);                                                         \
+    void hqk_ternary_unpack_##isa(const uint8_t *packed, size_t rows, size_t cols, int8_t *trits);                  \
+    void hqk_ternary_count_changed_##isa(const uint8_t *a, const uint8_t *b, size_t bytes, size_t *changed);        \
+    void hqk_ternary_count_nonzero_##isa(const uint8_t *packed, size_t bytes, size_t *nonzero);                     \
+    void hqk_ternary_find_invalid_##isa(const uint8_t *packed, size_t bytes, size_t *first);
+HQK_EVERY_ISA(HQK_TERNARY_PACK)
+
+/* ternary: int8 activations times ternary weights in the 2-bit layout (csrc/README.md). */
 #define HQK_TERNARY(isa)                                                                                         \
-    void hqk_ternary_pack_##isa(const int8_t *trits, size_t rows, size_t cols, uint8_t *packed);                 \
-    void hqk_ternary_quantize_pack_##isa(const float *weights, size_t rows, size_t cols,                         \
-                                         const float *thresholds, size_t threshold_stride, uint8_t *packed);     \
-    void hqk_ternary_unpack_##isa(const uint8_t *packed, size_t rows, size_t cols, int8_t *trits);               \
-    void hqk_ternary_count_changed_##isa(const uint8_t *a, const uint8_t *b, size_t bytes, size_t *changed);     \
     void hqk_ternary_panels_##isa(const uint8_t *block, size_t cols, uint8_t *panels);                           \
     void hqk_ternary_panels_transposed_##isa(const uint8_t *packed, size_t rows, size_t cols, size_t first_col,  \
                                              uint8_t *panels);                                                   \
@@ -111,6 +121,29 @@ HQK_EVERY_ISA(HQK_MATVEC)
                                                const float *row_factors, const float *scales, const uint32_t *draws, \
                                                int8_t *values);
 HQK_EVERY_ISA(HQK_ACTIVATION_QUANT)
+
+/* five_level: {-2, .., 2} in 3 bits. `limits`: the largest magnitude of level 0 and of level 1, for all rows or each. */
+#define HQK_FIVE_LEVEL(isa)                                                                                       \
+    void hqk_five_level_quantize_pack_##isa(const float *weights, size_t rows, size_t cols, const float *limits,  \
+                                            size_t limit_stride, uint8_t *packed);                                \
+    void hqk_five_level_pack_##isa(const int8_t *levels, size_t rows, size_t cols, uint8_t *packed);              \
+    void hqk_five_level_unpack_##isa(const uint8_t *packed, size_t rows, size_t cols, int8_t *levels);            \
+    void hqk_five_level_find_invalid_##isa(const uint8_t *packed, size_t steps, size_t *first);
+HQK_EVERY_ISA(HQK_FIVE_LEVEL)
+
+/* gguf_ternary: GGUF's blocks of 256 ternary values, TQ1_0 (54 bytes) and TQ2_0 (66 bytes). */
+#define HQK_GGUF_TERNARY(isa)                                                                                       \
+    void hqk_tq1_0_quantize_##isa(const float *x, size_t blocks, uint8_t *out);                                     \
+    void hqk_tq2_0_quantize_##isa(const float *x, size_t blocks, uint8_t *out);                                     \
+    void hqk_tq1_0_pack_##isa(const int8_t *trits, const float *scales, size_t scale_stride, size_t blocks,         \
+                              uint8_t *out);                                                                        \
+    void hqk_tq2_0_pack_##isa(const int8_t *trits, const float *scales, size_t scale_stride, size_t blocks,         \
+                              uint8_t *out);                                                                        \
+    void hqk_tq1_0_unpack_##isa(const uint8_t *in, size_t blocks, int8_t *trits, float *scales);                    \
+    void hqk_tq2_0_unpack_##isa(const uint8_t *in, size_t blocks, int8_t *trits, float *scales);                    \
+    void hqk_tq1_0_dequantize_##isa(const uint8_t *in, size_t blocks, float *y);                                    \
+    void hqk_tq2_0_dequantize_##isa(const uint8_t *in, size_t blocks, float *y);
+HQK_EVERY_ISA(HQK_GGUF_TERNARY)
 
 /* softmax: cross entropy, row by row. */
 #define HQK_SOFTMAX(isa)                                                                                          \

@@ -254,7 +254,8 @@ hq_status hq_ternary_pack(const hq_context *context,
                           float *scales,
                           size_t scale_count);
 
-// Unpacks a matrix to `trits` (`rows x cols`, each -1, 0 or 1).
+// Unpacks a matrix to `trits` (`rows x cols`, each -1, 0 or 1). HQ_INVALID_VALUE: a byte holds the code 3, which stands
+// for no weight; the message tells which.
 hq_status hq_ternary_unpack(const hq_context *context,
                             const uint8_t *packed,
                             size_t packed_len,

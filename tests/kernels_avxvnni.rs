@@ -15,7 +15,8 @@ fn check(what: &str, flags: &[&str], supported: bool) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("program");
-    let sources = ["ternary/portable.c", "matvec/portable.c", "ternary/avxvnni.c", "int8/avxvnni.c"];
+    let sources =
+        ["ternary/portable.c", "ternary_pack/portable.c", "matvec/portable.c", "ternary/avxvnni.c", "int8/avxvnni.c"];
     let sources = sources.map(|path| root.join("csrc").join(path));
     let compiled = Command::new("cc")
         .args(["-std=c11", "-O3", "-ffp-contract=off", "-mavx2", "-mfma"])

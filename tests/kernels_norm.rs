@@ -27,6 +27,7 @@ fn kernels_give_the_contract_bit_for_bit() {
                 let wide = |v: &f32| f64::from(*v);
                 assert_eq!(table.abs_sum(x), lanes(x.iter().map(|v| wide(v).abs())));
                 assert_eq!(table.sum_squares(x), lanes(x.iter().map(|v| wide(v) * wide(v))));
+                assert_eq!(table.abs_and_square_sums(x), [table.abs_sum(x), table.sum_squares(x)]);
                 assert_eq!(table.dot(x, y), lanes(x.iter().zip(y).map(|(x, y)| wide(x) * wide(y))));
                 let mut scaled = x.to_vec();
                 table.scale(&mut scaled, 0.3);
@@ -45,6 +46,7 @@ fn clips_and_reports() {
         let mut clipped = x.clone();
         let norm = context.clip_norm(&mut clipped, 1.0);
         norms.push((norm, context.abs_sum(&x), context.dot(&x, &clipped)));
+        assert_eq!(context.abs_and_square_sums(&x), [context.abs_sum(&x), context.sum_squares(&x)]);
         assert!((norm - 200_001f64.sqrt()).abs() < 5.0);
         assert!((context.norm(&clipped) - 1.0).abs() < 1e-6);
         let mut same = x.clone();

@@ -166,8 +166,8 @@ fn training_copies_equal_the_general_quantizer() {
             let (first, second) = (general(&before), general(&after));
             assert_eq!(weight.shape(), (rows, cols));
             assert_eq!(values(&weight), first.dequantize(&ctx), "{precision}");
-            assert_eq!(weight.requantize(&ctx, precision, &before).unwrap(), 0, "{precision}: nothing changed");
-            let changed = weight.requantize(&ctx, precision, &after).unwrap();
+            assert_eq!(weight.requantize(&ctx, precision, &before).unwrap().changed, 0, "{precision}: nothing changed");
+            let changed = weight.requantize(&ctx, precision, &after).unwrap().changed;
             let expected = first.codes.iter().zip(&second.codes).filter(|(a, b)| a != b).count();
             assert_eq!(changed, expected, "{precision} {rows} x {cols}");
             assert_eq!(values(&weight), second.dequantize(&ctx), "{precision}");

@@ -1,6 +1,4 @@
-/* Packing: 16 floats of a row become 16 codes; the packs of four rows leave field f of all four in lane f, so a shift
- * by lane and an OR of the lanes is a quarter of a tile.
- * Products: vpmaddubsw on 6 tokens x 64 outputs (products.h), widened after 64 of them as in avx2.c.
+/* Products: vpmaddubsw on 6 tokens x 64 outputs (products.h), widened after 64 of them as in avx2.c.
  * Panels: field f of a tile is a quarter of a panel; for the transpose one byte shuffle turns 4 rows x 4 k around. */
 #include "../hqk.h"
 #include "vector512.h"
@@ -23,51 +21,9 @@ HQK_ALWAYS_INLINE vector widen(vector pairs) { return _mm512_madd_epi16(pairs, _
 #include "products.h"
 #include "product_entries.h"
 
-static inline __m512i codes_of(__m512 w, float threshold) {
-    __m512i one = _mm512_set1_epi32(1);
-    __mmask16 above = _mm512_cmp_ps_mask(w, _mm512_set1_ps(threshold), _CMP_GT_OQ);
-    __mmask16 below = _mm512_cmp_ps_mask(w, _mm512_set1_ps(-threshold), _CMP_LT_OQ);
-    return _mm512_mask_sub_epi32(_mm512_mask_add_epi32(one, above, one, one), below, one, one);
-}
-
 /* Lane f counts 2f: the shift of field f. */
 static inline __m512i field_shifts(void) {
     return _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6);
-}
-
-/* Quantizes `count` (1 to 4) rows of 16 floats under `mask` into 16 bytes of a tile. */
-static inline void pack_rows(const float *w, size_t cols, size_t count, __mmask16 mask, const float *thresholds,
-                             size_t threshold_stride, uint8_t *out) {
-    __m512i row[4];
-    for (size_t i = 0; i < 4; i++)
-        row[i] = i < count ? codes_of(_mm512_maskz_loadu_ps(mask, w + i * cols), thresholds[i * threshold_stride])
-                           : _mm512_set1_epi32(1);
-    __m512i codes = _mm512_packs_epi16(_mm512_packs_epi32(row[0], row[1]), _mm512_packs_epi32(row[2], row[3]));
-    codes = _mm512_sllv_epi32(codes, field_shifts());
-    __m256i half = _mm256_or_si256(_mm512_castsi512_si256(codes), _mm512_extracti64x4_epi64(codes, 1));
-    __m128i bytes = _mm_or_si128(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-    _mm_storeu_si128((__m128i *)out, bytes);
-}
-
-void hqk_ternary_quantize_pack_avx512(const float *weights, size_t rows, size_t cols, const float *thresholds,
-                                      size_t threshold_stride, uint8_t *packed) {
-    size_t whole = cols / HQK_STEP_COLS * HQK_STEP_COLS;
-    __mmask16 tail = (__mmask16)((1u << (cols - whole)) - 1);
-    for (size_t first = 0; first < rows; first += HQK_BLOCK_ROWS, packed += hqk_block_bytes(cols)) {
-        for (size_t r = 0; r < HQK_BLOCK_ROWS; r += 4) {
-            size_t count = first + r < rows ? hqk_min(rows - first - r, 4) : 0;
-            const float *w = count ? weights + (first + r) * cols : weights;
-            const float *row_thresholds = count ? thresholds + (first + r) * threshold_stride : thresholds;
-            uint8_t *out = packed + 4 * r;
-            if (count == 4)
-                for (size_t c = 0; c < whole; c += HQK_STEP_COLS, out += HQK_STEP_BYTES)
-                    pack_rows(w + c, cols, 4, 0xFFFF, row_thresholds, threshold_stride, out);
-            else
-                for (size_t c = 0; c < whole; c += HQK_STEP_COLS, out += HQK_STEP_BYTES)
-                    pack_rows(w + c, cols, count, 0xFFFF, row_thresholds, threshold_stride, out);
-            if (whole < cols) pack_rows(w + whole, cols, count, tail, row_thresholds, threshold_stride, out);
-        }
-    }
 }
 
 void hqk_ternary_panels_avx512(const uint8_t *block, size_t cols, uint8_t *panels) {

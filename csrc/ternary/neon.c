@@ -86,109 +86,8 @@ static void multiply_packed(const uint8_t *packed, size_t k, const int8_t *x, si
 #define NAME(kernel) hqk_##kernel##_neon
 #include "neon_entries.h"
 
-/* Register i holds row i: four words, one a field. Afterwards register i holds field i: four words, one a row. */
-HQK_ALWAYS_INLINE void transpose(uint8x16_t r[4]) {
-    uint32x4_t a = vreinterpretq_u32_u8(r[0]), b = vreinterpretq_u32_u8(r[1]);
-    uint32x4_t c = vreinterpretq_u32_u8(r[2]), d = vreinterpretq_u32_u8(r[3]);
-    uint64x2_t ab = vreinterpretq_u64_u32(vtrn1q_u32(a, b)), cd = vreinterpretq_u64_u32(vtrn1q_u32(c, d));
-    r[0] = vreinterpretq_u8_u64(vtrn1q_u64(ab, cd)), r[2] = vreinterpretq_u8_u64(vtrn2q_u64(ab, cd));
-    ab = vreinterpretq_u64_u32(vtrn2q_u32(a, b)), cd = vreinterpretq_u64_u32(vtrn2q_u32(c, d));
-    r[1] = vreinterpretq_u8_u64(vtrn1q_u64(ab, cd)), r[3] = vreinterpretq_u8_u64(vtrn2q_u64(ab, cd));
-}
-
-HQK_ALWAYS_INLINE uint8x16_t join_fields(const uint8x16_t field[4]) {
-    return vsliq_n_u8(field[0], vsliq_n_u8(field[1], vsliq_n_u8(field[2], field[3], 2), 2), 2);
-}
-
 HQK_ALWAYS_INLINE void split_fields(uint8x16_t bytes, uint8x16_t field[4]) {
     HQK_UNROLL(4) for (int f = 0; f < 4; f++) field[f] = hqk_field(bytes, f);
-}
-
-/* 4 rows of 16 trits to 16 bytes of a tile. */
-static inline void pack_trits(const int8_t *trits, size_t stride, uint8_t *out) {
-    int8x16_t one = vdupq_n_s8(1);
-    uint8x16_t code[4];
-    for (size_t i = 0; i < 4; i++) {
-        int8x16_t sign = vmaxq_s8(vminq_s8(vld1q_s8(trits + i * stride), one), vdupq_n_s8(-1));
-        code[i] = vreinterpretq_u8_s8(vaddq_s8(sign, one));
-    }
-    transpose(code);
-    vst1q_u8(out, join_fields(code));
-}
-
-void hqk_ternary_pack_neon(const int8_t *trits, size_t rows, size_t cols, uint8_t *packed) {
-    for (size_t first = 0; first < rows; first += HQK_BLOCK_ROWS, packed += hqk_block_bytes(cols))
-        for (size_t r = 0; r < HQK_BLOCK_ROWS; r += 4) {
-            size_t count = first + r < rows ? hqk_min(rows - first - r, 4) : 0, c = 0;
-            uint8_t *out = packed + 4 * r;
-            if (count == 4)
-                for (; c + HQK_STEP_COLS <= cols; c += HQK_STEP_COLS, out += HQK_STEP_BYTES)
-                    pack_trits(trits + (first + r) * cols + c, cols, out);
-            for (; c < cols; c += HQK_STEP_COLS, out += HQK_STEP_BYTES) {
-                int8_t part[4 * HQK_STEP_COLS] = {0};
-                for (size_t i = 0; i < count; i++)
-                    memcpy(part + i * HQK_STEP_COLS, trits + (first + r + i) * cols + c,
-                           hqk_min(cols - c, HQK_STEP_COLS));
-                pack_trits(part, HQK_STEP_COLS, out);
-            }
-        }
-}
-
-void hqk_ternary_unpack_neon(const uint8_t *packed, size_t rows, size_t cols, int8_t *trits) {
-    for (size_t r = 0; r < rows; r += 4)
-        for (size_t c = 0; c < cols; c += HQK_STEP_COLS) {
-            uint8x16_t code[4];
-            split_fields(vld1q_u8(packed + hqk_byte_of(r, c, cols)), code);
-            transpose(code);
-            size_t count = hqk_min(rows - r, 4), width = hqk_min(cols - c, HQK_STEP_COLS);
-            for (size_t i = 0; i < count; i++) {
-                int8x16_t row = vreinterpretq_s8_u8(vsubq_u8(code[i], vdupq_n_u8(1)));
-                int8_t *to = trits + (r + i) * cols + c, part[HQK_STEP_COLS];
-                vst1q_s8(width == HQK_STEP_COLS ? to : part, row);
-                if (width < HQK_STEP_COLS) memcpy(to, part, width);
-            }
-        }
-}
-
-/* 4 rows of 16 floats to 16 bytes of a tile: four floats of four rows narrow to one field. */
-static inline void pack_floats(const float *w, size_t stride, const float *thresholds, uint8_t *out) {
-    uint8x16_t field[4];
-    for (size_t f = 0; f < 4; f++) {
-        uint16x8_t pair[2];
-        for (size_t h = 0; h < 2; h++) {
-            uint32x4_t code[2];
-            for (size_t i = 0; i < 2; i++) {
-                float32x4_t v = vld1q_f32(w + (2 * h + i) * stride + 4 * f);
-                float32x4_t limit = vdupq_n_f32(thresholds[2 * h + i]);
-                code[i] = vsubq_u32(vcltq_f32(v, vnegq_f32(limit)), vcgtq_f32(v, limit));
-            }
-            pair[h] = vuzp1q_u16(vreinterpretq_u16_u32(code[0]), vreinterpretq_u16_u32(code[1]));
-        }
-        field[f] = vuzp1q_u8(vreinterpretq_u8_u16(pair[0]), vreinterpretq_u8_u16(pair[1]));
-        field[f] = vaddq_u8(field[f], vdupq_n_u8(1));
-    }
-    vst1q_u8(out, join_fields(field));
-}
-
-void hqk_ternary_quantize_pack_neon(const float *weights, size_t rows, size_t cols, const float *thresholds,
-                                    size_t threshold_stride, uint8_t *packed) {
-    for (size_t first = 0; first < rows; first += HQK_BLOCK_ROWS, packed += hqk_block_bytes(cols))
-        for (size_t r = 0; r < HQK_BLOCK_ROWS; r += 4) {
-            size_t count = first + r < rows ? hqk_min(rows - first - r, 4) : 0, c = 0;
-            float limits[4] = {0};
-            for (size_t i = 0; i < count; i++) limits[i] = thresholds[(first + r + i) * threshold_stride];
-            uint8_t *out = packed + 4 * r;
-            if (count == 4)
-                for (; c + HQK_STEP_COLS <= cols; c += HQK_STEP_COLS, out += HQK_STEP_BYTES)
-                    pack_floats(weights + (first + r) * cols + c, cols, limits, out);
-            for (; c < cols; c += HQK_STEP_COLS, out += HQK_STEP_BYTES) {
-                float part[4 * HQK_STEP_COLS] = {0};
-                for (size_t i = 0; i < count; i++)
-                    memcpy(part + i * HQK_STEP_COLS, weights + (first + r + i) * cols + c,
-                           hqk_min(cols - c, HQK_STEP_COLS) * sizeof *part);
-                pack_floats(part, HQK_STEP_COLS, limits, out);
-            }
-        }
 }
 
 void hqk_ternary_panels_neon(const uint8_t *block, size_t cols, uint8_t *panels) {
@@ -216,28 +115,4 @@ void hqk_ternary_panels_transposed_neon(const uint8_t *packed, size_t rows, size
                 for (size_t f = 0; f < 4; f++) vst1q_u8(panels + u * HQK_PANEL_BYTES + 64 * s + 16 * f, field[f]);
             }
     }
-}
-
-/* Differing fields of 16 bytes, 4 at most in a byte. */
-static inline uint8x16_t changed_fields(const uint8_t *a, const uint8_t *b) {
-    uint8x16_t differs = veorq_u8(vld1q_u8(a), vld1q_u8(b));
-    return vcntq_u8(vandq_u8(vorrq_u8(differs, vshrq_n_u8(differs, 1)), vdupq_n_u8(0x55)));
-}
-
-void hqk_ternary_count_changed_neon(const uint8_t *a, const uint8_t *b, size_t bytes, size_t *changed) {
-    size_t whole = bytes / 16 * 16, count = 0;
-    for (size_t i = 0; i < whole;) {
-        /* 60 of them stay below 256. */
-        size_t end = hqk_min(whole, i + 60 * 16);
-        uint8x16_t sum = vdupq_n_u8(0);
-        for (; i < end; i += 16) sum = vaddq_u8(sum, changed_fields(a + i, b + i));
-        count += vaddlvq_u8(sum);
-    }
-    if (whole < bytes) {
-        uint8_t last_a[16] = {0}, last_b[16] = {0};
-        memcpy(last_a, a + whole, bytes - whole);
-        memcpy(last_b, b + whole, bytes - whole);
-        count += vaddlvq_u8(changed_fields(last_a, last_b));
-    }
-    *changed = count;
 }

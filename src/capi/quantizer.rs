@@ -4,7 +4,7 @@ use super::boundary::{Failure, guard, input, output, size};
 use super::context::{context_of, hq_context};
 use super::status::hq_status;
 use super::ternary::granularity_of;
-use crate::quant::{Granularity, Precision, Quantizer, ScaleGranularity};
+use crate::quant::{Granularity, Precision, Quantizer};
 
 /// {-1, 0, 1} times absmean: the 1.58-bit form.
 pub const HQ_PRECISION_TERNARY: u32 = 0;
@@ -56,10 +56,9 @@ pub unsafe extern "C" fn hq_quantize(
     guard("hq_quantize", || {
         // SAFETY: as the caller vouches, here and below.
         let context = unsafe { context_of(context) }?;
-        let by_row = granularity_of(granularity)? == ScaleGranularity::Row;
-        let mut quantizer = Quantizer::new(precision_of(precision)?);
-        quantizer.granularity = if by_row { Granularity::Row } else { Granularity::Tensor };
-        quantizer.least_squares = least_squares;
+        let granularity = granularity_of(granularity)?;
+        let by_row = granularity == Granularity::Row;
+        let quantizer = Quantizer { granularity, least_squares, ..Quantizer::new(precision_of(precision)?) };
         let len = size(&[rows, cols], "rows x cols")?;
         // SAFETY: see above.
         let weights = unsafe { input(weights, len, "weights") }?;

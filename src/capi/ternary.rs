@@ -3,17 +3,17 @@
 use super::boundary::{Failure, guard, input, not_null, output, size};
 use super::context::{context_of, hq_context};
 use super::status::hq_status;
-use crate::quant::{PackedTernary, ScaleGranularity};
+use crate::quant::{Granularity, PackedTernary};
 
 /// One scale for the matrix: absmean, `max(mean|W|, 1e-5)`.
 pub const HQ_SCALE_PER_TENSOR: u32 = 0;
 /// One absmean scale for each row.
 pub const HQ_SCALE_PER_ROW: u32 = 1;
 
-pub(super) fn granularity_of(number: u32) -> Result<ScaleGranularity, Failure> {
+pub(super) fn granularity_of(number: u32) -> Result<Granularity, Failure> {
     match number {
-        HQ_SCALE_PER_TENSOR => Ok(ScaleGranularity::Tensor),
-        HQ_SCALE_PER_ROW => Ok(ScaleGranularity::Row),
+        HQ_SCALE_PER_TENSOR => Ok(Granularity::Tensor),
+        HQ_SCALE_PER_ROW => Ok(Granularity::Row),
         other => {
             let message = format!("granularity: expected HQ_SCALE_PER_TENSOR or HQ_SCALE_PER_ROW, found {other}");
             Err(Failure::new(hq_status::HQ_INVALID_VALUE, message))
@@ -72,7 +72,7 @@ pub unsafe extern "C" fn hq_ternary_pack(
         let context = unsafe { context_of(context) }?;
         let granularity = granularity_of(granularity)?;
         expect_len(packed_len, packed_bytes(rows, cols)?, "packed_len")?;
-        let expected_scales = if granularity == ScaleGranularity::Row { rows } else { 1 };
+        let expected_scales = if granularity == Granularity::Row { rows } else { 1 };
         expect_len(scale_count, expected_scales, "scale_count")?;
         // SAFETY: as the caller vouches.
         let weights = unsafe { input(weights, rows * cols, "weights") }?;
@@ -80,14 +80,13 @@ pub unsafe extern "C" fn hq_ternary_pack(
         let packed = unsafe { output(packed, packed_len, "packed") }?;
         // SAFETY: as the caller vouches.
         let scales = unsafe { output(scales, scale_count, "scales") }?;
-        let matrix = PackedTernary::pack(context, weights, rows, cols, granularity)?;
-        packed.copy_from_slice(&matrix.data);
-        scales.copy_from_slice(&matrix.scales);
+        scales.copy_from_slice(&PackedTernary::pack_into(context, weights, rows, cols, granularity, packed)?);
         Ok(())
     })
 }
 
-/// Unpacks a matrix to `trits` (`rows x cols`, each -1, 0 or 1).
+/// Unpacks a matrix to `trits` (`rows x cols`, each -1, 0 or 1). HQ_INVALID_VALUE: a byte holds the code 3, which stands
+/// for no weight; the message tells which.
 ///
 /// # Safety
 /// Pointers are valid for the stated lengths; outputs overlap nothing.
@@ -108,6 +107,10 @@ pub unsafe extern "C" fn hq_ternary_unpack(
         let packed = unsafe { input(packed, packed_len, "packed") }?;
         // SAFETY: as the caller vouches.
         let trits = unsafe { output(trits, rows * cols, "trits") }?;
+        if let Some(offset) = context.ternary_find_invalid(packed) {
+            let message = format!("packed: byte {offset}: expected codes 0, 1 and 2, found {:#04x}", packed[offset]);
+            return Err(Failure::new(hq_status::HQ_INVALID_VALUE, message));
+        }
         context.ternary_unpack(packed, rows, cols, trits);
         Ok(())
     })

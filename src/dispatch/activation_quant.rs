@@ -32,7 +32,9 @@ impl Context {
     /// If the lengths do not fit.
     pub fn quantize_rows(&self, x: &[f32], width: usize, values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
         let rows = block_rows(width);
-        assert!(x.len() == scales.len() * width && values.len() == x.len() && sums.len() == scales.len());
+        assert!(
+            Some(x.len()) == scales.len().checked_mul(width) && values.len() == x.len() && sums.len() == scales.len()
+        );
         if width == 0 {
             return self.kernels().quantize_rows(x, width, values, scales, sums);
         }
@@ -61,7 +63,9 @@ impl Context {
         sums: &mut [i32],
     ) {
         let rows = block_rows(width);
-        assert!(x.len() == scales.len() * width && values.len() == x.len() && sums.len() == scales.len());
+        assert!(
+            Some(x.len()) == scales.len().checked_mul(width) && values.len() == x.len() && sums.len() == scales.len()
+        );
         if width == 0 {
             return self.kernels().quantize_rows_stochastic(x, width, 0, rounding, values, scales, sums);
         }
@@ -92,7 +96,11 @@ impl Context {
         column_scales: &mut [f32],
     ) {
         let rows = block_rows(width);
-        assert!(x.len() == row_factors.len() * width && values.len() == x.len() && column_scales.len() == width);
+        assert!(
+            Some(x.len()) == row_factors.len().checked_mul(width)
+                && values.len() == x.len()
+                && column_scales.len() == width
+        );
         if width == 0 {
             return;
         }

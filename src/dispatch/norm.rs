@@ -19,6 +19,17 @@ impl Context {
         self.sum_blocks(x, |block| self.kernels().sum_squares(block))
     }
 
+    /// `sum |x[i]|` and `sum x[i]^2` in one read, bit for bit what [`Context::abs_sum`] and [`Context::sum_squares`]
+    /// give.
+    pub fn abs_and_square_sums(&self, x: &[f32]) -> [f64; 2] {
+        if x.len() <= BLOCK {
+            return self.kernels().abs_and_square_sums(x);
+        }
+        let sums: Vec<[f64; 2]> =
+            self.install(|| x.par_chunks(BLOCK).map(|block| self.kernels().abs_and_square_sums(block)).collect());
+        sums.into_iter().fold([0.0; 2], |total, sum| [total[0] + sum[0], total[1] + sum[1]])
+    }
+
     /// The Euclidean norm. NaN if an element is NaN, else infinite if one is.
     pub fn norm(&self, x: &[f32]) -> f64 {
         self.sum_squares(x).sqrt()
@@ -38,9 +49,12 @@ impl Context {
         sums.into_iter().sum()
     }
 
-    /// `x[i] *= factor`.
+    /// `x[i] *= factor`. From the end backwards: after a sum over `x` the end is what the caches still hold.
     pub fn scale(&self, x: &mut [f32], factor: f32) {
-        self.install(|| x.par_chunks_mut(BLOCK).for_each(|block| self.kernels().scale(block, factor)));
+        if x.len() <= BLOCK {
+            return self.kernels().scale(x, factor);
+        }
+        self.install(|| x.par_chunks_mut(BLOCK).rev().for_each(|block| self.kernels().scale(block, factor)));
     }
 
     /// Scales `x` down to the norm `max` if its norm is larger; gives the norm before. One read of `x` when nothing is

@@ -1,10 +1,8 @@
-//! Products with ternary weights, packing and unpacking on the context's threads. Blocks are of fixed size and every
+//! Products with ternary weights on the context's threads. Blocks are of fixed size and every
 //! output has one writer and one order of additions: results do not depend on the number of threads.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
-
-use rayon::prelude::*;
 
 use super::Context;
 use crate::kernels::{Activations, MatrixMut, TERNARY_BLOCK_ROWS, panels_len, ternary_block_len, ternary_packed_len};
@@ -30,7 +28,7 @@ const LEAST_TASK: usize = 1 << 20;
 const SERIAL_BELOW: usize = 1 << 20;
 
 thread_local! {
-    /// Panels of the block a thread works on, or a freshly packed block. Grows to the largest block seen.
+    /// Panels of the block a thread works on. Grows to the largest block seen.
     static WORKSPACE: RefCell<AlignedBuffer<u8>> = RefCell::default();
 }
 
@@ -205,91 +203,5 @@ impl Context {
         };
         let dx = MatrixMut::new(dx, tokens, cols);
         self.run_tiles(rows * cols, PANEL_TILE, dx, &tile);
-    }
-
-    /// Quantizes and packs `weights` `[rows, cols]`: `sign(w)` where `|w|` exceeds its threshold, else 0.
-    /// `thresholds`: one for the matrix or one a row. Gives the number of weights that differ from what `packed` held.
-    ///
-    /// # Panics
-    /// If a slice has the wrong length.
-    pub fn ternary_repack(
-        &self,
-        weights: &[f32],
-        rows: usize,
-        cols: usize,
-        thresholds: &[f32],
-        packed: &mut [u8],
-    ) -> usize {
-        self.check_weights(weights.len(), rows, cols, packed.len());
-        assert!(thresholds.len() == 1 || thresholds.len() == rows, "ternary_repack: 1 or {rows} thresholds");
-        if weights.is_empty() {
-            return 0;
-        }
-        let kernels = self.kernels();
-        let block_len = ternary_block_len(cols);
-        let repack = |(block, (packed, weights)): (usize, (&mut [u8], &[f32]))| {
-            let block_rows = weights.len() / cols;
-            let thresholds = part_of(thresholds, block * TERNARY_BLOCK_ROWS, block_rows);
-            with_workspace(packed.len(), |fresh| {
-                kernels.ternary_quantize_pack(weights, block_rows, cols, thresholds, fresh);
-                let changed = kernels.ternary_count_changed(fresh, packed);
-                packed.copy_from_slice(fresh);
-                changed
-            })
-        };
-        if weights.len() < SERIAL_BELOW {
-            return repack((0, (packed, weights)));
-        }
-        self.install(|| {
-            let blocks = packed.par_chunks_mut(block_len).zip(weights.par_chunks(TERNARY_BLOCK_ROWS * cols));
-            blocks.enumerate().map(repack).sum()
-        })
-    }
-
-    /// Packs `trits` `[rows, cols]` (negative, zero, positive count as -1, 0, 1).
-    ///
-    /// # Panics
-    /// If a slice has the wrong length.
-    pub fn ternary_pack(&self, trits: &[i8], rows: usize, cols: usize, packed: &mut [u8]) {
-        self.check_weights(trits.len(), rows, cols, packed.len());
-        if trits.is_empty() {
-            return;
-        }
-        let kernels = self.kernels();
-        if trits.len() < SERIAL_BELOW {
-            return kernels.ternary_pack(trits, rows, cols, packed);
-        }
-        self.install(|| {
-            let blocks = packed.par_chunks_mut(ternary_block_len(cols));
-            blocks.zip(trits.par_chunks(TERNARY_BLOCK_ROWS * cols)).for_each(|(packed, trits)| {
-                kernels.ternary_pack(trits, trits.len() / cols, cols, packed);
-            });
-        });
-    }
-
-    /// Unpacks a matrix `[rows, cols]` to -1, 0, 1.
-    ///
-    /// # Panics
-    /// If a slice has the wrong length.
-    pub fn ternary_unpack(&self, packed: &[u8], rows: usize, cols: usize, trits: &mut [i8]) {
-        self.check_weights(trits.len(), rows, cols, packed.len());
-        if trits.is_empty() {
-            return;
-        }
-        let kernels = self.kernels();
-        if trits.len() < SERIAL_BELOW {
-            return kernels.ternary_unpack(packed, rows, cols, trits);
-        }
-        self.install(|| {
-            let blocks = packed.par_chunks(ternary_block_len(cols));
-            blocks.zip(trits.par_chunks_mut(TERNARY_BLOCK_ROWS * cols)).for_each(|(packed, trits)| {
-                kernels.ternary_unpack(packed, trits.len() / cols, cols, trits);
-            });
-        });
-    }
-
-    fn check_weights(&self, weights: usize, rows: usize, cols: usize, packed: usize) {
-        assert_eq!(Some(weights), rows.checked_mul(cols), "ternary matrix: weights are not {rows} x {cols}");
-        assert_eq!(packed, ternary_packed_len(rows, cols), "ternary matrix: length of the packed form");
     }
 }

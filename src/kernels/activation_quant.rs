@@ -79,7 +79,10 @@ impl KernelTable {
     /// If the lengths do not fit `scales.len()` rows of `width`.
     pub fn quantize_rows(&self, x: &[f32], width: usize, values: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
         let rows = scales.len();
-        assert!(x.len() == rows * width && values.len() == x.len() && sums.len() == rows, "quantize_rows: lengths");
+        assert!(
+            Some(x.len()) == rows.checked_mul(width) && values.len() == x.len() && sums.len() == rows,
+            "quantize_rows: lengths"
+        );
         // SAFETY: the lengths were checked; the kernel reads and writes `rows * width` elements and `rows` scales, sums.
         unsafe {
             let (scales, sums) = (scales.as_mut_ptr(), sums.as_mut_ptr());
@@ -105,7 +108,7 @@ impl KernelTable {
     ) {
         let rows = scales.len();
         assert!(
-            x.len() == rows * width && values.len() == x.len() && sums.len() == rows,
+            Some(x.len()) == rows.checked_mul(width) && values.len() == x.len() && sums.len() == rows,
             "quantize_rows_stochastic: lengths"
         );
         let draws = rounding.draws();
@@ -131,8 +134,9 @@ impl KernelTable {
     /// If `x` is too short for `row_factors.len()` rows.
     pub fn column_scales(&self, x: &[f32], stride: usize, row_factors: &[f32], scales: &mut [f32]) {
         let (rows, width) = (row_factors.len(), scales.len());
-        let needed = if rows == 0 { 0 } else { (rows - 1) * stride + width };
-        assert!(width <= stride && x.len() >= needed, "column_scales: lengths");
+        let needed = rows.saturating_sub(1).checked_mul(stride).and_then(|start| start.checked_add(width));
+        let fits = rows == 0 || needed.is_some_and(|needed| x.len() >= needed);
+        assert!(width <= stride && fits, "column_scales: lengths");
         // SAFETY: `x` holds `rows` rows of `width` elements at `stride`, as checked.
         unsafe {
             let scales = scales.as_mut_ptr();
@@ -154,7 +158,10 @@ impl KernelTable {
         values: &mut [i8],
     ) {
         let (rows, width) = (row_factors.len(), scales.len());
-        assert!(x.len() == rows * width && values.len() == x.len(), "quantize_columns_stochastic: lengths");
+        assert!(
+            Some(x.len()) == rows.checked_mul(width) && values.len() == x.len(),
+            "quantize_columns_stochastic: lengths"
+        );
         let draws = rounding.draws();
         // SAFETY: the lengths were checked; `draws` holds four words.
         unsafe {

@@ -11,6 +11,9 @@ unsafe extern "C" {
     pub fn hqk_dot_portable(x: *const f32, y: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
+    pub fn hqk_abs_and_square_sums_portable(x: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
     pub fn hqk_scale_portable(x: *mut f32, n: usize, factor: f32);
 }
 unsafe extern "C" {
@@ -21,6 +24,9 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_dot_avx2(x: *const f32, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_abs_and_square_sums_avx2(x: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
     pub fn hqk_scale_avx2(x: *mut f32, n: usize, factor: f32);
@@ -35,6 +41,9 @@ unsafe extern "C" {
     pub fn hqk_dot_avxvnni(x: *const f32, y: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
+    pub fn hqk_abs_and_square_sums_avxvnni(x: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
     pub fn hqk_scale_avxvnni(x: *mut f32, n: usize, factor: f32);
 }
 unsafe extern "C" {
@@ -45,6 +54,9 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_dot_avx512(x: *const f32, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_abs_and_square_sums_avx512(x: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
     pub fn hqk_scale_avx512(x: *mut f32, n: usize, factor: f32);
@@ -59,6 +71,9 @@ unsafe extern "C" {
     pub fn hqk_dot_avx512vnni(x: *const f32, y: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
+    pub fn hqk_abs_and_square_sums_avx512vnni(x: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
     pub fn hqk_scale_avx512vnni(x: *mut f32, n: usize, factor: f32);
 }
 unsafe extern "C" {
@@ -69,6 +84,9 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_dot_neon(x: *const f32, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_abs_and_square_sums_neon(x: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
     pub fn hqk_scale_neon(x: *mut f32, n: usize, factor: f32);
@@ -83,6 +101,9 @@ unsafe extern "C" {
     pub fn hqk_dot_neondotprod(x: *const f32, y: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
+    pub fn hqk_abs_and_square_sums_neondotprod(x: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
     pub fn hqk_scale_neondotprod(x: *mut f32, n: usize, factor: f32);
 }
 unsafe extern "C" {
@@ -93,6 +114,9 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_dot_neoni8mm(x: *const f32, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_abs_and_square_sums_neoni8mm(x: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
     pub fn hqk_scale_neoni8mm(x: *mut f32, n: usize, factor: f32);
@@ -476,10 +500,279 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_sum_portable(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+        kept: *mut f64,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_ternary_unpack_portable(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
 }
 unsafe extern "C" {
     pub fn hqk_ternary_count_changed_portable(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_nonzero_portable(packed: *const u8, bytes: usize, nonzero: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_find_invalid_portable(packed: *const u8, bytes: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_pack_avx2(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_avx2(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_sum_avx2(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+        kept: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_avx2(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_avx2(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_nonzero_avx2(packed: *const u8, bytes: usize, nonzero: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_find_invalid_avx2(packed: *const u8, bytes: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_pack_avxvnni(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_avxvnni(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_sum_avxvnni(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+        kept: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_avxvnni(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_avxvnni(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_nonzero_avxvnni(packed: *const u8, bytes: usize, nonzero: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_find_invalid_avxvnni(packed: *const u8, bytes: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_pack_avx512(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_avx512(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_sum_avx512(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+        kept: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_avx512(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_avx512(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_nonzero_avx512(packed: *const u8, bytes: usize, nonzero: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_find_invalid_avx512(packed: *const u8, bytes: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_pack_avx512vnni(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_avx512vnni(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_sum_avx512vnni(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+        kept: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_avx512vnni(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_avx512vnni(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_nonzero_avx512vnni(packed: *const u8, bytes: usize, nonzero: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_find_invalid_avx512vnni(packed: *const u8, bytes: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_pack_neon(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_neon(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_sum_neon(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+        kept: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_neon(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_neon(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_nonzero_neon(packed: *const u8, bytes: usize, nonzero: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_find_invalid_neon(packed: *const u8, bytes: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_pack_neondotprod(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_neondotprod(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_sum_neondotprod(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+        kept: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_neondotprod(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_neondotprod(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_nonzero_neondotprod(packed: *const u8, bytes: usize, nonzero: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_find_invalid_neondotprod(packed: *const u8, bytes: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_pack_neoni8mm(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_neoni8mm(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_sum_neoni8mm(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+        kept: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_neoni8mm(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_neoni8mm(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_nonzero_neoni8mm(packed: *const u8, bytes: usize, nonzero: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_find_invalid_neoni8mm(packed: *const u8, bytes: usize, first: *mut usize);
 }
 unsafe extern "C" {
     pub fn hqk_ternary_panels_portable(block: *const u8, cols: usize, panels: *mut u8);
@@ -552,25 +845,6 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
-    pub fn hqk_ternary_pack_avx2(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_quantize_pack_avx2(
-        weights: *const f32,
-        rows: usize,
-        cols: usize,
-        thresholds: *const f32,
-        threshold_stride: usize,
-        packed: *mut u8,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_unpack_avx2(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_count_changed_avx2(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
-}
-unsafe extern "C" {
     pub fn hqk_ternary_panels_avx2(block: *const u8, cols: usize, panels: *mut u8);
 }
 unsafe extern "C" {
@@ -639,25 +913,6 @@ unsafe extern "C" {
         y: *mut i32,
         y_stride: usize,
     );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_pack_avxvnni(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_quantize_pack_avxvnni(
-        weights: *const f32,
-        rows: usize,
-        cols: usize,
-        thresholds: *const f32,
-        threshold_stride: usize,
-        packed: *mut u8,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_unpack_avxvnni(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_count_changed_avxvnni(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
 }
 unsafe extern "C" {
     pub fn hqk_ternary_panels_avxvnni(block: *const u8, cols: usize, panels: *mut u8);
@@ -730,25 +985,6 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
-    pub fn hqk_ternary_pack_avx512(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_quantize_pack_avx512(
-        weights: *const f32,
-        rows: usize,
-        cols: usize,
-        thresholds: *const f32,
-        threshold_stride: usize,
-        packed: *mut u8,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_unpack_avx512(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_count_changed_avx512(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
-}
-unsafe extern "C" {
     pub fn hqk_ternary_panels_avx512(block: *const u8, cols: usize, panels: *mut u8);
 }
 unsafe extern "C" {
@@ -817,25 +1053,6 @@ unsafe extern "C" {
         y: *mut i32,
         y_stride: usize,
     );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_pack_avx512vnni(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_quantize_pack_avx512vnni(
-        weights: *const f32,
-        rows: usize,
-        cols: usize,
-        thresholds: *const f32,
-        threshold_stride: usize,
-        packed: *mut u8,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_unpack_avx512vnni(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_count_changed_avx512vnni(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
 }
 unsafe extern "C" {
     pub fn hqk_ternary_panels_avx512vnni(block: *const u8, cols: usize, panels: *mut u8);
@@ -908,25 +1125,6 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
-    pub fn hqk_ternary_pack_neon(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_quantize_pack_neon(
-        weights: *const f32,
-        rows: usize,
-        cols: usize,
-        thresholds: *const f32,
-        threshold_stride: usize,
-        packed: *mut u8,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_unpack_neon(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_count_changed_neon(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
-}
-unsafe extern "C" {
     pub fn hqk_ternary_panels_neon(block: *const u8, cols: usize, panels: *mut u8);
 }
 unsafe extern "C" {
@@ -997,25 +1195,6 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
-    pub fn hqk_ternary_pack_neondotprod(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_quantize_pack_neondotprod(
-        weights: *const f32,
-        rows: usize,
-        cols: usize,
-        thresholds: *const f32,
-        threshold_stride: usize,
-        packed: *mut u8,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_unpack_neondotprod(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_count_changed_neondotprod(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
-}
-unsafe extern "C" {
     pub fn hqk_ternary_panels_neondotprod(block: *const u8, cols: usize, panels: *mut u8);
 }
 unsafe extern "C" {
@@ -1084,25 +1263,6 @@ unsafe extern "C" {
         y: *mut i32,
         y_stride: usize,
     );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_pack_neoni8mm(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_quantize_pack_neoni8mm(
-        weights: *const f32,
-        rows: usize,
-        cols: usize,
-        thresholds: *const f32,
-        threshold_stride: usize,
-        packed: *mut u8,
-    );
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_unpack_neoni8mm(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
-}
-unsafe extern "C" {
-    pub fn hqk_ternary_count_changed_neoni8mm(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
 }
 unsafe extern "C" {
     pub fn hqk_ternary_panels_neoni8mm(block: *const u8, cols: usize, panels: *mut u8);
@@ -1893,6 +2053,422 @@ unsafe extern "C" {
         draws: *const u32,
         values: *mut i8,
     );
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_quantize_pack_portable(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        limits: *const f32,
+        limit_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_pack_portable(levels: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_unpack_portable(packed: *const u8, rows: usize, cols: usize, levels: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_find_invalid_portable(packed: *const u8, steps: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_quantize_pack_avx2(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        limits: *const f32,
+        limit_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_pack_avx2(levels: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_unpack_avx2(packed: *const u8, rows: usize, cols: usize, levels: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_find_invalid_avx2(packed: *const u8, steps: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_quantize_pack_avxvnni(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        limits: *const f32,
+        limit_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_pack_avxvnni(levels: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_unpack_avxvnni(packed: *const u8, rows: usize, cols: usize, levels: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_find_invalid_avxvnni(packed: *const u8, steps: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_quantize_pack_avx512(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        limits: *const f32,
+        limit_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_pack_avx512(levels: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_unpack_avx512(packed: *const u8, rows: usize, cols: usize, levels: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_find_invalid_avx512(packed: *const u8, steps: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_quantize_pack_avx512vnni(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        limits: *const f32,
+        limit_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_pack_avx512vnni(levels: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_unpack_avx512vnni(packed: *const u8, rows: usize, cols: usize, levels: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_find_invalid_avx512vnni(packed: *const u8, steps: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_quantize_pack_neon(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        limits: *const f32,
+        limit_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_pack_neon(levels: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_unpack_neon(packed: *const u8, rows: usize, cols: usize, levels: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_find_invalid_neon(packed: *const u8, steps: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_quantize_pack_neondotprod(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        limits: *const f32,
+        limit_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_pack_neondotprod(levels: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_unpack_neondotprod(packed: *const u8, rows: usize, cols: usize, levels: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_find_invalid_neondotprod(packed: *const u8, steps: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_quantize_pack_neoni8mm(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        limits: *const f32,
+        limit_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_pack_neoni8mm(levels: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_unpack_neoni8mm(packed: *const u8, rows: usize, cols: usize, levels: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_find_invalid_neoni8mm(packed: *const u8, steps: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_quantize_portable(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_quantize_portable(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_pack_portable(
+        trits: *const i8,
+        scales: *const f32,
+        scale_stride: usize,
+        blocks: usize,
+        out: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_pack_portable(
+        trits: *const i8,
+        scales: *const f32,
+        scale_stride: usize,
+        blocks: usize,
+        out: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_unpack_portable(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_unpack_portable(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_dequantize_portable(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_dequantize_portable(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_quantize_avx2(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_quantize_avx2(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_pack_avx2(trits: *const i8, scales: *const f32, scale_stride: usize, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_pack_avx2(trits: *const i8, scales: *const f32, scale_stride: usize, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_unpack_avx2(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_unpack_avx2(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_dequantize_avx2(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_dequantize_avx2(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_quantize_avxvnni(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_quantize_avxvnni(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_pack_avxvnni(
+        trits: *const i8,
+        scales: *const f32,
+        scale_stride: usize,
+        blocks: usize,
+        out: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_pack_avxvnni(
+        trits: *const i8,
+        scales: *const f32,
+        scale_stride: usize,
+        blocks: usize,
+        out: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_unpack_avxvnni(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_unpack_avxvnni(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_dequantize_avxvnni(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_dequantize_avxvnni(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_quantize_avx512(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_quantize_avx512(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_pack_avx512(
+        trits: *const i8,
+        scales: *const f32,
+        scale_stride: usize,
+        blocks: usize,
+        out: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_pack_avx512(
+        trits: *const i8,
+        scales: *const f32,
+        scale_stride: usize,
+        blocks: usize,
+        out: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_unpack_avx512(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_unpack_avx512(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_dequantize_avx512(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_dequantize_avx512(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_quantize_avx512vnni(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_quantize_avx512vnni(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_pack_avx512vnni(
+        trits: *const i8,
+        scales: *const f32,
+        scale_stride: usize,
+        blocks: usize,
+        out: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_pack_avx512vnni(
+        trits: *const i8,
+        scales: *const f32,
+        scale_stride: usize,
+        blocks: usize,
+        out: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_unpack_avx512vnni(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_unpack_avx512vnni(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_dequantize_avx512vnni(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_dequantize_avx512vnni(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_quantize_neon(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_quantize_neon(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_pack_neon(trits: *const i8, scales: *const f32, scale_stride: usize, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_pack_neon(trits: *const i8, scales: *const f32, scale_stride: usize, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_unpack_neon(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_unpack_neon(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_dequantize_neon(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_dequantize_neon(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_quantize_neondotprod(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_quantize_neondotprod(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_pack_neondotprod(
+        trits: *const i8,
+        scales: *const f32,
+        scale_stride: usize,
+        blocks: usize,
+        out: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_pack_neondotprod(
+        trits: *const i8,
+        scales: *const f32,
+        scale_stride: usize,
+        blocks: usize,
+        out: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_unpack_neondotprod(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_unpack_neondotprod(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_dequantize_neondotprod(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_dequantize_neondotprod(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_quantize_neoni8mm(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_quantize_neoni8mm(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_pack_neoni8mm(
+        trits: *const i8,
+        scales: *const f32,
+        scale_stride: usize,
+        blocks: usize,
+        out: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_pack_neoni8mm(
+        trits: *const i8,
+        scales: *const f32,
+        scale_stride: usize,
+        blocks: usize,
+        out: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_unpack_neoni8mm(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_unpack_neoni8mm(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_dequantize_neoni8mm(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_dequantize_neoni8mm(in_: *const u8, blocks: usize, y: *mut f32);
 }
 unsafe extern "C" {
     pub fn hqk_cross_entropy_rows_portable(

@@ -9,6 +9,7 @@ use super::table::KernelTable;
 pub(super) struct NormKernels {
     abs_sum: unsafe extern "C" fn(*const f32, usize, *mut f64),
     sum_squares: unsafe extern "C" fn(*const f32, usize, *mut f64),
+    abs_and_square_sums: unsafe extern "C" fn(*const f32, usize, *mut f64),
     dot: unsafe extern "C" fn(*const f32, *const f32, usize, *mut f64),
     scale: unsafe extern "C" fn(*mut f32, usize, f32),
 }
@@ -18,6 +19,7 @@ impl NormKernels {
         let mut kernels = NormKernels {
             abs_sum: c::hqk_abs_sum_portable,
             sum_squares: c::hqk_sum_squares_portable,
+            abs_and_square_sums: c::hqk_abs_and_square_sums_portable,
             dot: c::hqk_dot_portable,
             scale: c::hqk_scale_portable,
         };
@@ -26,6 +28,7 @@ impl NormKernels {
             kernels = NormKernels {
                 abs_sum: c::hqk_abs_sum_avx2,
                 sum_squares: c::hqk_sum_squares_avx2,
+                abs_and_square_sums: c::hqk_abs_and_square_sums_avx2,
                 dot: c::hqk_dot_avx2,
                 scale: c::hqk_scale_avx2,
             };
@@ -35,6 +38,7 @@ impl NormKernels {
             kernels = NormKernels {
                 abs_sum: c::hqk_abs_sum_avx512,
                 sum_squares: c::hqk_sum_squares_avx512,
+                abs_and_square_sums: c::hqk_abs_and_square_sums_avx512,
                 dot: c::hqk_dot_avx512,
                 scale: c::hqk_scale_avx512,
             };
@@ -44,6 +48,7 @@ impl NormKernels {
             kernels = NormKernels {
                 abs_sum: c::hqk_abs_sum_neon,
                 sum_squares: c::hqk_sum_squares_neon,
+                abs_and_square_sums: c::hqk_abs_and_square_sums_neon,
                 dot: c::hqk_dot_neon,
                 scale: c::hqk_scale_neon,
             };
@@ -67,6 +72,15 @@ impl KernelTable {
         let mut out = 0.0;
         // SAFETY: the kernel reads `x.len()` floats and writes one double.
         unsafe { (self.norm.sum_squares)(x.as_ptr(), x.len(), &mut out) };
+        out
+    }
+
+    /// Sums of `|x[i]|` and of `x[i]^2` in one read, bit for bit what [`KernelTable::abs_sum`] and
+    /// [`KernelTable::sum_squares`] give.
+    pub fn abs_and_square_sums(&self, x: &[f32]) -> [f64; 2] {
+        let mut out = [0.0; 2];
+        // SAFETY: the kernel reads `x.len()` floats and writes two doubles.
+        unsafe { (self.norm.abs_and_square_sums)(x.as_ptr(), x.len(), out.as_mut_ptr()) };
         out
     }
 

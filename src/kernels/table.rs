@@ -8,6 +8,8 @@ use super::activation_quant::ActivationQuantKernels;
 use super::adamw::AdamWKernels;
 use super::attention::AttentionKernels;
 use super::dropout::DropoutKernels;
+use super::five_level::FiveLevelKernels;
+use super::gguf_ternary::GgufTernaryKernels;
 use super::int8::Int8Kernels;
 use super::isa::Isa;
 use super::kmeans::KMeansKernels;
@@ -18,6 +20,7 @@ use super::row_norm::RowNormKernels;
 use super::sgd::SgdKernels;
 use super::softmax::SoftmaxKernels;
 use super::ternary::TernaryKernels;
+use super::ternary_pack::TernaryPackKernels;
 use crate::{Error, Result};
 
 /// One version of every kernel, chosen for an instruction set level. Where a level has no version of its own, the
@@ -30,6 +33,8 @@ pub struct KernelTable {
     pub(super) attention: AttentionKernels,
     pub(super) activation_quant: ActivationQuantKernels,
     pub(super) dropout: DropoutKernels,
+    pub(super) five_level: FiveLevelKernels,
+    pub(super) gguf_ternary: GgufTernaryKernels,
     pub(super) norm: NormKernels,
     pub(super) row_norm: RowNormKernels,
     pub(super) int8: Int8Kernels,
@@ -38,6 +43,7 @@ pub struct KernelTable {
     pub(super) pack5: Pack5Kernels,
     pub(super) sgd: SgdKernels,
     pub(super) ternary: TernaryKernels,
+    pub(super) ternary_pack: TernaryPackKernels,
     pub(super) softmax: SoftmaxKernels,
 }
 
@@ -84,6 +90,8 @@ impl KernelTable {
             adamw: AdamWKernels::for_isa(isa),
             attention: AttentionKernels::for_isa(isa),
             dropout: DropoutKernels::for_isa(isa),
+            five_level: FiveLevelKernels::for_isa(isa),
+            gguf_ternary: GgufTernaryKernels::for_isa(isa),
             norm: NormKernels::for_isa(isa),
             row_norm: RowNormKernels::for_isa(isa),
             int8: Int8Kernels::for_isa(isa),
@@ -92,6 +100,7 @@ impl KernelTable {
             pack5: Pack5Kernels::for_isa(isa),
             sgd: SgdKernels::for_isa(isa),
             ternary: TernaryKernels::for_isa(isa),
+            ternary_pack: TernaryPackKernels::for_isa(isa),
             softmax: SoftmaxKernels::for_isa(isa),
         }
     }

@@ -1,4 +1,4 @@
-//! Ternary weights in the 2-bit layout and their products with int8 activations (csrc/README.md, "ternary").
+//! Products of int8 activations with ternary weights in the 2-bit layout (csrc/README.md, "ternary").
 
 use super::bindings as c;
 use super::isa::Isa;
@@ -48,10 +48,6 @@ type MatmulI32 = unsafe extern "C" fn(*const u8, usize, usize, *const i8, usize,
 pub(super) struct TernaryKernels {
     /// Most tokens for which `matmul` is faster than `panels` and `panel_matmul`.
     direct_tokens: usize,
-    pack: unsafe extern "C" fn(*const i8, usize, usize, *mut u8),
-    quantize_pack: unsafe extern "C" fn(*const f32, usize, usize, *const f32, usize, *mut u8),
-    unpack: unsafe extern "C" fn(*const u8, usize, usize, *mut i8),
-    count_changed: unsafe extern "C" fn(*const u8, *const u8, usize, *mut usize),
     panels: unsafe extern "C" fn(*const u8, usize, *mut u8),
     panels_transposed: unsafe extern "C" fn(*const u8, usize, usize, usize, *mut u8),
     panel_matmul: Matmul,
@@ -64,10 +60,6 @@ impl TernaryKernels {
     pub(super) fn for_isa(isa: Isa) -> Self {
         let mut kernels = TernaryKernels {
             direct_tokens: 3,
-            pack: c::hqk_ternary_pack_portable,
-            quantize_pack: c::hqk_ternary_quantize_pack_portable,
-            unpack: c::hqk_ternary_unpack_portable,
-            count_changed: c::hqk_ternary_count_changed_portable,
             panels: c::hqk_ternary_panels_portable,
             panels_transposed: c::hqk_ternary_panels_transposed_portable,
             panel_matmul: c::hqk_panel_matmul_portable,
@@ -79,15 +71,12 @@ impl TernaryKernels {
         if isa.includes(Isa::Avx2) {
             kernels = TernaryKernels {
                 direct_tokens: 16,
-                quantize_pack: c::hqk_ternary_quantize_pack_avx2,
-                count_changed: c::hqk_ternary_count_changed_avx2,
                 panels: c::hqk_ternary_panels_avx2,
                 panels_transposed: c::hqk_ternary_panels_transposed_avx2,
                 panel_matmul: c::hqk_panel_matmul_avx2,
                 panel_matmul_i32: c::hqk_panel_matmul_i32_avx2,
                 matmul: c::hqk_ternary_matmul_avx2,
                 matmul_i32: c::hqk_ternary_matmul_i32_avx2,
-                ..kernels
             };
         }
         #[cfg(hqk_avxvnni)]
@@ -105,14 +94,12 @@ impl TernaryKernels {
         if isa.includes(Isa::Avx512) {
             kernels = TernaryKernels {
                 direct_tokens: 64,
-                quantize_pack: c::hqk_ternary_quantize_pack_avx512,
                 panels: c::hqk_ternary_panels_avx512,
                 panels_transposed: c::hqk_ternary_panels_transposed_avx512,
                 panel_matmul: c::hqk_panel_matmul_avx512,
                 panel_matmul_i32: c::hqk_panel_matmul_i32_avx512,
                 matmul: c::hqk_ternary_matmul_avx512,
                 matmul_i32: c::hqk_ternary_matmul_i32_avx512,
-                ..kernels
             };
         }
         #[cfg(hqk_avx512vnni)]
@@ -130,10 +117,6 @@ impl TernaryKernels {
         if isa.includes(Isa::Neon) {
             kernels = TernaryKernels {
                 direct_tokens: 16, // by instruction counts, never timed
-                pack: c::hqk_ternary_pack_neon,
-                quantize_pack: c::hqk_ternary_quantize_pack_neon,
-                unpack: c::hqk_ternary_unpack_neon,
-                count_changed: c::hqk_ternary_count_changed_neon,
                 panels: c::hqk_ternary_panels_neon,
                 panels_transposed: c::hqk_ternary_panels_transposed_neon,
                 panel_matmul: c::hqk_panel_matmul_neon,
@@ -205,67 +188,6 @@ pub(super) fn scale_stride(what: &str, scales: &[f32], rows: usize) -> usize {
 }
 
 impl KernelTable {
-    /// Packs `trits` `[rows, cols]` (negative, zero, positive count as -1, 0, 1) into the 2-bit layout.
-    ///
-    /// # Panics
-    /// If a slice has the wrong length.
-    pub fn ternary_pack(&self, trits: &[i8], rows: usize, cols: usize, packed: &mut [u8]) {
-        assert_eq!(Some(trits.len()), rows.checked_mul(cols), "ternary_pack: trits are not {rows} x {cols}");
-        assert_eq!(packed.len(), ternary_packed_len(rows, cols), "ternary_pack: length of the packed matrix");
-        // SAFETY: both lengths were checked above.
-        unsafe { (self.ternary.pack)(trits.as_ptr(), rows, cols, packed.as_mut_ptr()) };
-    }
-
-    /// Quantizes and packs `weights` `[rows, cols]`: `sign(w)` where `|w| > threshold`, else 0 (also for NaN).
-    /// `thresholds`: one for the matrix or one a row, not negative.
-    ///
-    /// # Panics
-    /// If a slice has the wrong length.
-    pub fn ternary_quantize_pack(
-        &self,
-        weights: &[f32],
-        rows: usize,
-        cols: usize,
-        thresholds: &[f32],
-        packed: &mut [u8],
-    ) {
-        assert_eq!(
-            Some(weights.len()),
-            rows.checked_mul(cols),
-            "ternary_quantize_pack: weights are not {rows} x {cols}"
-        );
-        assert_eq!(packed.len(), ternary_packed_len(rows, cols), "ternary_quantize_pack: length of the packed matrix");
-        let stride = scale_stride("ternary_quantize_pack: thresholds", thresholds, rows);
-        // SAFETY: all lengths were checked above.
-        unsafe {
-            let thresholds = thresholds.as_ptr();
-            (self.ternary.quantize_pack)(weights.as_ptr(), rows, cols, thresholds, stride, packed.as_mut_ptr());
-        }
-    }
-
-    /// Unpacks a matrix `[rows, cols]` to -1, 0, 1.
-    ///
-    /// # Panics
-    /// If a slice has the wrong length.
-    pub fn ternary_unpack(&self, packed: &[u8], rows: usize, cols: usize, trits: &mut [i8]) {
-        assert_eq!(Some(trits.len()), rows.checked_mul(cols), "ternary_unpack: trits are not {rows} x {cols}");
-        assert_eq!(packed.len(), ternary_packed_len(rows, cols), "ternary_unpack: length of the packed matrix");
-        // SAFETY: both lengths were checked above.
-        unsafe { (self.ternary.unpack)(packed.as_ptr(), rows, cols, trits.as_mut_ptr()) };
-    }
-
-    /// Number of weights that differ between two packed matrices of one shape.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn ternary_count_changed(&self, a: &[u8], b: &[u8]) -> usize {
-        assert_eq!(a.len(), b.len(), "ternary_count_changed: lengths differ");
-        let mut changed = 0;
-        // SAFETY: both slices hold `a.len()` bytes; one size is written.
-        unsafe { (self.ternary.count_changed)(a.as_ptr(), b.as_ptr(), a.len(), &mut changed) };
-        changed
-    }
-
     /// Unpacks one 64-row block into panels: outputs are the block's rows, the reduction runs over `cols`.
     ///
     /// # Panics

@@ -3,25 +3,17 @@
 
 use rayon::prelude::*;
 
-use super::QuantizedRows;
+use super::{Granularity, QuantizedRows, Requantized};
 use crate::dispatch::Context;
-use crate::kernels::ternary_packed_len;
+use crate::kernels::{TERNARY_BLOCK_ROWS, ternary_block_len, ternary_packed_len};
 use crate::tensor::AlignedBuffer;
 use crate::{Error, Result};
 
 /// The least scale: a matrix of zeros divides by it.
 const MIN_SCALE: f64 = 1e-5;
 
-/// What shares one scale.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ScaleGranularity {
-    /// The whole matrix.
-    #[default]
-    Tensor,
-    /// Each row (output feature).
-    Row,
-}
+/// A byte of four zero weights.
+const ZERO_WEIGHTS: u8 = 0x55;
 
 /// A ternary matrix `[rows, cols]` in the 2-bit layout (csrc/README.md, "2-bit layout"), `W[r][c] ~ scale(r) * q[r][c]`
 /// with `q` in {-1, 0, 1}.
@@ -38,26 +30,82 @@ pub struct PackedTernary {
 }
 
 impl PackedTernary {
+    /// A matrix of zeros with one scale.
+    pub(super) fn zeroed(rows: usize, cols: usize) -> Self {
+        let mut data = AlignedBuffer::zeroed(ternary_packed_len(rows, cols));
+        data.fill(ZERO_WEIGHTS);
+        PackedTernary { rows, cols, data, scales: vec![MIN_SCALE as f32] }
+    }
+
     /// Quantizes `weights` `[rows, cols]` by their mean absolute value (BitNet b1.58, Ma et al. 2024):
-    /// `s = max(mean|W|, 1e-5)`, `q = sign(W)` where `|W| > s / 2`, else 0.
+    /// `s = max(mean|W|, 1e-5)`, `q = sign(W)` where `|W| > s / 2`, else 0. Reads the weights twice.
     ///
-    /// Errors: a length other than `rows * cols`; a NaN or infinite weight (named by its index).
-    pub fn pack(
+    /// Errors: a length other than `rows * cols`; a NaN or infinite weight (named by its index); a granularity of groups
+    /// ([`super::Quantizer`] has those).
+    pub fn pack(ctx: &Context, weights: &[f32], rows: usize, cols: usize, granularity: Granularity) -> Result<Self> {
+        check_len("ternary_pack", weights.len(), rows, cols)?;
+        let mut data = AlignedBuffer::zeroed(ternary_packed_len(rows, cols));
+        let scales = Self::pack_into(ctx, weights, rows, cols, granularity, &mut data)?;
+        Ok(PackedTernary { rows, cols, data, scales })
+    }
+
+    /// As [`PackedTernary::pack`] into bytes of the caller's; gives the scales. On an error the bytes are unchanged.
+    ///
+    /// Errors: as [`PackedTernary::pack`]; `packed` has another length than
+    /// [`crate::kernels::ternary_packed_len`] tells.
+    pub fn pack_into(
         ctx: &Context,
         weights: &[f32],
         rows: usize,
         cols: usize,
-        granularity: ScaleGranularity,
-    ) -> Result<Self> {
-        let scales = match granularity {
-            ScaleGranularity::Tensor => vec![0.0],
-            ScaleGranularity::Row => vec![0.0; rows],
+        granularity: Granularity,
+        packed: &mut [u8],
+    ) -> Result<Vec<f32>> {
+        let count = match granularity {
+            Granularity::Tensor => 1,
+            Granularity::Row => rows,
+            Granularity::Group(size) => {
+                return Err(Error::invalid("granularity", "tensor or row", format!("groups of {size}")));
+            }
         };
         check_len("ternary_pack", weights.len(), rows, cols)?;
-        let data = AlignedBuffer::zeroed(ternary_packed_len(rows, cols));
-        let mut packed = PackedTernary { rows, cols, data, scales };
-        packed.repack(ctx, weights)?;
-        Ok(packed)
+        if checked_packed_len(rows, cols) != Some(packed.len()) {
+            let expected = format!("the bytes of {rows} x {cols} weights");
+            return Err(Error::shape("ternary_pack", "packed", expected, packed.len()));
+        }
+        let scales = mean_scales(ctx, weights, cols, count)?;
+        ctx.ternary_quantize_pack(weights, rows, cols, &thresholds_of(&scales), packed);
+        Ok(scales)
+    }
+
+    /// The matrix whose packed bytes and scales (one, or one a row) came from elsewhere: a file, another process.
+    /// `tensor` names it in errors.
+    ///
+    /// Errors: another number of bytes or scales than the shape demands; a scale that is not finite; a byte that holds
+    /// code 3, which stands for no weight, or padding that is not zero weights, with its offset.
+    pub fn from_bytes(
+        ctx: &Context,
+        tensor: &str,
+        bytes: &[u8],
+        rows: usize,
+        cols: usize,
+        scales: Vec<f32>,
+    ) -> Result<Self> {
+        let expected = checked_packed_len(rows, cols);
+        if expected != Some(bytes.len()) {
+            let expected = expected.map_or("a matrix that fits in memory".into(), |len| format!("{len} bytes"));
+            return Err(Error::invalid(format!("{tensor}: packed {rows} x {cols}"), expected, bytes.len()));
+        }
+        check_scales(tensor, &scales, rows)?;
+        if let Some(offset) = ctx.ternary_find_invalid(bytes) {
+            let found = format!("code 3 in byte {:#04x}", bytes[offset]);
+            return Err(Error::invalid(format!("{tensor}: byte {offset}"), "codes 0, 1 and 2", found));
+        }
+        if let Some(offset) = find_bad_padding(bytes, rows, cols) {
+            let found = format!("byte {:#04x}", bytes[offset]);
+            return Err(Error::invalid(format!("{tensor}: byte {offset}"), "zero weights in the padding", found));
+        }
+        Ok(PackedTernary { rows, cols, data: AlignedBuffer::from_slice(bytes), scales })
     }
 
     /// Packs values that are already -1, 0 or 1 under known scales (one, or one a row).
@@ -65,10 +113,7 @@ impl PackedTernary {
     /// Errors: a length that does not fit the shape; a value outside {-1, 0, 1}; a scale that is not finite.
     pub fn from_trits(ctx: &Context, trits: &[i8], rows: usize, cols: usize, scales: Vec<f32>) -> Result<Self> {
         check_len("ternary_pack", trits.len(), rows, cols)?;
-        if scales.len() != 1 && scales.len() != rows {
-            return Err(Error::shape("ternary_pack", "scales", format!("1 or {rows}"), scales.len()));
-        }
-        check_finite("ternary scales", &scales)?;
+        check_scales("ternary_pack", &scales, rows)?;
         if let Some(index) = trits.iter().position(|t| !(-1..=1).contains(t)) {
             return Err(Error::invalid(format!("trits[{index}]"), "-1, 0 or 1", trits[index]));
         }
@@ -84,9 +129,39 @@ impl PackedTernary {
     pub fn repack(&mut self, ctx: &Context, weights: &[f32]) -> Result<usize> {
         check_len("ternary_pack", weights.len(), self.rows, self.cols)?;
         let scales = mean_scales(ctx, weights, self.cols, self.scales.len())?;
-        let thresholds: Vec<f32> = scales.iter().map(|scale| 0.5 * scale).collect();
+        let changed = ctx.ternary_repack(weights, self.rows, self.cols, &thresholds_of(&scales), &mut self.data);
         self.scales = scales;
-        Ok(ctx.ternary_repack(weights, self.rows, self.cols, &thresholds, &mut self.data))
+        Ok(changed)
+    }
+
+    /// As [`PackedTernary::repack`] under one scale, and what the rounding lost: `sum (w - s q)^2` falls into sums that
+    /// the two reads give anyway, `sum w^2 - 2 s sum_{q != 0} |w| + s^2 count_{q != 0}`.
+    pub(super) fn requantize(&mut self, ctx: &Context, weights: &[f32]) -> Result<Requantized> {
+        let (scale, [_, squares]) = self.mean_scale(ctx, weights)?;
+        let repack = ctx.ternary_repack_sums(weights, self.rows, self.cols, &[0.5 * scale], &mut self.data);
+        self.scales = vec![scale];
+        let s = f64::from(scale);
+        let squared_error = (squares - 2.0 * s * repack.nonzero_sum + s * s * repack.nonzero as f64).max(0.0);
+        Ok(Requantized { changed: repack.changed, squares, squared_error })
+    }
+
+    /// As [`PackedTernary::requantize`] for the signs alone, zero counting as positive: `w ~ s sign(w)`.
+    pub(super) fn requantize_signs(&mut self, ctx: &Context, weights: &[f32]) -> Result<Requantized> {
+        let (scale, [magnitudes, squares]) = self.mean_scale(ctx, weights)?;
+        let signs: Vec<f32> = weights.iter().map(|&w| if w < 0.0 { -1.0 } else { 1.0 }).collect();
+        let changed = ctx.ternary_repack(&signs, self.rows, self.cols, &[0.5], &mut self.data);
+        self.scales = vec![scale];
+        let s = f64::from(scale);
+        let squared_error = (squares - 2.0 * s * magnitudes + s * s * weights.len() as f64).max(0.0);
+        Ok(Requantized { changed, squares, squared_error })
+    }
+
+    /// The scale of the matrix, and the sums of `|w|` and `w^2`: one read, which also finds a weight that is not finite.
+    fn mean_scale(&self, ctx: &Context, weights: &[f32]) -> Result<(f32, [f64; 2])> {
+        check_len("ternary_pack", weights.len(), self.rows, self.cols)?;
+        let sums = ctx.abs_and_square_sums(weights);
+        check_sum(sums[0], weights)?;
+        Ok((scale_of(sums[0], weights.len()), sums))
     }
 
     /// The ternary values `[rows, cols]`.
@@ -157,21 +232,62 @@ fn check_finite(tensor: &str, values: &[f32]) -> Result<()> {
     }
 }
 
+fn check_scales(tensor: &str, scales: &[f32], rows: usize) -> Result<()> {
+    if scales.len() != 1 && scales.len() != rows {
+        return Err(Error::invalid(format!("{tensor}: scales"), format!("1 or {rows}"), scales.len()));
+    }
+    check_finite(&format!("{tensor}: scales"), scales)
+}
+
+/// A sum of finite f32 is finite in f64, and one weight that is not finite taints it: only then are they searched.
+fn check_sum(sum: f64, weights: &[f32]) -> Result<()> {
+    if sum.is_finite() { Ok(()) } else { check_finite("ternary weights", weights) }
+}
+
+/// A weight is 0 up to half its scale.
+fn thresholds_of(scales: &[f32]) -> Vec<f32> {
+    scales.iter().map(|scale| 0.5 * scale).collect()
+}
+
+fn scale_of(sum: f64, count: usize) -> f32 {
+    (sum / count.max(1) as f64).max(MIN_SCALE) as f32
+}
+
 /// `max(mean|W|, 1e-5)` of the matrix (`count` 1) or of each row.
 fn mean_scales(ctx: &Context, weights: &[f32], cols: usize, count: usize) -> Result<Vec<f32>> {
-    let scale = |sum: f64, n: usize| (sum / n.max(1) as f64).max(MIN_SCALE) as f32;
-    // A sum of finite f32 is finite in f64, and one that is not finite taints its sum.
-    let check = |sum: f64| if sum.is_finite() { Ok(()) } else { check_finite("ternary weights", weights) };
     if count == 1 {
         let sum = ctx.abs_sum(weights);
-        check(sum)?;
-        return Ok(vec![scale(sum, weights.len())]);
+        check_sum(sum, weights)?;
+        return Ok(vec![scale_of(sum, weights.len())]);
     }
     if cols == 0 {
         return Ok(vec![MIN_SCALE as f32; count]);
     }
     let kernels = ctx.kernels();
     let sums: Vec<f64> = ctx.install(|| weights.par_chunks(cols).map(|row| kernels.abs_sum(row)).collect());
-    sums.iter().try_for_each(|&sum| check(sum))?;
-    Ok(sums.into_iter().map(|sum| scale(sum, cols)).collect())
+    sums.iter().try_for_each(|&sum| check_sum(sum, weights))?;
+    Ok(sums.into_iter().map(|sum| scale_of(sum, cols)).collect())
+}
+
+/// [`ternary_packed_len`] of sizes that may be absurd.
+fn checked_packed_len(rows: usize, cols: usize) -> Option<usize> {
+    rows.checked_mul(cols)?;
+    rows.div_ceil(TERNARY_BLOCK_ROWS).checked_mul(cols.div_ceil(16))?.checked_mul(256)
+}
+
+/// Offset of the first byte with a weight beyond the shape that is not zero.
+fn find_bad_padding(bytes: &[u8], rows: usize, cols: usize) -> Option<usize> {
+    let steps = cols.div_ceil(16);
+    let byte_at = |row: usize, step: usize, column: usize| {
+        row / TERNARY_BLOCK_ROWS * ternary_block_len(cols) + 256 * step + 4 * (row % TERNARY_BLOCK_ROWS) + column
+    };
+    let padding_rows = rows..rows.next_multiple_of(TERNARY_BLOCK_ROWS);
+    let whole_rows = padding_rows.flat_map(|row| (0..steps).map(move |step| (row, step)));
+    let rows_bytes = whole_rows.flat_map(|(row, step)| (0..4).map(move |column| (byte_at(row, step, column), 0xFF)));
+    // Field f of byte j is column 4 f + j of the step.
+    let used = cols % 16;
+    let fields = |column: usize| (0..4).filter(|f| 4 * f + column >= used).fold(0, |mask, f| mask | 3 << (2 * f));
+    let tail_rows = if used == 0 { 0..0 } else { 0..rows };
+    let tails = tail_rows.flat_map(|row| (0..4).map(move |column| (byte_at(row, steps - 1, column), fields(column))));
+    rows_bytes.chain(tails).filter(|&(at, mask)| (bytes[at] ^ ZERO_WEIGHTS) & mask != 0).map(|(at, _)| at).min()
 }

@@ -3,13 +3,20 @@
 
 use rayon::prelude::*;
 
-use super::{Granularity, PackedTernary, Precision, Quantizer, ScaleGranularity};
-use crate::Result;
+use super::grid::nearest;
+use super::{Granularity, PackedTernary, Precision, Quantizer};
 use crate::dispatch::Context;
 use crate::tensor::AlignedBuffer;
+use crate::{Error, Result};
 
 /// Rows of one block of work.
 const BLOCK_ROWS: usize = 16;
+
+/// Codes a row is quantized in at a time.
+const CODES_AT_ONCE: usize = 256;
+
+/// Lanes of the sums (as the kernels' reductions: csrc/lanes.h).
+const LANES: usize = 16;
 
 /// A quantized weight matrix `[rows, cols]`, by [`Quantizer::for_training`]: one scale for ternary, binary, five-level
 /// and 2-bit matrices, a scale a row for 4 and 8 bits.
@@ -30,7 +37,31 @@ pub enum QuantizedWeight {
     },
 }
 
+/// What [`QuantizedWeight::requantize`] found.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Requantized {
+    /// Codes that differ from before.
+    pub changed: usize,
+    /// Sum of the weights' squares.
+    pub squares: f64,
+    /// Sum of the squared distances of the weights from what their codes stand for.
+    pub squared_error: f64,
+}
+
 impl QuantizedWeight {
+    /// A matrix of zeros `[rows, cols]`, to [`QuantizedWeight::requantize`]; `None` for [`Precision::F32`].
+    pub fn zeroed(precision: Precision, rows: usize, cols: usize) -> Option<Self> {
+        match precision {
+            Precision::F32 => None,
+            Precision::Ternary | Precision::Binary => Some(Self::Packed(PackedTernary::zeroed(rows, cols))),
+            _ => {
+                let per_row = Quantizer::for_training(precision).granularity == Granularity::Row;
+                let scales = vec![1.0; if per_row { rows } else { 1 }];
+                Some(Self::Dequantized { rows, cols, values: AlignedBuffer::zeroed(rows * cols), scales })
+            }
+        }
+    }
+
     /// The quantized copy of `weights` `[rows, cols]`; `None` for [`Precision::F32`].
     /// Errors: `weights` is not `rows * cols` long; a weight that is not finite.
     pub fn quantize(
@@ -40,53 +71,44 @@ impl QuantizedWeight {
         rows: usize,
         cols: usize,
     ) -> Result<Option<Self>> {
-        let mut matrix = match precision {
-            Precision::F32 => return Ok(None),
-            // The ternary form also gives the matrix of signs its place; the signs come below.
-            Precision::Ternary | Precision::Binary => {
-                let packed = PackedTernary::pack(context, weights, rows, cols, ScaleGranularity::Tensor)?;
-                if precision == Precision::Ternary {
-                    return Ok(Some(Self::Packed(packed)));
-                }
-                Self::Packed(packed)
-            }
-            _ => {
-                let quantizer = Quantizer::for_training(precision);
-                let scales = quantizer.scales(context, weights, rows, cols)?;
-                Self::Dequantized { rows, cols, values: AlignedBuffer::zeroed(rows * cols), scales }
-            }
-        };
+        if rows.checked_mul(cols) != Some(weights.len()) {
+            return Err(Error::shape("quantize", "weights", format!("{rows} x {cols}"), weights.len()));
+        }
+        let Some(mut matrix) = Self::zeroed(precision, rows, cols) else { return Ok(None) };
         matrix.requantize(context, precision, weights)?;
         Ok(Some(matrix))
     }
 
-    /// Quantizes changed weights of the same shape and precision in place; returns the number of codes that differ
-    /// from before. Errors as [`QuantizedWeight::quantize`]; the matrix is then unchanged.
-    pub fn requantize(&mut self, context: &Context, precision: Precision, weights: &[f32]) -> Result<usize> {
-        if let (Self::Packed(packed), Precision::Ternary) = (&mut *self, precision) {
-            return packed.repack(context, weights);
-        }
+    /// Quantizes changed weights of the same shape and precision in place, in two reads of the weights: their mean, then
+    /// their codes. Errors as [`QuantizedWeight::quantize`]; the matrix is then unchanged.
+    pub fn requantize(&mut self, context: &Context, precision: Precision, weights: &[f32]) -> Result<Requantized> {
         let (rows, cols) = self.shape();
-        let new_scales = Quantizer::for_training(precision).scales(context, weights, rows, cols)?;
         match self {
-            Self::Packed(packed) => Ok(repack_signs(packed, context, weights, new_scales)),
+            Self::Packed(packed) if precision == Precision::Ternary => packed.requantize(context, weights),
+            Self::Packed(packed) => packed.requantize_signs(context, weights),
             Self::Dequantized { values, scales, .. } => {
-                let per_row = Quantizer::for_training(precision).granularity == Granularity::Row;
+                let new_scales = Quantizer::for_training(precision).scales(context, weights, rows, cols)?;
+                let per_row = new_scales.len() > 1;
                 let cols = cols.max(1);
-                let changed = context.install(|| {
+                let block = |(block, (values, weights)): (usize, (&mut [f32], &[f32]))| {
+                    let mut changed = 0;
+                    for (row, (values, weights)) in values.chunks_mut(cols).zip(weights.chunks(cols)).enumerate() {
+                        let at = if per_row { block * BLOCK_ROWS + row } else { 0 };
+                        changed += requantize_row(precision, weights, scales[at], new_scales[at], values);
+                    }
+                    let [squares, squared_error] = distance_sums(weights, values);
+                    Requantized { changed, squares, squared_error }
+                };
+                let blocks: Vec<Requantized> = context.install(|| {
                     let blocks = values.par_chunks_mut(BLOCK_ROWS * cols).zip(weights.par_chunks(BLOCK_ROWS * cols));
-                    let changes = blocks.enumerate().map(|(block, (values, weights))| -> usize {
-                        let rows = values.chunks_mut(cols).zip(weights.chunks(cols)).enumerate();
-                        rows.map(|(row, (values, weights))| {
-                            let at = if per_row { block * BLOCK_ROWS + row } else { 0 };
-                            requantize_row(precision, weights, scales[at], new_scales[at], values)
-                        })
-                        .sum()
-                    });
-                    changes.sum()
+                    blocks.enumerate().map(block).collect()
                 });
                 *scales = new_scales;
-                Ok(changed)
+                Ok(blocks.into_iter().fold(Requantized::default(), |total, block| Requantized {
+                    changed: total.changed + block.changed,
+                    squares: total.squares + block.squares,
+                    squared_error: total.squared_error + block.squared_error,
+                }))
             }
         }
     }
@@ -136,19 +158,26 @@ impl QuantizedWeight {
 /// Quantizes one row over its old values; the old codes are read back from them. Returns the number of changed codes.
 fn requantize_row(precision: Precision, weights: &[f32], old: f32, new: f32, values: &mut [f32]) -> usize {
     let (old_step, new_step) = (precision.unit() * old, precision.unit() * new);
-    let code_of = precision.code_function();
-    let mut changed = 0;
-    for (value, &weight) in values.iter_mut().zip(weights) {
-        let code = code_of(weight, new);
-        changed += usize::from((*value / old_step).round_ties_even() != f32::from(code));
-        *value = f32::from(code) * new_step;
+    let (mut changed, mut codes) = (0, [0i8; CODES_AT_ONCE]);
+    for (values, weights) in values.chunks_mut(CODES_AT_ONCE).zip(weights.chunks(CODES_AT_ONCE)) {
+        precision.encode(weights, new, &mut codes[..weights.len()]);
+        for (value, &code) in values.iter_mut().zip(&codes) {
+            changed += usize::from(nearest(*value / old_step) != f32::from(code));
+            *value = f32::from(code) * new_step;
+        }
     }
     changed
 }
 
-/// Packs the signs; a weight of zero counts as positive.
-fn repack_signs(packed: &mut PackedTernary, context: &Context, weights: &[f32], scales: Vec<f32>) -> usize {
-    let signs: Vec<f32> = weights.iter().map(|&w| if w < 0.0 { -1.0 } else { 1.0 }).collect();
-    packed.scales = scales;
-    context.ternary_repack(&signs, packed.rows, packed.cols, &[0.5], &mut packed.data)
+/// Sums of `w^2` and `(w - q)^2`, in fixed f64 lanes.
+fn distance_sums(weights: &[f32], values: &[f32]) -> [f64; 2] {
+    let (mut squares, mut errors) = ([0f64; LANES], [0f64; LANES]);
+    for (weights, values) in weights.chunks(LANES).zip(values.chunks(LANES)) {
+        for (lane, (&w, &q)) in weights.iter().zip(values).enumerate() {
+            let off = f64::from(w - q);
+            squares[lane] += f64::from(w) * f64::from(w);
+            errors[lane] += off * off;
+        }
+    }
+    [squares.iter().sum::<f64>(), errors.iter().sum::<f64>()]
 }

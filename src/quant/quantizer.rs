@@ -3,24 +3,11 @@
 
 use rayon::prelude::*;
 
-use super::Precision;
 use super::grid::MIN_SCALE;
 use super::quantized_tensor::{QuantizedTensor, Runs};
+use super::{Granularity, Precision};
 use crate::dispatch::Context;
 use crate::{Error, Result};
-
-/// How many values share one scale.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Granularity {
-    /// The whole matrix.
-    #[default]
-    Tensor,
-    /// One row: an output feature.
-    Row,
-    /// This many neighbours of a row (128 is a good size); the last group of a row may be shorter. For inference and
-    /// post-training quantization only: the backward product cannot fold such scales into its input.
-    Group(usize),
-}
 
 /// Where a scale comes from. Means and largest magnitudes count as at least 1e-5.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -114,14 +101,13 @@ impl Quantizer {
     pub fn quantize(&self, context: &Context, weights: &[f32], rows: usize, cols: usize) -> Result<QuantizedTensor> {
         let scales = self.scales(context, weights, rows, cols)?;
         let runs = Runs::new(self.granularity, cols);
-        let code = self.precision.code_function();
         let mut codes = vec![0i8; weights.len()];
         context.install(|| {
             let pieces = codes.par_chunks_mut(runs.piece).zip(weights.par_chunks(runs.piece)).enumerate();
             pieces.for_each(|(index, (codes, weights))| {
                 let scales = runs.scales_of(index, &scales);
                 for ((codes, weights), &scale) in codes.chunks_mut(runs.run).zip(weights.chunks(runs.run)).zip(scales) {
-                    codes.iter_mut().zip(weights).for_each(|(c, &w)| *c = code(w, scale));
+                    self.precision.encode(weights, scale, codes);
                 }
             });
         });

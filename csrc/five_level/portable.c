@@ -1,0 +1,3 @@
+#define HQK_NAME(op) op##_portable
+#include "body.h"
+#include "quantize_body.h"

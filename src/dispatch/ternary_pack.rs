@@ -1,0 +1,201 @@
+//! Packing, unpacking and checking ternary matrices on the context's threads, block by block of 64 rows: results do not
+//! depend on the number of threads.
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use super::Context;
+use crate::kernels::{TERNARY_BLOCK_ROWS, ternary_block_len, ternary_packed_len};
+use crate::tensor::AlignedBuffer;
+
+/// Matrices of fewer weights stay on the calling thread: waking another costs more.
+const SERIAL_BELOW: usize = 1 << 19;
+
+/// Bytes of one task of a check.
+const CHECK_BYTES: usize = 1 << 20;
+
+thread_local! {
+    /// A freshly packed block. Grows to the largest block seen.
+    static FRESH: RefCell<AlignedBuffer<u8>> = RefCell::default();
+}
+
+fn with_fresh<R>(len: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
+    FRESH.with_borrow_mut(|buffer| {
+        if buffer.len() < len {
+            *buffer = AlignedBuffer::zeroed(len);
+        }
+        work(&mut buffer[..len])
+    })
+}
+
+/// What [`Context::ternary_repack_sums`] found.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct TernaryRepack {
+    /// Weights whose value differs from before.
+    pub changed: usize,
+    /// Weights that are not zero now.
+    pub nonzero: usize,
+    /// Sum of `|w|` over those, in f64.
+    pub nonzero_sum: f64,
+}
+
+impl Context {
+    /// Quantizes and packs `weights` `[rows, cols]`: `sign(w)` where `|w|` exceeds its threshold, else 0.
+    /// `thresholds`: one for the matrix or one a row. Whatever `packed` held is lost.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn ternary_quantize_pack(
+        &self,
+        weights: &[f32],
+        rows: usize,
+        cols: usize,
+        thresholds: &[f32],
+        packed: &mut [u8],
+    ) {
+        let kernels = self.kernels();
+        self.quantize_blocks(weights, rows, cols, thresholds, packed, |weights, rows, thresholds, packed| {
+            kernels.ternary_quantize_pack(weights, rows, cols, thresholds, packed);
+        });
+    }
+
+    /// As [`Context::ternary_quantize_pack`]; gives the number of weights whose value differs from before.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn ternary_repack(
+        &self,
+        weights: &[f32],
+        rows: usize,
+        cols: usize,
+        thresholds: &[f32],
+        packed: &mut [u8],
+    ) -> usize {
+        let kernels = self.kernels();
+        let changed = |weights: &[f32], rows, thresholds: &[f32], packed: &mut [u8]| {
+            with_fresh(packed.len(), |fresh| {
+                kernels.ternary_quantize_pack(weights, rows, cols, thresholds, fresh);
+                let changed = kernels.ternary_count_changed(fresh, packed);
+                packed.copy_from_slice(fresh);
+                changed
+            })
+        };
+        self.quantize_blocks(weights, rows, cols, thresholds, packed, changed).into_iter().sum()
+    }
+
+    /// As [`Context::ternary_repack`], with the sums that tell what the rounding lost; the same bits at every thread
+    /// count and ISA.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn ternary_repack_sums(
+        &self,
+        weights: &[f32],
+        rows: usize,
+        cols: usize,
+        thresholds: &[f32],
+        packed: &mut [u8],
+    ) -> TernaryRepack {
+        let kernels = self.kernels();
+        let repack = |weights: &[f32], rows, thresholds: &[f32], packed: &mut [u8]| {
+            with_fresh(packed.len(), |fresh| {
+                let nonzero_sum = kernels.ternary_quantize_pack_sum(weights, rows, cols, thresholds, fresh);
+                let changed = kernels.ternary_count_changed(fresh, packed);
+                packed.copy_from_slice(fresh);
+                TernaryRepack { changed, nonzero: kernels.ternary_count_nonzero(fresh), nonzero_sum }
+            })
+        };
+        let blocks = self.quantize_blocks(weights, rows, cols, thresholds, packed, repack);
+        blocks.into_iter().fold(TernaryRepack::default(), |total, block| TernaryRepack {
+            changed: total.changed + block.changed,
+            nonzero: total.nonzero + block.nonzero,
+            nonzero_sum: total.nonzero_sum + block.nonzero_sum,
+        })
+    }
+
+    /// Runs `work(weights, rows, thresholds, packed)` on every block of 64 rows, from the last to the first: after a sum
+    /// over the weights the end is what the caches still hold. The results are in the order of the rows.
+    fn quantize_blocks<R: Send>(
+        &self,
+        weights: &[f32],
+        rows: usize,
+        cols: usize,
+        thresholds: &[f32],
+        packed: &mut [u8],
+        work: impl Fn(&[f32], usize, &[f32], &mut [u8]) -> R + Sync,
+    ) -> Vec<R> {
+        check_lengths(weights.len(), rows, cols, packed.len());
+        assert!(thresholds.len() == 1 || thresholds.len() == rows, "ternary matrix: 1 or {rows} thresholds");
+        if weights.is_empty() {
+            return Vec::new();
+        }
+        let block = |(block, (packed, weights)): (usize, (&mut [u8], &[f32]))| {
+            let (first, rows) = (block * TERNARY_BLOCK_ROWS, weights.len() / cols);
+            let thresholds = if thresholds.len() == 1 { thresholds } else { &thresholds[first..first + rows] };
+            work(weights, rows, thresholds, packed)
+        };
+        let (block_len, block_weights) = (ternary_block_len(cols), TERNARY_BLOCK_ROWS * cols);
+        if weights.len() < SERIAL_BELOW {
+            return packed.chunks_mut(block_len).zip(weights.chunks(block_weights)).enumerate().map(block).collect();
+        }
+        let blocks = packed.par_chunks_mut(block_len).zip(weights.par_chunks(block_weights)).enumerate();
+        let mut results: Vec<R> = self.install(|| blocks.rev().map(block).collect());
+        results.reverse();
+        results
+    }
+
+    /// Packs `trits` `[rows, cols]` (negative, zero, positive count as -1, 0, 1).
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn ternary_pack(&self, trits: &[i8], rows: usize, cols: usize, packed: &mut [u8]) {
+        check_lengths(trits.len(), rows, cols, packed.len());
+        let kernels = self.kernels();
+        if trits.len() < SERIAL_BELOW {
+            return kernels.ternary_pack(trits, rows, cols, packed);
+        }
+        self.install(|| {
+            let blocks = packed.par_chunks_mut(ternary_block_len(cols));
+            blocks.zip(trits.par_chunks(TERNARY_BLOCK_ROWS * cols)).for_each(|(packed, trits)| {
+                kernels.ternary_pack(trits, trits.len() / cols, cols, packed);
+            });
+        });
+    }
+
+    /// Unpacks a matrix `[rows, cols]` to -1, 0, 1.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub fn ternary_unpack(&self, packed: &[u8], rows: usize, cols: usize, trits: &mut [i8]) {
+        check_lengths(trits.len(), rows, cols, packed.len());
+        let kernels = self.kernels();
+        if trits.len() < SERIAL_BELOW {
+            return kernels.ternary_unpack(packed, rows, cols, trits);
+        }
+        self.install(|| {
+            let blocks = packed.par_chunks(ternary_block_len(cols));
+            blocks.zip(trits.par_chunks_mut(TERNARY_BLOCK_ROWS * cols)).for_each(|(packed, trits)| {
+                kernels.ternary_unpack(packed, trits.len() / cols, cols, trits);
+            });
+        });
+    }
+
+    /// Where the first byte lies that holds code 3, which stands for no weight; `None` if all bytes are sound.
+    pub fn ternary_find_invalid(&self, packed: &[u8]) -> Option<usize> {
+        let kernels = self.kernels();
+        if packed.len() <= CHECK_BYTES {
+            return kernels.ternary_find_invalid(packed);
+        }
+        self.install(|| {
+            let parts = packed.par_chunks(CHECK_BYTES).enumerate();
+            parts.filter_map(|(part, bytes)| Some(part * CHECK_BYTES + kernels.ternary_find_invalid(bytes)?)).min()
+        })
+    }
+}
+
+fn check_lengths(weights: usize, rows: usize, cols: usize, packed: usize) {
+    assert_eq!(Some(weights), rows.checked_mul(cols), "ternary matrix: weights are not {rows} x {cols}");
+    assert_eq!(packed, ternary_packed_len(rows, cols), "ternary matrix: length of the packed form");
+}

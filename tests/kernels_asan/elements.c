@@ -1,0 +1,58 @@
+/* Kernels over `n` elements: norm, optimizers, activations, dropout. */
+#include "harness.h"
+
+static void norm(size_t n) {
+    float *x = floats(n), *y = floats(n);
+    double sums[2];
+    RUN(abs_sum, x, n, sums);
+    RUN(sum_squares, x, n, sums);
+    RUN(dot, x, y, n, sums);
+    RUN(abs_and_square_sums, x, n, sums);
+    RUN(scale, x, n, 0.5f);
+    free_all();
+}
+
+static void optimizers(size_t n) {
+    float *gradient = floats(n), *weight = floats(n), *first = floats(n), *second = floats(n);
+    double *sums = NEW(double, 5);
+    hqk_adamw_settings adamw = {0.1f, 0.95f, 0.05f, 1e-8f, 1.5f, 1.2f, 1.4f, 1.1f, 0.0f};
+    hqk_sgd_settings sgd = {0.9f, 0.01f, 10.0f, 0.0f};
+    for (int biased = 0; biased < 2; biased++) {
+        adamw.bias = sgd.bias = biased ? 0.5f : 0.0f;
+        for (size_t i = 0; i < n; i++) second[i] = second[i] < 0.0f ? -second[i] : second[i];
+        RUN(adamw_moments, gradient, weight, n, &adamw, first, second, sums);
+        RUN(adamw_apply, gradient, first, second, n, &adamw, 0.99f, 0.01f, weight);
+        RUN(sgd_velocity, gradient, weight, n, &sgd, first, sums);
+        RUN(sgd_apply, gradient, first, n, &sgd, 0.01f, weight);
+    }
+    free_all();
+}
+
+static void activations(size_t n) {
+    float *x = floats(n), *up = floats(n), *dy = floats(n), *y = floats(n), *dup = floats(n);
+    RUN(exp_values, x, n, y);
+    RUN(log_values, x, n, y);
+    RUN(tanh_values, x, n, y);
+    RUN(sigmoid_values, x, n, y);
+    RUN(gelu, x, n, y);
+    RUN(gelu_backward, x, dy, n, y);
+    RUN(silu_gate, x, up, n, y);
+    RUN(silu_gate_backward, x, up, dy, n, y, dup);
+    RUN(relu2, x, n, y);
+    RUN(relu2_backward, x, dy, n, y);
+    RUN(relu2_gate, x, up, n, y);
+    RUN(relu2_gate_backward, x, up, dy, n, y, dup);
+    uint32_t *key = NEW(uint32_t, 2);
+    key[0] = 3, key[1] = 5;
+    RUN(dropout, x, n, key, 7, 9, 4 * (uint64_t)draw(), 1u << 31, 2.0f, y);
+    free_all();
+}
+
+void run_elements(void) {
+    static const size_t sizes[] = {ODD_SIZES, 511, 513, 1031, 65537};
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        norm(sizes[i]);
+        optimizers(sizes[i]);
+        activations(sizes[i]);
+    }
+}

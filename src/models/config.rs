@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::sharing::Sharing;
 use crate::nn::ops::RopeScaling;
 use crate::nn::{GradPrecision, Precision};
 use crate::{Error, Result};
@@ -104,6 +105,8 @@ pub struct ModelConfig {
     pub mlp_bias: bool,
     /// Whether the head is the embedding table.
     pub tie_word_embeddings: bool,
+    /// Blocks that share their linear layers.
+    pub parameter_sharing: Sharing,
     /// Standard deviation of initial weights.
     pub initializer_range: f32,
     /// Positions a query sees, itself included; `None`: all before it.
@@ -159,6 +162,7 @@ impl ModelConfig {
         }
         divides("num_key_value_heads", self.num_key_value_heads, "num_attention_heads", self.num_attention_heads)?;
         self.validate_form()?;
+        self.parameter_sharing.validate(self.num_hidden_layers)?;
         for (name, value, least, most) in [
             ("rms_norm_eps", self.rms_norm_eps, 1e-12, 1.0),
             ("layer_norm_eps", self.layer_norm_eps, 1e-12, 1.0),

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::config::{Activation, ModelConfig, ModelType};
 use super::quantization_json::{ONLINE, read_quantization};
+use super::sharing::Sharing;
 use crate::nn::ops::RopeScaling;
 use crate::nn::{GradPrecision, Precision};
 use crate::{Error, Result};
@@ -108,6 +109,7 @@ impl ModelConfig {
             vocab_size: fields.required("vocab_size")?,
             initializer_range: fields.or("initializer_range", 0.02)?,
             tie_word_embeddings: fields.or("tie_word_embeddings", model_type.is_plain())?,
+            parameter_sharing: fields.or("parameter_sharing", Sharing::default())?,
         };
         let config = match model_type {
             ModelType::Gpt2 => gpt2(&mut fields, shared)?,
@@ -147,6 +149,9 @@ impl ModelConfig {
             "gradient_precision": self.gradient_precision,
         });
         config.extend(rest.as_object().cloned().unwrap_or_default());
+        if !self.parameter_sharing.is_empty() {
+            config.insert("parameter_sharing".into(), json!(self.parameter_sharing));
+        }
         if self.precision == Precision::Ternary && self.transformers_obstacle().is_none() {
             config.insert("quantization_config".into(), ONLINE.to_json());
         }
@@ -161,6 +166,9 @@ impl ModelConfig {
         }
         if self.sliding_window.is_some() && form != ModelType::Mistral {
             return Some(format!("transformers ignores sliding_window for model_type {}", form.name()));
+        }
+        if !self.parameter_sharing.is_empty() {
+            return Some("transformers has no parameter_sharing; an export holds each layer's copy".into());
         }
         (form == ModelType::Plain).then(|| "transformers has no model_type plain".into())
     }
@@ -227,6 +235,7 @@ struct Shared {
     vocab_size: usize,
     initializer_range: f32,
     tie_word_embeddings: bool,
+    parameter_sharing: Sharing,
 }
 
 impl Shared {
@@ -250,6 +259,7 @@ impl Shared {
             attention_bias: false,
             mlp_bias: false,
             tie_word_embeddings: self.tie_word_embeddings,
+            parameter_sharing: self.parameter_sharing,
             initializer_range: self.initializer_range,
             sliding_window: None,
             bos_token_id: self.bos_token_id,

@@ -11,6 +11,7 @@ use super::files::{Form, plain_form, scale_name, transposed, write_folder};
 use super::model::Model;
 use super::packed_rows::{self, ROWS_PER_BYTE};
 use super::quantization_json::PACKED;
+use super::sharing::Sharing;
 use crate::dispatch::Context;
 use crate::formats::{Dtype, TensorData};
 use crate::nn::{ParamId, ParamKind, ParamSpec, Precision};
@@ -42,6 +43,12 @@ impl Model {
         if config.model_type == ModelType::Plain && config.precision == Precision::F32 {
             config.model_type = ModelType::Gpt2;
         }
+        let shared_precision = config.parameter_sharing.precision.filter(|&precision| precision != config.precision);
+        config.parameter_sharing = Sharing::default();
+        if let Some(precision) = shared_precision {
+            let found = format!("shared layers in {precision}, others in {}", config.precision);
+            return Err(Error::Unsupported(format!("no export to safetensors: {found}")));
+        }
         if let Some(obstacle) = config.transformers_obstacle() {
             return Err(Error::Unsupported(format!("no export to safetensors: {obstacle}")));
         }
@@ -49,9 +56,12 @@ impl Model {
             let found = format!("a model with {} layers", config.precision);
             return Err(Error::invalid("--type", "packed for ternary models only", found));
         }
-        let (_, specs) = Model::declare(&config);
+        // A shared tensor is written for each block that uses it: the uses come in the order of the tensors of a model
+        // without sharing.
+        let roles = Model::declare(&self.config).roles;
+        let specs = Model::declare(&config).parameters;
         let mut tensors = Vec::with_capacity(specs.len());
-        for (id, spec) in self.store.ids().zip(&specs) {
+        for (&(_, id), spec) in roles.iter().zip(&specs) {
             if kind == ExportType::Packed && spec.kind == ParamKind::Linear {
                 tensors.extend(self.packed_tensors(context, id, spec)?);
             } else {

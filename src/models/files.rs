@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::config::{ModelConfig, ModelType};
+use super::layers::Declaration;
 use super::model::Model;
 use super::packed_rows;
 use super::quantization_json::scales_divide;
@@ -52,7 +53,7 @@ impl Model {
         let config_path = folder.join(CONFIG_FILE);
         let text = std::fs::read_to_string(&config_path).map_err(|error| Error::io(&config_path, error))?;
         let config = ModelConfig::from_json(&text, &config_path)?;
-        let (plan, specs) = Model::declare(&config);
+        let Declaration { plan, parameters: specs, .. } = Model::declare(&config);
         let tensors = SafetensorsFolder::open(folder)?;
         let sources = find_sources(&config, &specs, &tensors)?;
         let mut store = ParamStore::new(specs)?;

@@ -5,12 +5,13 @@
 use std::sync::Arc;
 
 use super::config::{Activation, ModelConfig, ModelType};
-use super::layers::Layers;
+use super::layers::{Declaration, Layers};
+use super::sharing::BlockPart;
 use crate::nn::ops::{AttentionShape, RotaryTable};
-use crate::nn::{BufferId, BufferKind, Init, PlanBuilder};
+use crate::nn::{BufferId, BufferKind, Init};
 
 /// Declares the gated form of `config`.
-pub(super) fn build(config: &ModelConfig) -> PlanBuilder {
+pub(super) fn build(config: &ModelConfig) -> Declaration {
     let mut layers = Layers::new(config);
     let (hidden, ffn, head_dim) = (config.hidden_size, config.intermediate_size, config.head_dim());
     let (heads, kv_heads, window) = (config.num_attention_heads, config.num_key_value_heads, config.sliding_window);
@@ -22,6 +23,7 @@ pub(super) fn build(config: &ModelConfig) -> PlanBuilder {
     let mut x = layers.plan.embedding(table);
     for layer in 0..config.num_hidden_layers {
         let name = |part: &str| format!("model.layers.{layer}.{part}");
+        layers.enter(BlockPart::Attention, layer);
         let bias = config.attention_bias;
         let normed = layers.rms_norm(x, &name("input_layernorm.weight"), eps, layers.linear_input());
         let q = layers.gated_linear(normed, &name("self_attn.q_proj"), q_width, bias);
@@ -33,6 +35,7 @@ pub(super) fn build(config: &ModelConfig) -> PlanBuilder {
         let projected = layers.gated_linear(attended, &name("self_attn.o_proj"), hidden, bias);
         x = layers.plan.add(x, projected);
 
+        layers.enter(BlockPart::FeedForward, layer);
         let bias = config.mlp_bias;
         let normed = layers.rms_norm(x, &name("post_attention_layernorm.weight"), eps, layers.linear_input());
         let gate = layers.gated_linear(normed, &name("mlp.gate_proj"), ffn, bias);
@@ -45,10 +48,11 @@ pub(super) fn build(config: &ModelConfig) -> PlanBuilder {
         let outer = layers.gated_linear(inner, &name("mlp.down_proj"), hidden, bias);
         x = layers.plan.add(x, outer);
     }
+    layers.leave_blocks();
     let normed = layers.rms_norm(x, "model.norm.weight", eps, BufferKind::Float);
-    let head = if config.tie_word_embeddings { table } else { layers.table("lm_head.weight", config.vocab_size) };
+    let head = layers.head("lm_head.weight", table);
     layers.plan.language_model_head(normed, head);
-    layers.plan
+    layers.finish()
 }
 
 impl Layers<'_> {

@@ -11,8 +11,10 @@ mod packed_rows;
 mod plain;
 mod presets;
 mod quantization_json;
+mod sharing;
 
 pub use config::{Activation, ModelConfig, ModelType};
 pub use export::ExportType;
 pub use model::Model;
 pub use presets::{PRESETS, preset};
+pub use sharing::{BlockPart, SharedTensor, Sharing, SharingInfo, SharingRule};

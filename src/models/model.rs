@@ -2,9 +2,10 @@
 #![forbid(unsafe_code)]
 
 use super::config::ModelConfig;
+use super::layers::Declaration;
 use super::{gated, plain};
 use crate::Result;
-use crate::nn::{KeyValueCache, ParamSpec, ParamStore, Plan};
+use crate::nn::{KeyValueCache, ParamStore, Plan};
 
 /// A decoder language model.
 #[derive(Debug)]
@@ -28,14 +29,14 @@ impl Model {
 
     fn with_zeros(config: ModelConfig) -> Result<Self> {
         config.validate()?;
-        let (plan, parameters) = Model::declare(&config);
+        let Declaration { plan, parameters, .. } = Model::declare(&config);
         Ok(Model { config, plan, store: ParamStore::new(parameters)? })
     }
 
     /// The operations and parameters of a valid configuration.
-    pub(super) fn declare(config: &ModelConfig) -> (Plan, Vec<ParamSpec>) {
+    pub(super) fn declare(config: &ModelConfig) -> Declaration {
         let form = if config.model_type.is_plain() { plain::build } else { gated::build };
-        form(config).finish()
+        form(config)
     }
 
     /// An empty cache for `sequences` texts of up to `capacity` tokens each (at most [`ModelConfig::context_length`]).

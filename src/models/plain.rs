@@ -7,9 +7,10 @@
 #![forbid(unsafe_code)]
 
 use super::config::{ModelConfig, ModelType};
-use super::layers::Layers;
+use super::layers::{Declaration, Layers};
+use super::sharing::BlockPart;
 use crate::nn::ops::AttentionShape;
-use crate::nn::{BufferId, BufferKind, Init, PlanBuilder, Precision};
+use crate::nn::{BufferId, BufferKind, Init, Precision};
 
 /// What the tensors of a form are called.
 struct Names {
@@ -56,7 +57,7 @@ const GPT2: Names = Names {
 };
 
 /// Declares the form of `config`.
-pub(super) fn build(config: &ModelConfig) -> PlanBuilder {
+pub(super) fn build(config: &ModelConfig) -> Declaration {
     let names = if config.model_type == ModelType::Gpt2 { GPT2 } else { PLAIN };
     let mut layers = Layers::new(config);
     let (hidden, ffn, eps) = (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
@@ -75,31 +76,34 @@ pub(super) fn build(config: &ModelConfig) -> PlanBuilder {
     let residual_std = std / (2.0 * config.num_hidden_layers as f32).sqrt();
     for block in 0..config.num_hidden_layers {
         let name = |part: &str| format!("{}.{block}.{part}", names.blocks);
+        layers.enter(BlockPart::Attention, block);
         let normed = layers.block_norm(x, &name(names.attention_norm));
         let qkv = layers.plain_linear(normed, &name(names.qkv), 3 * hidden, std);
         let attended = layers.plan.attention_fused(qkv, shape);
         let projected = layers.plain_linear(attended, &name(names.attention_out), hidden, residual_std);
         x = layers.plan.add(x, projected);
+        layers.enter(BlockPart::FeedForward, block);
         let normed = layers.block_norm(x, &name(names.feed_forward_norm));
         let inner = layers.plain_linear(normed, &name(names.feed_forward_in), ffn, std);
         let activated = layers.plan.gelu(inner);
         let outer = layers.plain_linear(activated, &name(names.feed_forward_out), hidden, residual_std);
         x = layers.plan.add(x, outer);
     }
+    layers.leave_blocks();
     let normed = if layers.norms_inside() {
         layers.rms_norm(x, &format!("{}.weight", names.norm), eps, BufferKind::Float)
     } else {
         layers.layer_norm(x, names.norm)
     };
-    let head = if config.tie_word_embeddings { table } else { layers.table(names.head, config.vocab_size) };
+    let head = layers.head(names.head, table);
     layers.plan.language_model_head(normed, head);
-    layers.plan
+    layers.finish()
 }
 
 impl Layers<'_> {
     /// Whether the linear layers have their own norms instead of biases.
     fn norms_inside(&self) -> bool {
-        self.config.model_type == ModelType::Plain && self.config.precision != Precision::F32
+        self.config.model_type == ModelType::Plain && self.precision() != Precision::F32
     }
 
     /// A block's LayerNorm, where the linear layers do not bring their own norm.
@@ -109,7 +113,7 @@ impl Layers<'_> {
 
     fn layer_norm(&mut self, x: BufferId, name: &str) -> BufferId {
         let gain = self.gain(&format!("{name}.weight"), x);
-        let bias = self.bias(&format!("{name}.bias"), self.plan.buffer_spec(x).width);
+        let bias = self.norm_bias(&format!("{name}.bias"), x);
         self.plan.layer_norm(x, gain, bias, self.config.layer_norm_eps)
     }
 

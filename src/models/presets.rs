@@ -40,6 +40,7 @@ pub fn preset(name: &str) -> Result<ModelConfig> {
         attention_bias: false,
         mlp_bias: false,
         tie_word_embeddings: true,
+        parameter_sharing: Default::default(),
         initializer_range: 0.02,
         sliding_window: None,
         bos_token_id: None,

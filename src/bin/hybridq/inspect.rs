@@ -2,12 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use hybridq::Result;
 use hybridq::formats::inspect;
+use hybridq::models::{ModelConfig, SharingInfo};
 use hybridq::train::resolve_model;
+use hybridq::{Error, Result};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -42,6 +43,25 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
         "{} elements in {} bytes: {:.2} times smaller than f32",
         found.elements, found.bytes, found.ratio_to_f32
     );
+    if let Some(info) = sharing_of(&arguments.path)? {
+        let saved = 100.0 * info.reduction;
+        let _ = writeln!(
+            text,
+            "{} parameters in use, {} unique ({saved:.1} % less), {} bytes with packed layers",
+            info.total, info.unique, info.packed_bytes
+        );
+        for tensor in &info.shared {
+            let _ = writeln!(text, "  {} is {}", tensor.name, tensor.users[1..].join(", "));
+        }
+    }
     crate::write_stdout(&text)?;
     Ok(crate::DONE)
+}
+
+/// What a model folder's tensors are used for; `None` for other files.
+fn sharing_of(path: &Path) -> Result<Option<SharingInfo>> {
+    let Ok(folder) = resolve_model(path) else { return Ok(None) };
+    let path = folder.join("config.json");
+    let text = std::fs::read_to_string(&path).map_err(|error| Error::io(&path, error))?;
+    Ok(Some(ModelConfig::from_json(&text, &path)?.sharing_info()?))
 }

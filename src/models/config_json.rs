@@ -116,7 +116,7 @@ impl ModelConfig {
             _ => llama(&mut fields, shared)?,
         };
         fields.finish("")?;
-        config.validate()?;
+        config.validate().map_err(|error| Error::format(path, None, error.to_string()))?;
         Ok(config)
     }
 

@@ -54,6 +54,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     let folder = resolve_model(&arguments.model)?;
     let tokenizer = open_model_tokenizer(&folder)?;
     let mut model = Model::load(&folder)?;
+    tokenizer.check_vocabulary(model.config.vocab_size)?;
     model.store.quantize(&context)?;
     let source = TextSource::open(&arguments.data)?;
     // The text is all validation: the dataset's training part is the same text, unused.

@@ -14,7 +14,7 @@ use super::model::Model;
 use super::packed_rows;
 use super::quantization_json::scales_divide;
 use crate::formats::{Dtype, SafetensorsFolder, TensorData, atomic_write, write_safetensors};
-use crate::nn::{ParamKind, ParamSpec, ParamStore};
+use crate::nn::{ParamKind, ParamSpec, ParamStore, Precision};
 use crate::{Error, Result};
 
 const CONFIG_FILE: &str = "config.json";
@@ -141,7 +141,7 @@ fn find_sources(config: &ModelConfig, specs: &[ParamSpec], tensors: &Safetensors
     if let Some(name) = tensors.names().find(surplus) {
         return Err(Error::format(tensors.path(), None, format!("{name}: not a tensor of this model")));
     }
-    sources.iter().try_for_each(|source| source.check(tensors))?;
+    sources.iter().zip(specs).try_for_each(|(source, spec)| source.check(spec.precision, tensors))?;
     Ok(sources)
 }
 
@@ -174,14 +174,18 @@ impl Source {
         Source { name: name.to_string(), shape, form }
     }
 
-    /// The tensor is there with the right shape and a type that can be read.
-    fn check(&self, tensors: &SafetensorsFolder) -> Result<()> {
+    /// The tensor is there with the right shape and a type that can be read as a parameter of `precision`.
+    fn check(&self, precision: Precision, tensors: &SafetensorsFolder) -> Result<()> {
         let file = tensors.file_of(&self.name)?;
         let tensor = file.tensor(&self.name)?;
         let at = Some(tensor.range.start as u64);
         let fault = |message: String| Err(Error::format(file.path(), at, format!("tensor {:?}: {message}", self.name)));
         if tensor.shape != self.shape {
             return fault(format!("expected shape {:?}, found {:?}", self.shape, tensor.shape));
+        }
+        let ternary = matches!(self.form, Form::Packed | Form::Scaled);
+        if ternary && precision != Precision::Ternary {
+            return fault(format!("expected a parameter in {precision}, found a ternary one with a scale"));
         }
         if self.form != Form::Packed && !FLOATS.contains(&tensor.dtype) {
             return fault(format!("expected F32, F16, BF16 or F64, found {}", tensor.dtype));

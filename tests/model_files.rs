@@ -272,7 +272,8 @@ fn packed_tensors_are_checked() {
     std::fs::write(&config, text).unwrap();
     assert!(message(folder.path()).contains("modules_to_not_convert"));
     small("tiny", Precision::Ternary).export(&context, folder.path(), ExportType::Packed).unwrap();
-    let text = std::fs::read_to_string(&config).unwrap().replace("\"precision\": \"ternary\"", "\"precision\": \"f32\"");
+    let text =
+        std::fs::read_to_string(&config).unwrap().replace("\"precision\": \"ternary\"", "\"precision\": \"f32\"");
     std::fs::write(&config, text).unwrap();
     assert!(message(folder.path()).contains("expected a parameter in f32, found a ternary one with a scale"));
 }

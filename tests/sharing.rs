@@ -102,9 +102,7 @@ fn a_shared_model_is_the_unshared_one_with_equal_weights() {
             let head = if shared.config.tie_word_embeddings { 31 * 24 } else { 0 };
             assert_eq!(info.total, unshared.store.total_elements() + head, "{info:?}");
             assert_eq!(info.unique, shared.store.total_elements());
-            let part = |key: &str| {
-                shared.store.ids().filter(|&id| shared.store.spec(id).name.contains(key)).count()
-            };
+            let part = |key: &str| shared.store.ids().filter(|&id| shared.store.spec(id).name.contains(key)).count();
             let keys = match shared.config.model_type {
                 ModelType::Gpt2 => ["c_attn.weight", "c_fc.weight"],
                 ModelType::Plain => [".qkv.weight", ".fc1.weight"],
@@ -126,7 +124,10 @@ fn files_hold_shared_tensors_once_and_exports_every_use() {
     let file = SafetensorsFile::open(folder.path().join("model.safetensors")).unwrap();
     assert_eq!(file.tensors().len(), model.store.ids().count());
     let mut again = Model::load(folder.path()).unwrap();
-    assert_eq!((again.config == model.config, again.config.sharing_info().unwrap()), (true, model.config.sharing_info().unwrap()));
+    assert_eq!(
+        (again.config == model.config, again.config.sharing_info().unwrap()),
+        (true, model.config.sharing_info().unwrap())
+    );
     assert_eq!(step(&mut again, &context).to_bits(), loss.to_bits());
     for kind in [ExportType::F32, ExportType::Packed] {
         let exported = tempfile::tempdir().unwrap();
@@ -146,10 +147,8 @@ fn shared_tensors_may_have_a_precision_of_their_own() {
     for precision in [Precision::F32, Precision::Int8] {
         for name in ["tiny", "small-plain", "gpt2", "small-llama"] {
             let sharing = Sharing { rules: vec![SharingRule::FeedForward], precision: Some(precision) };
-            let config = ModelConfig {
-                gradient_precision: GradPrecision::Int8,
-                ..small(name, Precision::Ternary, sharing)
-            };
+            let config =
+                ModelConfig { gradient_precision: GradPrecision::Int8, ..small(name, Precision::Ternary, sharing) };
             let mut model = Model::new(config, 3).unwrap();
             assert!(step(&mut model, &context).is_finite());
             for id in model.store.ids() {

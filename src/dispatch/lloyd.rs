@@ -181,7 +181,11 @@ impl<'a> Lloyd<'a> {
                     Some(mut bounds) if block.bounded => {
                         block.search_doubtful(kernels, points, norms, &packed, &mut bounds, labels);
                     }
-                    bounds => {
+                    mut bounds => {
+                        // Bounds of an earlier time say nothing any more.
+                        if let Some(bounds) = &mut bounds {
+                            bounds.upper.fill(f32::INFINITY);
+                        }
                         block.bounded = bounds.is_some();
                         block.search_all(kernels, points, norms, &packed, bounds, labels);
                     }

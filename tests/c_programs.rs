@@ -1,81 +1,60 @@
-//! Compiles the programs of tests/c_api against include/hybridq.h and the library, and runs them: as C11 and C++17,
-//! and the C ones once more under the address and undefined-behaviour sanitizers.
+//! Compiles the programs of tests/c_api against include/ and the library, and runs them: as C11 and C++17, and once more
+//! under the address and undefined-behaviour sanitizers; and the Python program.
 
-use std::path::{Path, PathBuf};
+mod c_library;
+
+use std::path::PathBuf;
 use std::process::Command;
 
-/// Whether `HYBRIDQ_REQUIRE` lists `what`: then its absence is a failure instead of a skip.
-fn required(what: &str) -> bool {
-    std::env::var("HYBRIDQ_REQUIRE").unwrap_or_default().split(',').any(|name| name == what)
-}
+use c_library::{Program, SANITIZERS, WARNINGS, has, library_folder, required, root, run};
 
-fn has(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
-}
-
-/// The folder with the library this test was built with: `target/<profile>/deps`.
-fn library_folder() -> PathBuf {
-    std::env::current_exe().unwrap().parent().unwrap().to_path_buf()
-}
-
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{command:?}\n{}{}", text(&output.stdout), text(&output.stderr));
-    text(&output.stdout)
-}
-
-/// Compiles `source`, runs it in an empty folder with `arguments`, and gives what it prints.
-fn build_and_run(compiler: &str, flags: &[&str], source: &str, arguments: &[&Path]) -> Option<String> {
-    if !has(compiler) {
-        assert!(!required("cc"), "HYBRIDQ_REQUIRE names cc, and {compiler} was not found");
-        println!("SKIPPED: {source} was not built, {compiler} is not installed");
+/// Compiles a program of tests/c_api, runs it in an empty folder with `arguments`, and gives what it prints.
+fn build_and_run(compiler: &str, flags: &[&str], source: &str, arguments: &[&str]) -> Option<String> {
+    if !has(compiler, "cc", source) {
         return None;
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("program");
-    let library = library_folder();
-    run(Command::new(compiler)
-        .args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", "-g"])
-        .args(flags)
-        .arg("-I")
-        .arg(root.join("include"))
-        .arg(root.join("tests/c_api").join(source))
-        .arg("-o")
-        .arg(&program)
-        .arg("-L")
-        .arg(&library)
-        .args(["-lhybridq", "-lm"])
-        .arg(format!("-Wl,-rpath,{}", library.display())));
-    // The library asks for its SONAME; the build folder holds the plain name.
-    let soname = folder.path().join("libhybridq.so.0");
-    std::os::unix::fs::symlink(library.join("libhybridq.so"), soname).unwrap();
-    let mut program = Command::new(program);
-    program.args(arguments).current_dir(folder.path()).env("LD_LIBRARY_PATH", folder.path());
-    Some(run(program.env("ASAN_OPTIONS", "detect_leaks=1")))
+    let program = Program::compile(compiler, flags, &root().join("tests/c_api").join(source));
+    let printed = run(program.command().args(arguments));
+    println!("{source}:\n{printed}");
+    Some(printed)
 }
 
-fn sanitizer_flags(std: &str) -> Vec<&str> {
-    vec![std, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+/// Plainly, then under the sanitizers.
+fn check(source: &str, arguments: &[&str]) {
+    let (compiler, standard) = if source.ends_with(".cpp") { ("c++", "-std=c++17") } else { ("cc", "-std=c11") };
+    build_and_run(compiler, &[standard], source, arguments);
+    build_and_run(compiler, &[standard, SANITIZERS[0], SANITIZERS[1]], source, arguments);
+}
+
+fn a_text() -> String {
+    root().join("src/error.rs").display().to_string()
 }
 
 #[test]
-fn header_compiles_as_c_and_cpp() {
-    let header = Path::new(env!("CARGO_MANIFEST_DIR")).join("include/hybridq.h");
-    for (compiler, language, standards) in
-        [("cc", "c", ["c99", "c11", "c17"]), ("c++", "c++", ["c++11", "c++17", "c++20"])]
-    {
-        if !has(compiler) {
-            assert!(!required("cc"), "HYBRIDQ_REQUIRE names cc, and {compiler} was not found");
-            println!("SKIPPED: the header was not checked, {compiler} is not installed");
+fn headers_compile_as_c_and_cpp() {
+    let standards = [
+        ("hybridq.h", "c", ["c99", "c11", "c17"]),
+        ("hybridq.h", "c++", ["c++11", "c++17", "c++20"]),
+        ("hybridq.hpp", "c++", ["c++17", "c++20", "c++17"]),
+    ];
+    for compiler in ["cc", "clang"] {
+        if !has(compiler, if compiler == "cc" { "cc" } else { "clang" }, "headers_compile_as_c_and_cpp") {
             continue;
         }
-        for standard in standards {
-            run(Command::new(compiler)
-                .arg(format!("-std={standard}"))
-                .args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", "-x", language])
-                .arg(&header));
+        for (header, language, standards) in standards {
+            for standard in standards {
+                let source = format!("#include <{header}>\n");
+                let folder = tempfile::tempdir().unwrap();
+                let file = folder.path().join("source");
+                std::fs::write(&file, source).unwrap();
+                run(Command::new(compiler)
+                    .arg(format!("-std={standard}"))
+                    .args(WARNINGS)
+                    .args(["-fsyntax-only", "-I"])
+                    .arg(root().join("include"))
+                    .args(["-x", language])
+                    .arg(file));
+            }
         }
     }
 }
@@ -109,23 +88,76 @@ fn readme_program_builds_and_runs_as_printed() {
 }
 
 #[test]
-fn c11_program_uses_kernels_and_clusters() {
-    if let Some(printed) = build_and_run("cc", &["-std=c11"], "kernels.c", &[]) {
-        assert!(printed.contains("all checks passed"), "{printed}");
+fn kernels_grids_clusters_and_struct_sizes() {
+    check("kernels.c", &[]);
+}
+
+#[test]
+fn own_batches_own_loss_progress_and_cancellation() {
+    check("callbacks.c", &[]);
+}
+
+#[test]
+fn many_threads_one_library() {
+    check("threads.c", &[]);
+}
+
+#[test]
+fn example_multiplies_packed_weights() {
+    check("multiply_packed.c", &[]);
+}
+
+#[test]
+fn example_quantizes_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (weights, packed) = (folder.path().join("weights.f32"), folder.path().join("packed.bin"));
+    let values: Vec<u8> = (0..300 * 40).flat_map(|i| ((i * 7919 % 1000) as f32 / 500.0 - 1.0).to_ne_bytes()).collect();
+    std::fs::write(&weights, values).unwrap();
+    check("quantize_file.c", &[weights.to_str().unwrap(), "300", "40", packed.to_str().unwrap()]);
+    if packed.exists() {
+        assert_eq!(std::fs::metadata(packed).unwrap().len(), 300 * 4 + 300 * 40 / 5);
     }
 }
 
 #[test]
-fn c11_program_is_clean_under_sanitizers() {
-    if let Some(printed) = build_and_run("cc", &sanitizer_flags("-std=c11"), "kernels.c", &[]) {
-        assert!(printed.contains("all checks passed"), "{printed}");
-    }
+fn example_clusters_points() {
+    check("cluster_points.c", &[]);
 }
 
 #[test]
-fn cpp17_program_trains_and_generates() {
-    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/error.rs");
-    if let Some(printed) = build_and_run("c++", &["-std=c++17"], "train.cpp", &[&text]) {
-        assert!(printed.contains("all checks passed"), "{printed}");
-    }
+fn example_drives_the_hybrid_optimizer_and_beats_sgd() {
+    check("hybrid_optimizer.c", &[]);
+}
+
+#[test]
+fn example_trains_and_generates() {
+    check("train_generate.c", &[&a_text()]);
+}
+
+#[test]
+fn cpp_does_all_of_it() {
+    check("train.cpp", &[&a_text()]);
+}
+
+/// A Python with NumPy: `HYBRIDQ_PYTHON`, or one of the usual.
+fn python() -> Option<PathBuf> {
+    let named = std::env::var_os("HYBRIDQ_PYTHON").map(PathBuf::from);
+    let usual = ["python3", "/usr/bin/python3"].map(PathBuf::from);
+    let works = |python: &PathBuf| {
+        Command::new(python).args(["-c", "import numpy"]).output().is_ok_and(|output| output.status.success())
+    };
+    named.into_iter().chain(usual).find(works)
+}
+
+#[test]
+fn python_quantizes_clusters_steps_and_trains() {
+    let Some(python) = python() else {
+        assert!(!required("numpy"), "HYBRIDQ_REQUIRE names numpy, and no Python with NumPy was found");
+        println!("SKIPPED: from_python.py, there is no Python with NumPy");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let program = root().join("tests/c_api/from_python.py");
+    let library = library_folder().join("libhybridq.so");
+    println!("{}", run(Command::new(python).arg(program).arg(library).arg(a_text()).current_dir(folder.path())));
 }

@@ -1,80 +1,123 @@
-//! `hq_context`: threads and kernels.
+//! `hq_context`: threads, kernels, log.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_void};
 
-use super::boundary::{Failure, free_handle, give_handle, guard, handle_ref, not_null, text};
+use super::arguments::{Growable, optional_options};
+use super::boundary::{Failure, Opaque, free_handle, guard, handle_ref, new_handle, optional_text, place};
+use super::log::{hq_log_callback, log_dispatch};
 use super::status::hq_status;
 use crate::dispatch::{Context, ContextOptions};
 use crate::kernels::Isa;
 
-/// Threads and kernels for computing. Calls on several threads may share one context.
+/// Threads and kernels for computing: the first thing to make. Any number of threads may use one context at the same
+/// time; calls that come while its threads are busy wait for their turn. Objects made with it keep what they need of it.
 pub struct hq_context {
+    _opaque: [u8; 0],
+}
+
+/// Memory of a device: reserved, no function makes one yet.
+pub struct hq_buffer {
+    _opaque: [u8; 0],
+}
+
+/// A queue of work for a device: reserved, no function makes one yet.
+pub struct hq_stream {
     _opaque: [u8; 0],
 }
 
 /// How a context is made. Set `struct_size` to `sizeof(hq_context_options)`; zero the rest for defaults.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct hq_context_options {
     /// `sizeof(hq_context_options)`.
     pub struct_size: u32,
-    /// Threads; 0: as many as the process may use.
+    /// Threads, 1 to 1024; 0: as many as the process may use.
     pub threads: u32,
     /// Cap on the instruction set ("portable", "avx2", ...); NULL: the best, or what HYBRIDQ_ISA names.
     pub isa: *const c_char,
+    /// Where to compute: "cpu", or NULL for the same.
+    pub device: *const c_char,
+    /// Gets warnings and notes; NULL: they are dropped.
+    pub log: hq_log_callback,
+    /// Given to `log`.
+    pub log_user_data: *mut c_void,
+    /// The least urgent level that `log` gets, HQ_LOG_ERROR to HQ_LOG_INFO; 0: HQ_LOG_WARNING.
+    pub log_level: u32,
 }
 
+// SAFETY: repr(C), size first, numbers and pointers that may be NULL.
+unsafe impl Growable for hq_context_options {
+    const FIRST_SIZE: usize = 16;
+}
+
+#[derive(Clone)]
 pub(super) struct ContextValue {
     pub(super) context: Context,
     isa: CString,
+    log: Option<tracing::Dispatch>,
 }
 
-/// Makes a context with threads of its own. `options` may be NULL.
+impl Opaque for hq_context {
+    type Value = ContextValue;
+    const NAME: &'static str = "hq_context";
+}
+
+impl ContextValue {
+    /// Runs `work` with its warnings going to the context's log.
+    pub(super) fn logged<R>(&self, work: impl FnOnce() -> R) -> R {
+        match &self.log {
+            Some(log) => tracing::dispatcher::with_default(log, work),
+            None => work(),
+        }
+    }
+}
+
+/// Makes a context with threads of its own. `options` may be NULL. HQ_INVALID_VALUE: a field out of range, an
+/// instruction set of no name; HQ_UNSUPPORTED: one that this CPU lacks, or threads that the system refuses;
+/// HQ_NO_DEVICE: a device other than "cpu".
 ///
 /// # Safety
-/// `options` is NULL or points to a struct of `struct_size` bytes; `out` is valid for a write.
+/// The pointers are as [`crate::capi`] says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hq_context_new(options: *const hq_context_options, out: *mut *mut hq_context) -> hq_status {
     guard("hq_context_new", || {
-        not_null(out, "out")?;
-        let mut wanted = ContextOptions::default();
-        if !options.is_null() {
-            // SAFETY: every version of the struct starts with its size.
-            let size = unsafe { (*options).struct_size } as usize;
-            if size < size_of::<hq_context_options>() {
-                let message =
-                    format!("options.struct_size: expected {}, found {size}", size_of::<hq_context_options>());
-                return Err(Failure::new(hq_status::HQ_INVALID_VALUE, message));
-            }
-            // SAFETY: the struct is at least as long as ours.
-            let options = unsafe { &*options };
+        // SAFETY: as the caller vouches.
+        let (out, options) = unsafe { (place(out, "out")?, optional_options(options, "options")?) };
+        let (mut wanted, mut log) = (ContextOptions::default(), None);
+        if let Some(options) = options {
             wanted.threads = (options.threads != 0).then_some(options.threads as usize);
-            if !options.isa.is_null() {
-                // SAFETY: not NULL; the caller vouches for a string.
-                wanted.isa = Some(Isa::from_name(unsafe { text(options.isa, "options.isa") }?)?);
+            // SAFETY: as the caller vouches.
+            let texts = unsafe {
+                (optional_text(options.isa, "options.isa")?, optional_text(options.device, "options.device")?)
+            };
+            wanted.isa = texts.0.map(Isa::from_name).transpose()?;
+            if let Some(device) = texts.1.filter(|device| *device != "cpu") {
+                let message = format!("options.device: expected \"cpu\", found \"{device}\"");
+                return Err(Failure::new(hq_status::HQ_NO_DEVICE, message));
             }
+            log = log_dispatch(options.log, options.log_user_data, options.log_level)?;
         }
         let context = Context::new(wanted)?;
         let isa = CString::new(context.kernels().isa().name()).unwrap_or_default();
-        // SAFETY: `out` is not NULL; the caller vouches for it.
-        unsafe { give_handle(ContextValue { context, isa }, out) };
+        out.write(new_handle(ContextValue { context, isa, log }));
         Ok(())
     })
 }
 
-/// Frees a context; NULL is fine. Objects made with it keep what they need.
+/// Frees a context; NULL is fine.
 ///
 /// # Safety
-/// `context` is NULL or came from `hq_context_new` and is not used again.
+/// The pointers are as [`crate::capi`] says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hq_context_free(context: *mut hq_context) {
     // SAFETY: as the caller vouches.
-    unsafe { free_handle::<ContextValue, _>(context) };
+    unsafe { free_handle(context) };
 }
 
 /// Number of threads of a context; 0 if `context` is not one.
 ///
 /// # Safety
-/// `context` is NULL or a live handle of this library.
+/// The pointers are as [`crate::capi`] says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hq_context_threads(context: *const hq_context) -> u32 {
     // SAFETY: as the caller vouches.
@@ -84,19 +127,23 @@ pub unsafe extern "C" fn hq_context_threads(context: *const hq_context) -> u32 {
 /// Name of the instruction set in use ("avx2"); NULL if `context` is not a context. Valid as long as the context.
 ///
 /// # Safety
-/// `context` is NULL or a live handle of this library.
+/// The pointers are as [`crate::capi`] says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hq_context_isa(context: *const hq_context) -> *const c_char {
     // SAFETY: as the caller vouches.
-    let value = unsafe { handle_ref::<ContextValue, _>(context, "context") };
-    value.map_or(std::ptr::null(), |value| value.isa.as_ptr())
+    unsafe { context_value(context) }.map_or(std::ptr::null(), |value| value.isa.as_ptr())
 }
 
-/// The context behind a handle.
-///
+/// # Safety
+/// `context` is NULL or a live handle of this library.
+pub(super) unsafe fn context_value<'a>(context: *const hq_context) -> Result<&'a ContextValue, Failure> {
+    // SAFETY: as the caller vouches.
+    unsafe { handle_ref(context, "context") }
+}
+
 /// # Safety
 /// `context` is NULL or a live handle of this library.
 pub(super) unsafe fn context_of<'a>(context: *const hq_context) -> Result<&'a Context, Failure> {
     // SAFETY: as the caller vouches.
-    Ok(&unsafe { handle_ref::<ContextValue, _>(context, "context") }?.context)
+    Ok(&unsafe { context_value(context) }?.context)
 }

@@ -3,21 +3,69 @@
 //! Every function converts its arguments, calls the Rust API, converts back, and returns an [`hq_status`]. Panics stop
 //! at the boundary. Handles carry a tag, so a handle of another type is an error instead of undefined behaviour.
 //! Outputs are written on success only.
+//!
+//! # Safety
+//! What every function demands of its pointers: an array is valid for as many elements as the arguments say (which
+//! arguments: its documentation), an output overlaps no other argument, a string ends with NUL, a handle came from this
+//! library and was not freed, a struct has as many bytes as its `struct_size` says, a callback may be called with its user
+//! data. NULL is an error where it is not said to be fine.
 #![allow(non_camel_case_types)]
 
+mod arguments;
 mod boundary;
-mod context;
-mod kmeans;
-mod quantizer;
+
 mod status;
-mod ternary;
-mod trainer;
+
+mod context;
+mod log;
+
 mod vectors;
 
+mod activation;
+mod products;
+mod rows;
+mod ternary;
+
+mod quantizer;
+
+mod kmeans;
+
+mod clustering;
+
+mod parameters;
+
+mod optimizer;
+
+mod auxiliary;
+
+mod generate;
+mod model;
+
+mod decoder;
+
+mod objective;
+mod progress;
+mod step_report;
+mod trainer;
+
+pub use activation::*;
+pub use auxiliary::*;
+pub use clustering::*;
 pub use context::*;
+pub use decoder::*;
+pub use generate::*;
 pub use kmeans::*;
+pub use log::*;
+pub use model::*;
+pub use objective::*;
+pub use optimizer::*;
+pub use parameters::*;
+pub use products::*;
+pub use progress::*;
 pub use quantizer::*;
+pub use rows::*;
 pub use status::*;
+pub use step_report::*;
 pub use ternary::*;
 pub use trainer::*;
 pub use vectors::*;

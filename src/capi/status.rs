@@ -31,12 +31,14 @@ pub enum hq_status {
     HQ_TRAINING = 7,
     /// This build or machine cannot do what is asked.
     HQ_UNSUPPORTED = 8,
-    /// A callback asked to stop.
+    /// A callback asked to stop, or another thread did.
     HQ_CANCELLED = 9,
     /// The system refused a file operation.
     HQ_IO = 100,
     /// A file's content is not what its format demands.
     HQ_FORMAT = 101,
+    /// There is no such device, or this build cannot use it.
+    HQ_NO_DEVICE = 200,
     /// A defect of the library, caught at the boundary.
     HQ_PANIC = 900,
 }
@@ -67,6 +69,29 @@ pub(super) fn status_of(error: &Error) -> hq_status {
 #[unsafe(no_mangle)]
 pub extern "C" fn hq_last_error() -> *const c_char {
     LAST_ERROR.with(|last| last.borrow().as_ptr())
+}
+
+/// The name of a status ("HQ_NOT_FINITE"); "unknown" for numbers that are none. Static storage.
+#[unsafe(no_mangle)]
+pub extern "C" fn hq_status_name(status: i32) -> *const c_char {
+    let name = match status {
+        0 => c"HQ_OK",
+        1 => c"HQ_NULL_POINTER",
+        2 => c"HQ_INVALID_VALUE",
+        3 => c"HQ_SHAPE",
+        4 => c"HQ_NOT_FINITE",
+        5 => c"HQ_WRONG_HANDLE",
+        6 => c"HQ_NOT_UTF8",
+        7 => c"HQ_TRAINING",
+        8 => c"HQ_UNSUPPORTED",
+        9 => c"HQ_CANCELLED",
+        100 => c"HQ_IO",
+        101 => c"HQ_FORMAT",
+        200 => c"HQ_NO_DEVICE",
+        900 => c"HQ_PANIC",
+        _ => c"unknown",
+    };
+    name.as_ptr()
 }
 
 /// The library's version, "MAJOR.MINOR.PATCH". Static storage.

@@ -259,7 +259,7 @@ impl ModelConfig {
     }
 
     /// Parameters of the matrices and tables (norms and biases left out), without overflow.
-    fn approximate_parameters(&self) -> u128 {
+    pub(crate) fn approximate_parameters(&self) -> u128 {
         let (hidden, ffn) = (self.hidden_size as u128, self.intermediate_size as u128);
         let head_dim = self.head_dim() as u128;
         let (heads, kv_heads) = (self.num_attention_heads as u128, self.num_key_value_heads as u128);

@@ -1,6 +1,7 @@
 //! Training runs: configuration, the trainer, checkpoints, metrics, reports.
 
 mod array_objective;
+mod batch_objective;
 mod batches;
 mod checkpoint;
 mod config;
@@ -19,6 +20,7 @@ mod text_run;
 mod trainer;
 
 pub use array_objective::{ArrayData, ArrayObjective};
+pub use batch_objective::{BatchObjective, BatchSource};
 pub use checkpoint::{Checkpoint, CheckpointHeader};
 pub use config::{ScheduleKind, TrainConfig};
 pub use language_model::LanguageModelObjective;

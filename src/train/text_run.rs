@@ -106,7 +106,7 @@ impl FileList {
     }
 }
 
-fn open_tokenizer(config: &TrainConfig) -> Result<Tokenizer> {
+pub(super) fn open_tokenizer(config: &TrainConfig) -> Result<Tokenizer> {
     if let Some(path) = &config.tokenizer {
         return Tokenizer::load(path);
     }
@@ -116,7 +116,7 @@ fn open_tokenizer(config: &TrainConfig) -> Result<Tokenizer> {
     }
 }
 
-fn make_model(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Model> {
+pub(super) fn make_model(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Model> {
     if let Some(init) = &config.init {
         return adapt(Model::load(&resolve_model(init)?)?, config);
     }

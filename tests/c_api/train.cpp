@@ -1,85 +1,150 @@
-// Trains a small ternary model on the text file named on the command line, saves it, loads it and lets it write.
-#include <hybridq.h>
+// hybridq from C++17: products, clusters, the hybrid optimizer, training and generating. Argument: a text file.
+#include <hybridq.hpp>
 
 #include <cmath>
 #include <cstdio>
 #include <fstream>
-#include <memory>
 #include <stdexcept>
 #include <string>
 
-namespace {
+#include "iris.h"
 
-void check(hq_status status) {
-    if (status != HQ_OK) throw std::runtime_error(hq_last_error());
-}
+namespace {
 
 void expect(bool condition, const char *what) {
     if (!condition) throw std::logic_error(what);
 }
 
-struct Free {
-    void operator()(hq_context *context) const { hq_context_free(context); }
-    void operator()(hq_trainer *trainer) const { hq_trainer_free(trainer); }
-};
-using Context = std::unique_ptr<hq_context, Free>;
-using Trainer = std::unique_ptr<hq_trainer, Free>;
-
-Trainer make_trainer(const hq_context *context, const std::string &json) {
-    hq_trainer *trainer = nullptr;
-    check(hq_trainer_new(context, json.c_str(), &trainer));
-    return Trainer(trainer);
+template <class Function>
+hq_status status_of(Function function) {
+    try {
+        function();
+    } catch (const hybridq::error &error) {
+        std::printf("an error reads: %s\n", error.what());
+        return error.status();
+    }
+    return HQ_OK;
 }
 
-// Called for each piece of text; a result other than 0 stops the generation.
-int32_t append(const char *piece, size_t bytes, void *text) {
-    static_cast<std::string *>(text)->append(piece, bytes);
-    return 0;
+void multiply(const hybridq::context &context) {
+    const std::size_t rows = 70, cols = 130, tokens = 3;
+    std::vector<float> weights(rows * cols), x(tokens * cols);
+    for (std::size_t i = 0; i < weights.size(); i++) weights[i] = std::sin(0.7f * static_cast<float>(i));
+    for (std::size_t i = 0; i < x.size(); i++) x[i] = std::cos(0.3f * static_cast<float>(i));
+    const hybridq::ternary_matrix matrix(context, weights, rows, cols, HQ_SCALE_PER_ROW);
+    const auto quantized = hybridq::quantize_rows(context, x, tokens, cols);
+    const auto y = matrix.multiply(context, quantized);
+    const auto trits = matrix.unpack(context);
+    for (std::size_t i = 0; i < y.size(); i++) {
+        const std::size_t token = i / rows, row = i % rows;
+        int sum = 0;
+        for (std::size_t k = 0; k < cols; k++) sum += quantized.values[token * cols + k] * trits[row * cols + k];
+        const double exact = static_cast<double>(sum) * quantized.scales[token] * matrix.scales()[row];
+        expect(std::fabs(y[i] - exact) <= 1e-4, "a product equals the plain loops'");
+    }
+    std::printf("%zu x %zu weights in %zu bytes\n", rows, cols, matrix.packed().size());
+    weights[3] = NAN;
+    expect(status_of([&] { hybridq::ternary_matrix(context, weights, rows, cols); }) == HQ_NOT_FINITE, "NaN is refused");
+    expect(status_of([&] { hybridq::quantize_rows(context, x, tokens, cols + 1); }) == HQ_SHAPE, "sizes are checked");
 }
 
-std::string write_text(Trainer &trainer, const char *prompt) {
-    hq_generate_options options = {};
-    options.struct_size = sizeof options;
+void cluster(const hybridq::context &context) {
+    std::vector<float> points;
+    for (const auto &flower : iris)
+        for (int feature = 0; feature < IRIS_FEATURES; feature++) points.push_back(0.1f * flower[feature]);
+    hybridq::kmeans fitted(context, points, IRIS_FEATURES, IRIS_CLASSES, 1);
+    hybridq::kmeans moved = std::move(fitted);
+    expect(moved.labels() == moved.predict(context, points), "labels are those of the nearest centroids");
+    std::printf("iris: inertia %.3f\n", moved.info().inertia);
+    expect(moved.info().inertia < 79.0, "the clusters are the known ones");
+}
+
+// Logistic regression of one species against the others; gives the training loss at the end.
+double regress(const hybridq::context &context, const char *config) {
+    hybridq::parameters parameters({{"weight", {1, IRIS_FEATURES}}, {"bias", {1}, HQ_PARAMETER_BIAS}});
+    hybridq::optimizer optimizer(parameters, config);
+    const auto weight = parameters.weights(0), bias = parameters.weights(1);
+    const double rows = static_cast<double>(IRIS_ROWS);
+    double loss = 0.0;
+    for (std::uint64_t step = 0; step < 300; step++) {
+        parameters.zero_gradients();
+        const auto weight_gradient = parameters.gradients(0), bias_gradient = parameters.gradients(1);
+        loss = 0.0;
+        for (const auto &flower : iris) {
+            double z = bias[0];
+            for (int f = 0; f < IRIS_FEATURES; f++) z += weight[f] * 0.01f * flower[f];
+            const double target = flower[IRIS_FEATURES] == 2, p = 1.0 / (1.0 + std::exp(-z));
+            loss -= (target * std::log(p + 1e-12) + (1.0 - target) * std::log(1.0 - p + 1e-12)) / rows;
+            const float d = static_cast<float>((p - target) / rows);
+            for (int f = 0; f < IRIS_FEATURES; f++) weight_gradient[f] += d * 0.01f * flower[f];
+            bias_gradient[0] += d;
+        }
+        auto state = hybridq::make<hq_training_state>();
+        state.step = step;
+        state.loss = static_cast<float>(loss);
+        state.learning_rate = 0.05f;
+        optimizer.step(context, parameters, state);
+    }
+    return loss;
+}
+
+std::string write_text(hybridq::trainer &trainer, const char *prompt) {
+    auto options = hybridq::make<hq_generate_options>();
     options.tokens = 40;
     std::string text;
-    check(hq_trainer_generate(trainer.get(), prompt, &options, append, &text));
+    trainer.generate(prompt, options, [&](const std::string &piece) {
+        text += piece;
+        return true;
+    });
     return text;
 }
 
-void run(const std::string &file) {
-    hq_context *raw = nullptr;
-    check(hq_context_new(nullptr, &raw));
-    Context context(raw);
+void train(const hybridq::context &context, const std::string &file) {
     std::ofstream("model.json") << R"({"model_type": "bitnet", "hidden_size": 64, "intermediate_size": 128,
         "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 256, "max_position_embeddings": 64,
         "hidden_act": "silu"})";
     const std::string json = "{\"data\": \"" + file + "\", \"model\": \"model.json\", \"seq_length\": 64, "
                              "\"batch_size\": 4, \"max_steps\": 60, \"base_learning_rate\": 0.01, \"seed\": 1}";
-    Trainer trainer = make_trainer(context.get(), json);
-    double before = 0.0, after = 0.0;
-    check(hq_trainer_evaluate(trainer.get(), &before));
-    hq_step_report report = {};
-    report.struct_size = sizeof report;
-    for (int step = 0; step < 60; step++) check(hq_trainer_step(trainer.get(), &report));
-    check(hq_trainer_evaluate(trainer.get(), &after));
-    std::printf("step %llu: validation loss %.4f -> %.4f nats per token\n",
-                static_cast<unsigned long long>(report.step), before, after);
-    expect(after < before - 0.5, "sixty steps lower the loss");
+    hybridq::trainer trainer(context, json);
+    const double before = trainer.evaluate();
+    int steps = 0;
+    trainer.on_progress([&](const hq_progress &progress) {
+        steps += progress.kind == HQ_PROGRESS_STEP;
+        return true;
+    });
+    for (int step = 0; step < 10; step++) trainer.step();
+    trainer.run();
+    const double after = trainer.evaluate();
+    std::printf("%d steps: validation loss %.4f -> %.4f nats per token\n", steps, before, after);
+    expect(steps == 60 && after < before - 0.5, "sixty steps lower the loss");
 
-    check(hq_trainer_save(trainer.get(), "checkpoint.safetensors"));
-    Trainer restored = make_trainer(context.get(), json);
-    check(hq_trainer_load(restored.get(), "checkpoint.safetensors"));
-    double again = 0.0;
-    check(hq_trainer_evaluate(restored.get(), &again));
-    expect(again == after, "a restored trainer evaluates to the same bits");
+    trainer.save("checkpoint.safetensors");
+    hybridq::trainer restored(context, json);
+    restored.load("checkpoint.safetensors");
+    expect(restored.evaluate() == after, "a restored trainer evaluates to the same bits");
     const std::string text = write_text(trainer, "pub fn ");
     expect(!text.empty() && text == write_text(restored, "pub fn "), "both write the same text");
     std::printf("it writes: %s\n", text.c_str());
 
-    hq_trainer *none = nullptr;
-    expect(hq_trainer_new(context.get(), "{\"no_such_key\": 1}", &none) == HQ_INVALID_VALUE && !none, "unknown key");
-    std::printf("an error reads: %s\n", hq_last_error());
-    expect(hq_trainer_load(restored.get(), "missing.safetensors") == HQ_IO, "missing file");
+    trainer.save_model("model");
+    auto model = hybridq::model::load(context, "model");
+    std::string again;
+    auto options = hybridq::make<hq_generate_options>();
+    options.tokens = 40;
+    model.generate(context, "pub fn ", options, [&](const std::string &piece) { return again += piece, true; });
+    expect(again == text && model.encode("abc") == std::vector<std::uint32_t>({97, 98, 99}), "a loaded model writes it too");
+    expect(model.info().vocabulary == 256 && model.config().find("bitnet") != std::string::npos, "a model tells its sizes");
+
+    // An exception out of a callback comes through the library unchanged.
+    bool caught = false;
+    try {
+        model.generate(context, "a", options, [](const std::string &) -> bool { throw std::range_error("mine"); });
+    } catch (const std::range_error &error) {
+        caught = std::string(error.what()) == "mine";
+    }
+    expect(caught, "a callback's exception arrives");
+    expect(status_of([&] { hybridq::trainer(context, "{\"no_such_key\": 1}"); }) == HQ_INVALID_VALUE, "unknown key");
+    expect(status_of([&] { restored.load("missing.safetensors"); }) == HQ_IO, "missing file");
 }
 
 }  // namespace
@@ -90,7 +155,15 @@ int main(int argc, char **argv) {
         return 2;
     }
     try {
-        run(argv[1]);
+        hybridq::context context;
+        std::printf("libhybridq %s, %u threads, %s\n", hybridq::version().c_str(), context.threads(), context.isa().c_str());
+        multiply(context);
+        cluster(context);
+        const double hybrid = regress(context, "{\"inner\": \"sgd\", \"initial_trust_radius\": 0.1}");
+        const double sgd = regress(context, "{\"optimizer\": \"sgd\"}");
+        std::printf("logistic regression: hybrid %.4f, sgd %.4f nats\n", hybrid, sgd);
+        expect(hybrid < sgd, "the hybrid optimizer ends lower");
+        train(context, argv[1]);
     } catch (const std::exception &error) {
         std::fprintf(stderr, "%s\n", error.what());
         return 1;

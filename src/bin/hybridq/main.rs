@@ -8,6 +8,7 @@ mod generate;
 mod import;
 mod info;
 mod inspect;
+mod install;
 mod train;
 
 use std::path::Path;
@@ -53,6 +54,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Speed of kernels and of training on this machine
     Bench(bench::Arguments),
+    /// The C library: headers, libraries, pkg-config and CMake files under a prefix
+    Install(install::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Import(arguments) => import::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Install(arguments) => install::run(&arguments),
     };
     match outcome {
         Ok(code) => ExitCode::from(code),

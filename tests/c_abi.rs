@@ -93,7 +93,9 @@ fn the_library_is_small_and_free_of_the_program() {
     run(Command::new("strip").arg("-o").arg(&stripped).arg(&library));
     let bytes = std::fs::metadata(&stripped).unwrap().len();
     println!("libhybridq.so, stripped: {bytes} bytes");
-    assert!(bytes < 8_000_000, "{bytes} bytes");
+    // The program's feature adds the run report, with its plots, to the library.
+    let most = if cfg!(feature = "cli") { 10_000_000 } else { 8_000_000 };
+    assert!(bytes < most, "{bytes} bytes");
     let symbols = run(Command::new("nm").arg(library));
     let mut programs = vec!["clap_builder", "clap_lex", "indicatif", "tracing_subscriber", "ctrlc"];
     if !cfg!(feature = "cli") {

@@ -12,7 +12,7 @@ use c_library::header::{Function, Header};
 use c_library::{Program, SANITIZERS, has, run};
 
 /// Parameters that are one of some constants.
-const ENUMERATED: [&str; 3] = ["precision", "granularity", "strategy"];
+const ENUMERATED: [&str; 4] = ["precision", "granularity", "strategy", "kind"];
 
 /// Sizes and texts of the calls that are right but for one argument, where the names' usual values do not fit.
 fn value_of(function: &str, name: &str) -> Option<&'static str> {
@@ -20,7 +20,8 @@ fn value_of(function: &str, name: &str) -> Option<&'static str> {
         ("hq_parameter_clustering_quantize" | "hq_parameter_clustering_fit", "count") => "4",
         ("hq_codes_pack" | "hq_codes_unpack", "bytes_len") => "1",
         ("hq_optimizer_step_arrays" | "hq_parameters_new", "count") => "1",
-        ("hq_model_load", "path") => "\"model\"",
+        ("hq_model_load", "path") | ("hq_export_model" | "hq_import_model", "from") => "\"model\"",
+        ("hq_export_model" | "hq_import_model", "out_folder") => "new_folder()",
         ("hq_decoder_new", "capacity") => "8",
         ("hq_decoder_read", "length") => "1",
         ("hq_model_get_weights" | "hq_model_set_weights", "len") => "256 * 32",

@@ -6,6 +6,7 @@ use super::context::{context_of, hq_context};
 use super::status::hq_status;
 use super::vectors::check_finite;
 use crate::cluster::{KMeans, KMeansOptions, suggest_clusters};
+use crate::kernels::NO_LABEL;
 
 /// A fitted clustering: it never changes, so any number of threads may use it at the same time.
 pub struct hq_kmeans {
@@ -315,7 +316,7 @@ pub unsafe extern "C" fn hq_kmeans_assign(
 }
 
 /// The sum (`sums`, `clusters x dim`, f64) and number (`counts`, `clusters`) of the points of each label; `labels`
-/// (`count`) are below `clusters`. Divide for the next centroids. The same bits at any number of threads.
+/// (`count`) are below `clusters`. Divide for the next centroids. On the calling thread, in the order of the points.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.
@@ -328,7 +329,7 @@ pub unsafe extern "C" fn hq_kmeans_sums(
     labels: *const u32,
     clusters: usize,
     sums: *mut f64,
-    counts: *mut u64,
+    counts: *mut i64,
 ) -> hq_status {
     guard("hq_kmeans_sums", || {
         (at_least_one(dim, "dim")?, at_least_one(clusters, "clusters")?);
@@ -342,7 +343,9 @@ pub unsafe extern "C" fn hq_kmeans_sums(
         if let Some(at) = labels.iter().position(|&label| label as usize >= clusters) {
             return Err(Failure::invalid(&format!("labels[{at}]"), format!("below {clusters}"), labels[at]));
         }
-        context.kmeans_sums(points, dim, labels, sums, counts);
+        (sums.fill(0.0), counts.fill(0));
+        let (before, mut touched) = (vec![NO_LABEL; count], vec![0; clusters]);
+        context.kernels().kmeans_move(points, dim, &before, labels, sums, counts, &mut touched);
         Ok(())
     })
 }

@@ -100,7 +100,7 @@ static void cluster(const hq_context *context) {
     /* The two kernels do one iteration by hand: the centroids stay where they are. */
     float centroids[K * DIM], distances[POINTS];
     double sums[K * DIM];
-    uint64_t counts[K];
+    int64_t counts[K];
     CHECK(hq_kmeans_centroids(kmeans, centroids, K * DIM) == HQ_OK);
     CHECK(hq_kmeans_assign(context, points, POINTS, DIM, centroids, K, again, distances) == HQ_OK);
     CHECK(memcmp(labels, again, sizeof labels) == 0);

@@ -159,6 +159,14 @@ static inline void *with_field(void *right, size_t offset, int byte) {
     return right;
 }
 
+/* A folder that does not exist yet. */
+static inline const char *new_folder(void) {
+    static char name[32];
+    static int number;
+    snprintf(name, sizeof name, "new-%d", number++);
+    return name;
+}
+
 static inline void must(hq_status status) {
     if (status == HQ_OK) return;
     printf("setting up: %s\n", hq_last_error());

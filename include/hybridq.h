@@ -1483,29 +1483,6 @@ hq_status hq_model_new(const hq_context *context,
                        uint64_t seed,
                        hq_model **out);
 
-// Reads a model: a folder in Hugging Face layout (`config.json`, `model.safetensors`, perhaps `tokenizer.json`), or a run
-// of the trainer. HQ_IO: it cannot be read; HQ_FORMAT: it is damaged or of another kind.
-hq_status hq_model_load(const hq_context *context,
-                        const char *path,
-                        hq_model **out);
-
-// Writes the model as a folder in Hugging Face layout (f32 weights), made if missing; each file is replaced in one step.
-hq_status hq_model_save(const hq_model *model,
-                        const char *folder);
-
-// Writes the model behind `from` (a run, a model folder, a Hugging Face folder) into the new folder `out_folder` in a form
-// that transformers loads; `kind` is an HQ_EXPORT_ constant. HQ_INVALID_VALUE: a model that transformers would compute
-// differently, or a folder that holds a model already.
-hq_status hq_export_model(const hq_context *context,
-                          const char *from,
-                          const char *out_folder,
-                          uint32_t kind);
-
-// Reads the Hugging Face folder `from` and writes it into the new model folder `out_folder` as hybridq keeps models: f32
-// weights in one file, with the tokenizer. HQ_FORMAT: what the format or this library cannot express.
-hq_status hq_import_model(const char *from,
-                          const char *out_folder);
-
 // The text of the model's `config.json`: `*length` gets its bytes without the NUL; `buffer`, if not NULL, gets the text
 // (HQ_SHAPE: `capacity` is too small).
 hq_status hq_model_config(const hq_model *model, char *buffer, size_t capacity, size_t *length);
@@ -1578,6 +1555,29 @@ hq_status hq_model_special_tokens(const hq_model *model, int64_t *bos, int64_t *
 
 // Frees a model; NULL is fine. Decoders made for it stay valid, but have nothing to read with.
 void hq_model_free(hq_model *model);
+
+// Reads a model: a folder in Hugging Face layout (`config.json`, `model.safetensors`, perhaps `tokenizer.json`), or a run
+// of the trainer. HQ_IO: it cannot be read; HQ_FORMAT: it is damaged or of another kind.
+hq_status hq_model_load(const hq_context *context,
+                        const char *path,
+                        hq_model **out);
+
+// Writes the model as a folder in Hugging Face layout (f32 weights), made if missing; each file is replaced in one step.
+hq_status hq_model_save(const hq_model *model,
+                        const char *folder);
+
+// Writes the model behind `from` (a run, a model folder, a Hugging Face folder) into the new folder `out_folder` in a form
+// that transformers loads; `kind` is an HQ_EXPORT_ constant. HQ_INVALID_VALUE: a model that transformers would compute
+// differently, or a folder that holds a model already.
+hq_status hq_export_model(const hq_context *context,
+                          const char *from,
+                          const char *out_folder,
+                          uint32_t kind);
+
+// Reads the Hugging Face folder `from` and writes it into the new model folder `out_folder` as hybridq keeps models: f32
+// weights in one file, with the tokenizer. HQ_FORMAT: what the format or this library cannot express.
+hq_status hq_import_model(const char *from,
+                          const char *out_folder);
 
 // Makes a decoder for `sequences` (1 to 4,096) texts side by side of up to `capacity` tokens each (at most the model's
 // context). HQ_SHAPE: more than fits into memory.

@@ -233,6 +233,7 @@ mod tests {
 
     #[test]
     fn panics_become_a_status_and_a_message() {
+        // SAFETY: the last error is a string of this thread.
         let message = || unsafe { CStr::from_ptr(super::super::status::hq_last_error()) }.to_str().unwrap().to_string();
         std::panic::set_hook(Box::new(|_| {}));
         assert_eq!(guard("hq_f", || panic!("a defect of size {}", 3)), hq_status::HQ_PANIC);

@@ -40,6 +40,7 @@ mod auxiliary;
 
 mod generate;
 mod model;
+mod model_files;
 
 mod decoder;
 
@@ -57,6 +58,7 @@ pub use generate::*;
 pub use kmeans::*;
 pub use log::*;
 pub use model::*;
+pub use model_files::*;
 pub use objective::*;
 pub use optimizer::*;
 pub use parameters::*;

@@ -16,9 +16,8 @@ use super::vectors::check_finite;
 use crate::data::{TextSource, TokenDataset, Tokenizer};
 use crate::dispatch::Context;
 use crate::eval::language_model;
-use crate::models::{ExportType, Model, ModelConfig, preset};
+use crate::models::{Model, ModelConfig, preset};
 use crate::nn::{Batch, Executor, Mode, ParamKind, StepRandomness};
-use crate::train::{export_model, import_model, open_model_tokenizer, resolve_model};
 
 /// A decoder language model with its tokenizer. One thread at a time may use it.
 pub struct hq_model {
@@ -110,7 +109,7 @@ unsafe impl Growable for hq_evaluation {
     const FIRST_SIZE: usize = size_of::<hq_evaluation>();
 }
 
-fn ready(context: &Context, mut model: Model, tokenizer: Tokenizer) -> Result<*mut hq_model, Failure> {
+pub(super) fn ready(context: &Context, mut model: Model, tokenizer: Tokenizer) -> Result<*mut hq_model, Failure> {
     model.store.quantize(context)?;
     Ok(new_handle(ModelValue { model, tokenizer }))
 }
@@ -138,93 +137,6 @@ pub unsafe extern "C" fn hq_model_new(
         };
         room_for::<f32>(usize::try_from(config.approximate_parameters() * 2).unwrap_or(usize::MAX), "model size")?;
         out.write(ready(context, Model::new(config, seed)?, Tokenizer::bytes())?);
-        Ok(())
-    })
-}
-
-/// Reads a model: a folder in Hugging Face layout (`config.json`, `model.safetensors`, perhaps `tokenizer.json`), or a run
-/// of the trainer. HQ_IO: it cannot be read; HQ_FORMAT: it is damaged or of another kind.
-///
-/// # Safety
-/// The pointers are as [`crate::capi`] says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hq_model_load(
-    context: *const hq_context,
-    path: *const c_char,
-    out: *mut *mut hq_model,
-) -> hq_status {
-    guard("hq_model_load", || {
-        // SAFETY: as the caller vouches.
-        let (context, path, out) = unsafe { (context_of(context)?, text(path, "path")?, place(out, "out")?) };
-        let folder = resolve_model(Path::new(path))?;
-        out.write(ready(context, Model::load(&folder)?, open_model_tokenizer(&folder)?)?);
-        Ok(())
-    })
-}
-
-/// Writes the model as a folder in Hugging Face layout (f32 weights), made if missing; each file is replaced in one step.
-///
-/// # Safety
-/// The pointers are as [`crate::capi`] says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hq_model_save(model: *const hq_model, folder: *const c_char) -> hq_status {
-    guard("hq_model_save", || {
-        // SAFETY: as the caller vouches.
-        let (value, folder) = unsafe { (handle_ref(model, "model")?, text(folder, "folder")?) };
-        value.model.save(Path::new(folder))?;
-        Ok(value.tokenizer.save(Path::new(folder))?)
-    })
-}
-
-/// f32 weights as they are.
-pub const HQ_EXPORT_F32: u32 = 0;
-/// Half precision.
-pub const HQ_EXPORT_F16: u32 = 1;
-/// Half precision with the range of f32.
-pub const HQ_EXPORT_BF16: u32 = 2;
-/// BitNet's checkpoint form: ternary layers four weights a byte, the rest f32.
-pub const HQ_EXPORT_PACKED: u32 = 3;
-
-/// Writes the model behind `from` (a run, a model folder, a Hugging Face folder) into the new folder `out_folder` in a form
-/// that transformers loads; `kind` is an HQ_EXPORT_ constant. HQ_INVALID_VALUE: a model that transformers would compute
-/// differently, or a folder that holds a model already.
-///
-/// # Safety
-/// The pointers are as [`crate::capi`] says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hq_export_model(
-    context: *const hq_context,
-    from: *const c_char,
-    out_folder: *const c_char,
-    kind: u32,
-) -> hq_status {
-    guard("hq_export_model", || {
-        let kind = match kind {
-            HQ_EXPORT_F32 => ExportType::F32,
-            HQ_EXPORT_F16 => ExportType::F16,
-            HQ_EXPORT_BF16 => ExportType::Bf16,
-            HQ_EXPORT_PACKED => ExportType::Packed,
-            other => return Err(Failure::invalid("kind", "an HQ_EXPORT_ constant (0 to 3)", other)),
-        };
-        // SAFETY: as the caller vouches.
-        let (context, from, out) =
-            unsafe { (context_of(context)?, text(from, "from")?, text(out_folder, "out_folder")?) };
-        export_model(context, Path::new(from), Path::new(out), kind)?;
-        Ok(())
-    })
-}
-
-/// Reads the Hugging Face folder `from` and writes it into the new model folder `out_folder` as hybridq keeps models: f32
-/// weights in one file, with the tokenizer. HQ_FORMAT: what the format or this library cannot express.
-///
-/// # Safety
-/// The pointers are as [`crate::capi`] says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hq_import_model(from: *const c_char, out_folder: *const c_char) -> hq_status {
-    guard("hq_import_model", || {
-        // SAFETY: as the caller vouches.
-        let (from, out) = unsafe { (text(from, "from")?, text(out_folder, "out_folder")?) };
-        import_model(Path::new(from), Path::new(out))?;
         Ok(())
     })
 }

@@ -1022,7 +1022,8 @@ hq_status hq_ternary_unpack(const hq_context *context,
                             int8_t *trits);
 
 // Bytes that a ternary matrix takes at five trits a byte (1.6 bits a weight), padding included: the compact form, for
-// files (csrc/README.md, "five trits a byte"). Products run on the 2-bit form.
+// files (csrc/README.md, "five trits a byte"). Products of one
+// token run on it (`hq_five_trits_matvec`), those of many on the 2-bit form.
 hq_status hq_five_trits_bytes(size_t rows, size_t cols, size_t *bytes);
 
 // Packs `trits` (`rows x cols`, each -1, 0 or 1) at five a byte. `packed_len` is what `hq_five_trits_bytes` tells.
@@ -1057,6 +1058,20 @@ hq_status hq_ternary_matmul(const hq_context *context,
                             const int32_t *x_sums,
                             size_t tokens,
                             float *y);
+
+// As `hq_ternary_matmul` for one token and a matrix of five trits a byte: `y` (`rows`) from `x` (`cols` int8 values) with its
+// scale and sum, bit for bit what the 2-bit form gives.
+hq_status hq_five_trits_matvec(const hq_context *context,
+                               const uint8_t *packed,
+                               size_t packed_len,
+                               size_t rows,
+                               size_t cols,
+                               const float *scales,
+                               size_t scale_count,
+                               const int8_t *x,
+                               float x_scale,
+                               int32_t x_sum,
+                               float *y);
 
 // `dx = dy * W` for int8 rows `dy` (`tokens x rows`) and the packed matrix of `hq_ternary_matmul`, without unpacking it:
 // `dx[t][k] = dy_scales[t] * sum over o of dy[t][o] * trit[o][k]`, `tokens x cols`. Multiply the weight scales into `dy`

@@ -5,7 +5,7 @@ use super::boundary::{Failure, guard, place};
 use super::context::{context_of, hq_context};
 use super::status::hq_status;
 use crate::dispatch::Context;
-use crate::kernels::{KernelTable, TERNARY_MAX_K, ternary_packed_len};
+use crate::kernels::{Activations, KernelTable, TERNARY_MAX_K, ternary_packed_len};
 use crate::quant::{PackedTernary, ScaleGranularity};
 
 /// One scale for the matrix: absmean, `max(mean|W|, 1e-5)`.
@@ -179,7 +179,8 @@ pub unsafe extern "C" fn hq_ternary_unpack(
 }
 
 /// Bytes that a ternary matrix takes at five trits a byte (1.6 bits a weight), padding included: the compact form, for
-/// files (csrc/README.md, "five trits a byte"). Products run on the 2-bit form.
+/// files (csrc/README.md, "five trits a byte"). Products of one
+/// token run on it (`hq_five_trits_matvec`), those of many on the 2-bit form.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.
@@ -212,7 +213,7 @@ pub unsafe extern "C" fn hq_five_trits_pack(
         // SAFETY: as the caller vouches.
         unsafe {
             pack_trits((context, trits, rows, cols), to, |context, trits, packed| {
-                context.kernels().pack5(trits, rows, cols, packed);
+                context.pack5(trits, rows, cols, packed);
             })
         }
     })
@@ -236,7 +237,7 @@ pub unsafe extern "C" fn hq_five_trits_unpack(
         // SAFETY: as the caller vouches.
         unsafe {
             unpack_trits(from, (trits, rows, cols), |context, packed, trits| {
-                context.kernels().unpack5(packed, rows, cols, trits);
+                context.unpack5(packed, rows, cols, trits);
             })
         }
     })
@@ -279,6 +280,43 @@ pub unsafe extern "C" fn hq_ternary_matmul(
         // SAFETY: as the caller vouches.
         let y = unsafe { output(y, outputs, "y") }?;
         context.ternary_matmul(packed, rows, cols, scales, x, x_scales, x_sums, y);
+        Ok(())
+    })
+}
+
+/// As `hq_ternary_matmul` for one token and a matrix of five trits a byte: `y` (`rows`) from `x` (`cols` int8 values) with its
+/// scale and sum, bit for bit what the 2-bit form gives.
+///
+/// # Safety
+/// The pointers are as [`crate::capi`] says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hq_five_trits_matvec(
+    context: *const hq_context,
+    packed: *const u8,
+    packed_len: usize,
+    rows: usize,
+    cols: usize,
+    scales: *const f32,
+    scale_count: usize,
+    x: *const i8,
+    x_scale: f32,
+    x_sum: i32,
+    y: *mut f32,
+) -> hq_status {
+    guard("hq_five_trits_matvec", || {
+        expect_len(packed_len, five_trits_bytes(rows, cols)?, "packed_len")?;
+        if scale_count != 1 {
+            expect_len(scale_count, rows, "scale_count")?;
+        }
+        check_reduction(cols, "cols")?;
+        // SAFETY: as the caller vouches.
+        let (context, packed) = unsafe { (context_of(context)?, input(packed, packed_len, "packed")?) };
+        // SAFETY: as the caller vouches.
+        let (scales, values) = unsafe { (input(scales, scale_count, "scales")?, input(x, cols, "x")?) };
+        // SAFETY: as the caller vouches.
+        let y = unsafe { output(y, rows, "y") }?;
+        let x = Activations { values, scales: &[x_scale], sums: &[x_sum] };
+        context.pack5_matvec(packed, cols, scales, x, y);
         Ok(())
     })
 }

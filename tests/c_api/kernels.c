@@ -56,6 +56,18 @@ static void multiply(const hq_context *context, size_t tokens, size_t rows, size
             CHECK(fabs(y[t * rows + o] - expected) <= 1e-5 * fabs(expected) + 1e-7);
         }
     }
+    /* The same weights at 1.6 bits: one token gives the same bits. */
+    size_t five_bytes = 0;
+    CHECK(hq_five_trits_bytes(rows, cols, &five_bytes) == HQ_OK);
+    uint8_t *five = allocate(five_bytes);
+    CHECK(hq_five_trits_pack(context, trits, rows, cols, five, five_bytes) == HQ_OK);
+    float *one = allocate(rows * sizeof *one);
+    if (tokens > 0) {
+        CHECK(hq_five_trits_matvec(context, five, five_bytes, rows, cols, scales, rows, values, x_scales[0], x_sums[0],
+                                   one) == HQ_OK);
+        CHECK(memcmp(one, y, rows * sizeof *one) == 0);
+    }
+    free(five), free(one);
     free(weights), free(x), free(packed), free(scales), free(trits), free(values), free(x_scales), free(x_sums), free(y);
 }
 

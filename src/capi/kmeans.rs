@@ -298,7 +298,8 @@ pub unsafe extern "C" fn hq_kmeans_assign(
     distances: *mut f32,
 ) -> hq_status {
     guard("hq_kmeans_assign", || {
-        (at_least_one(dim, "dim")?, at_least_one(clusters, "clusters")?);
+        at_least_one(dim, "dim")?;
+        at_least_one(clusters, "clusters")?;
         let (len, total) = (size(&[count, dim], "points")?, size(&[clusters, dim], "centroids")?);
         if u32::try_from(clusters).is_err() {
             return Err(Failure::shape("clusters", "below 2^32", clusters));
@@ -332,7 +333,8 @@ pub unsafe extern "C" fn hq_kmeans_sums(
     counts: *mut i64,
 ) -> hq_status {
     guard("hq_kmeans_sums", || {
-        (at_least_one(dim, "dim")?, at_least_one(clusters, "clusters")?);
+        at_least_one(dim, "dim")?;
+        at_least_one(clusters, "clusters")?;
         let (len, total) = (size(&[count, dim], "points")?, size(&[clusters, dim], "sums")?);
         // SAFETY: as the caller vouches.
         let (context, points) = unsafe { (context_of(context)?, input(points, len, "points")?) };
@@ -343,7 +345,8 @@ pub unsafe extern "C" fn hq_kmeans_sums(
         if let Some(at) = labels.iter().position(|&label| label as usize >= clusters) {
             return Err(Failure::invalid(&format!("labels[{at}]"), format!("below {clusters}"), labels[at]));
         }
-        (sums.fill(0.0), counts.fill(0));
+        sums.fill(0.0);
+        counts.fill(0);
         let (before, mut touched) = (vec![NO_LABEL; count], vec![0; clusters]);
         context.kernels().kmeans_move(points, dim, &before, labels, sums, counts, &mut touched);
         Ok(())

@@ -289,7 +289,8 @@ pub unsafe extern "C" fn hq_model_loss(
     loss: *mut f64,
 ) -> hq_status {
     guard("hq_model_loss", || {
-        (at_least_one(sequences, "sequences")?, at_least_one(length, "length")?);
+        at_least_one(sequences, "sequences")?;
+        at_least_one(length, "length")?;
         let len = size(&[sequences, length], "sequences x length")?;
         // SAFETY: as the caller vouches.
         let (value, context) = unsafe { (handle_mut(model, "model")?, context_of(context)?) };

@@ -103,6 +103,33 @@ fn pkg_config_builds_the_examples() {
     }
 }
 
+/// The first fenced block of the README in `language` that contains `what`.
+fn readme_block(language: &str, what: &str) -> String {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let fence = format!("```{language}\n");
+    let block = readme.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).find(|b| b.contains(what));
+    block.unwrap_or_else(|| panic!("README.md has no {language} block with {what}")).to_owned()
+}
+
+#[test]
+fn readme_program_builds_and_runs_as_printed() {
+    if !(has("pkg-config", "pkg-config", "readme_program_builds_and_runs_as_printed") && has("cc", "cc", "README")) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let prefix = installed(folder.path(), "lib");
+    std::fs::write(folder.path().join("program.c"), readme_block("c", "hybridq.h")).unwrap();
+    let commands = readme_block("sh", "program.c");
+    let compile = commands.lines().find(|line| line.starts_with("cc ")).expect("a line that calls cc");
+    // A prefix without blanks in it, as the README has.
+    std::os::unix::fs::symlink(prefix, folder.path().join("prefix")).unwrap();
+    let lib = folder.path().join("prefix/lib");
+    let mut command = Command::new("sh");
+    command.args(["-c", compile]).env("PKG_CONFIG_PATH", lib.join("pkgconfig")).env("LD_LIBRARY_PATH", &lib);
+    let printed = run(command.current_dir(folder.path()));
+    assert_eq!(printed, format!("hybridq {}: norm 5, clipped to (0.6, 0.8)\n", env!("CARGO_PKG_VERSION")));
+}
+
 #[test]
 fn cmake_builds_the_examples() {
     if !(has("cmake", "cmake", "cmake_builds_the_examples") && has("cc", "cc", "cmake")) {

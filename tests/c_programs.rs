@@ -59,34 +59,6 @@ fn headers_compile_as_c_and_cpp() {
     }
 }
 
-/// The first fenced block of the README in `language` that contains `what`.
-fn readme_block(language: &str, what: &str) -> String {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let fence = format!("```{language}\n");
-    let block = readme.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).find(|b| b.contains(what));
-    block.unwrap_or_else(|| panic!("README.md has no {language} block with {what}")).to_owned()
-}
-
-#[test]
-fn readme_program_builds_and_runs_as_printed() {
-    if !has("cc") {
-        assert!(!required("cc"), "HYBRIDQ_REQUIRE names cc, and it was not found");
-        println!("SKIPPED: the README's program was not built, cc is not installed");
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let link = |from: &Path, to: &str| std::os::unix::fs::symlink(from, folder.path().join(to)).unwrap();
-    std::fs::create_dir(folder.path().join("target")).unwrap();
-    link(&library_folder(), "target/release");
-    link(&Path::new(env!("CARGO_MANIFEST_DIR")).join("include"), "include");
-    std::fs::write(folder.path().join("program.c"), readme_block("c", "hybridq.h")).unwrap();
-    let commands = readme_block("sh", "program.c");
-    let compile = commands.lines().find(|line| line.starts_with("cc ")).expect("a line that calls cc");
-    run(Command::new("sh").args(["-c", compile]).current_dir(folder.path()));
-    let printed = run(&mut Command::new(folder.path().join("program")));
-    assert_eq!(printed, format!("hybridq {}: norm 5, clipped to (0.6, 0.8)\n", env!("CARGO_PKG_VERSION")));
-}
-
 #[test]
 fn kernels_grids_clusters_and_struct_sizes() {
     check("kernels.c", &[]);

@@ -894,26 +894,6 @@ hq_status hq_matmul(const hq_context *context,
                     bool accumulate,
                     float *c);
 
-// Softmax of `scale * x` in each row of `x` (`rows x width`), in place. `ranges` (`2 * rows` numbers: first column, end), if
-// not NULL, limits each row to some columns, and the others become 0. `lse` (`rows`), if not NULL, gets the log of
-// the sum of `exp(scale * x)`. An empty range gives zeros and -infinity; NaN in a range makes the row NaN.
-hq_status hq_softmax_rows(const hq_context *context,
-                          float *x,
-                          size_t rows,
-                          size_t width,
-                          float scale,
-                          const uint32_t *ranges,
-                          float *lse);
-
-// The gradient of `hq_softmax_rows`, in place: from its output `p` (`rows x width`) and the gradient of it to the gradient
-// of its input, `gradient = scale * p * (gradient - sum(p * gradient))`.
-hq_status hq_softmax_backward_rows(const hq_context *context,
-                                   const float *p,
-                                   size_t rows,
-                                   size_t width,
-                                   float scale,
-                                   float *gradient);
-
 // Cross entropy in nats of each row of `logits` (`rows x vocabulary`) against `targets` (`rows` ids below `vocabulary`):
 // `losses` (`rows`). The logits become the gradient `(softmax - onehot) * gradient_scale` (use 1 / rows for a mean loss).
 // HQ_INVALID_VALUE: a target out of range.

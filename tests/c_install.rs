@@ -136,7 +136,7 @@ fn cmake_builds_the_examples() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let prefix = installed(folder.path(), "lib/here");
+    let prefix = installed(folder.path(), "lib64");
     let source = root().join("tests/c_api");
     let project = format!(
         "cmake_minimum_required(VERSION 3.13)\nproject(examples C CXX)\n\
@@ -154,7 +154,7 @@ fn cmake_builds_the_examples() {
     );
     std::fs::write(folder.path().join("CMakeLists.txt"), project).unwrap();
     let build = folder.path().join("build");
-    let prefix_path = format!("-DCMAKE_PREFIX_PATH={}", prefix.join("lib/here").display());
+    let prefix_path = format!("-DCMAKE_PREFIX_PATH={}", prefix.display());
     run(Command::new("cmake").arg("-S").arg(folder.path()).arg("-B").arg(&build).arg(prefix_path));
     run(Command::new("cmake").arg("--build").arg(&build));
     for name in ["multiply_packed", "cluster_points", "hybrid_optimizer"] {
@@ -176,7 +176,7 @@ fn cmake_builds_the_examples() {
             .arg(folder.path())
             .arg("-B")
             .arg(other)
-            .arg(format!("-DCMAKE_PREFIX_PATH={}", prefix.join("lib/here").display()))
+            .arg(format!("-DCMAKE_PREFIX_PATH={}", prefix.display()))
             .output()
             .unwrap();
         assert_eq!(output.status.success(), found, "{wanted}: {}", String::from_utf8_lossy(&output.stderr));

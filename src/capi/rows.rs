@@ -1,6 +1,6 @@
-//! Softmax, cross entropy, normalisations and dropout, on the caller's buffers, on the calling thread.
+//! Cross entropy, normalisations and dropout, on the caller's buffers, on the calling thread.
 
-use super::arguments::{input, optional_output, output, size};
+use super::arguments::{input, output, size};
 use super::boundary::{Failure, guard};
 use super::context::{context_of, hq_context};
 use super::status::hq_status;
@@ -15,72 +15,6 @@ fn positive(value: f32, name: &str) -> Result<(), Failure> {
     } else {
         Err(Failure::invalid(name, "a finite number above 0", value))
     }
-}
-
-/// Softmax of `scale * x` in each row of `x` (`rows x width`), in place. `ranges` (`2 * rows` numbers: first column, end), if
-/// not NULL, limits each row to some columns, and the others become 0. `lse` (`rows`), if not NULL, gets the log of
-/// the sum of `exp(scale * x)`. An empty range gives zeros and -infinity; NaN in a range makes the row NaN.
-///
-/// # Safety
-/// The pointers are as [`crate::capi`] says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hq_softmax_rows(
-    context: *const hq_context,
-    x: *mut f32,
-    rows: usize,
-    width: usize,
-    scale: f32,
-    ranges: *const u32,
-    lse: *mut f32,
-) -> hq_status {
-    guard("hq_softmax_rows", || {
-        positive(scale, "scale")?;
-        let len = size(&[rows, width], "rows x width")?;
-        let end = u32::try_from(width).map_err(|_| Failure::shape("width", "below 2^32", width))?;
-        // SAFETY: as the caller vouches.
-        let (context, x) = unsafe { (context_of(context)?, output(x, len, "x")?) };
-        let ranges = if ranges.is_null() {
-            vec![[0, end]; rows]
-        } else {
-            // SAFETY: as the caller vouches.
-            let pairs = unsafe { input(ranges, size(&[rows, 2], "ranges")?, "ranges") }?;
-            pairs.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect()
-        };
-        if let Some([first, last]) = ranges.iter().find(|[first, last]| first > last || *last > end) {
-            return Err(Failure::invalid("ranges", format!("first <= end <= {width}"), format!("{first} to {last}")));
-        }
-        // SAFETY: as the caller vouches.
-        match unsafe { optional_output(lse, rows, "lse") }? {
-            Some(lse) => context.kernels().softmax_rows(x, width, scale, &ranges, lse),
-            None => context.kernels().softmax_rows(x, width, scale, &ranges, &mut vec![0.0; rows]),
-        }
-        Ok(())
-    })
-}
-
-/// The gradient of `hq_softmax_rows`, in place: from its output `p` (`rows x width`) and the gradient of it to the gradient
-/// of its input, `gradient = scale * p * (gradient - sum(p * gradient))`.
-///
-/// # Safety
-/// The pointers are as [`crate::capi`] says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hq_softmax_backward_rows(
-    context: *const hq_context,
-    p: *const f32,
-    rows: usize,
-    width: usize,
-    scale: f32,
-    gradient: *mut f32,
-) -> hq_status {
-    guard("hq_softmax_backward_rows", || {
-        positive(scale, "scale")?;
-        let len = size(&[rows, width], "rows x width")?;
-        // SAFETY: as the caller vouches.
-        let (context, p) = unsafe { (context_of(context)?, input(p, len, "p")?) };
-        // SAFETY: as the caller vouches.
-        context.kernels().softmax_backward_rows(p, width, scale, unsafe { output(gradient, len, "gradient") }?);
-        Ok(())
-    })
 }
 
 /// Cross entropy in nats of each row of `logits` (`rows x vocabulary`) against `targets` (`rows` ids below `vocabulary`):

@@ -1256,23 +1256,6 @@ hq_status hq_data_clustering_batch(const hq_data_clustering *clustering,
                                    uint64_t *windows,
                                    int64_t *cluster);
 
-// Adds the mean loss of each cluster in a batch to its history: `losses[i]` is that of window `windows[i]`.
-// HQ_INVALID_VALUE: there is no such window.
-hq_status hq_data_clustering_record(hq_data_clustering *clustering,
-                                    uint64_t step,
-                                    const uint64_t *windows,
-                                    const double *losses,
-                                    size_t count);
-
-// The recorded losses of a cluster, oldest first: `*count` gets their number; `steps` and `losses`, if not NULL, get
-// `capacity` of them at most.
-hq_status hq_data_clustering_history(const hq_data_clustering *clustering,
-                                     size_t cluster,
-                                     uint64_t *steps,
-                                     double *losses,
-                                     size_t capacity,
-                                     size_t *count);
-
 // Frees a clustering; NULL is fine.
 void hq_data_clustering_free(hq_data_clustering *clustering);
 
@@ -1545,7 +1528,7 @@ hq_status hq_model_decode(const hq_model *model,
                           size_t capacity,
                           size_t *length);
 
-// The ids that begin and end a text; -1: there is none. Either pointer may be NULL.
+// The ids that begin and end a text (of several, the first); -1: there is none. Either pointer may be NULL.
 hq_status hq_model_special_tokens(const hq_model *model, int64_t *bos, int64_t *eos);
 
 // Frees a model; NULL is fine. Decoders made for it stay valid, but have nothing to read with.

@@ -1,7 +1,7 @@
 //! `hq_data_clustering` and `hq_parameter_clustering`: clusters of training windows and of the parts of a matrix.
 
-use super::arguments::{expect_len, input, optional_output, output, room_for, size};
-use super::boundary::{Failure, Opaque, free_handle, guard, handle_mut, handle_ref, new_handle, optional_place, place};
+use super::arguments::{expect_len, input, output, room_for, size};
+use super::boundary::{Failure, Opaque, free_handle, guard, handle_ref, new_handle, optional_place, place};
 use super::context::{context_of, context_value, hq_context};
 use super::quantizer::{number_of, precision_of};
 use super::status::hq_status;
@@ -150,69 +150,6 @@ pub unsafe extern "C" fn hq_data_clustering_batch(
         if let Some(cluster) = cluster {
             cluster.write(batch.cluster.map_or(-1, |cluster| cluster as i64));
         }
-        Ok(())
-    })
-}
-
-/// Adds the mean loss of each cluster in a batch to its history: `losses[i]` is that of window `windows[i]`.
-/// HQ_INVALID_VALUE: there is no such window.
-///
-/// # Safety
-/// The pointers are as [`crate::capi`] says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hq_data_clustering_record(
-    clustering: *mut hq_data_clustering,
-    step: u64,
-    windows: *const u64,
-    losses: *const f64,
-    count: usize,
-) -> hq_status {
-    guard("hq_data_clustering_record", || {
-        // SAFETY: as the caller vouches.
-        let (value, windows) = unsafe { (handle_mut(clustering, "clustering")?, input(windows, count, "windows")?) };
-        // SAFETY: as the caller vouches.
-        let losses = unsafe { input(losses, count, "losses") }?;
-        let most = value.windows() as u64;
-        if let Some(at) = windows.iter().position(|&window| window >= most) {
-            return Err(Failure::invalid(&format!("windows[{at}]"), format!("below {most}"), windows[at]));
-        }
-        let windows: Vec<usize> = windows.iter().map(|&window| window as usize).collect();
-        value.record_losses(step, &windows, losses);
-        Ok(())
-    })
-}
-
-/// The recorded losses of a cluster, oldest first: `*count` gets their number; `steps` and `losses`, if not NULL, get
-/// `capacity` of them at most.
-///
-/// # Safety
-/// The pointers are as [`crate::capi`] says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hq_data_clustering_history(
-    clustering: *const hq_data_clustering,
-    cluster: usize,
-    steps: *mut u64,
-    losses: *mut f64,
-    capacity: usize,
-    count: *mut usize,
-) -> hq_status {
-    guard("hq_data_clustering_history", || {
-        // SAFETY: as the caller vouches.
-        let (value, count) = unsafe { (handle_ref(clustering, "clustering")?, place(count, "count")?) };
-        if cluster >= value.clusters() {
-            return Err(Failure::invalid("cluster", format!("below {}", value.clusters()), cluster));
-        }
-        let history = value.loss_history(cluster);
-        let given = capacity.min(history.len());
-        // SAFETY: as the caller vouches.
-        if let Some(steps) = unsafe { optional_output(steps, given, "steps") }? {
-            steps.iter_mut().zip(history).for_each(|(step, entry)| *step = entry.step);
-        }
-        // SAFETY: as the caller vouches.
-        if let Some(losses) = unsafe { optional_output(losses, given, "losses") }? {
-            losses.iter_mut().zip(history).for_each(|(loss, entry)| *loss = entry.loss);
-        }
-        count.write(history.len());
         Ok(())
     })
 }

@@ -422,7 +422,7 @@ pub unsafe extern "C" fn hq_model_decode(
     })
 }
 
-/// The ids that begin and end a text; -1: there is none. Either pointer may be NULL.
+/// The ids that begin and end a text (of several, the first); -1: there is none. Either pointer may be NULL.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.
@@ -439,7 +439,7 @@ pub unsafe extern "C" fn hq_model_special_tokens(model: *const hq_model, bos: *m
             bos.write(number(config.bos_token_id.or(tokenizer.bos())));
         }
         if let Some(eos) = eos {
-            eos.write(number(config.eos_token_id.or(tokenizer.eos())));
+            eos.write(number(config.eos_token_id.first().copied().or(tokenizer.eos())));
         }
         Ok(())
     })

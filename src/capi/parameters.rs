@@ -33,7 +33,14 @@ pub struct hq_parameters {
 
 /// One store with several owners: handles and a trainer. The header allows one thread at a time.
 #[derive(Clone)]
-pub(super) struct SharedStore(Arc<UnsafeCell<ParamStore>>);
+pub(super) struct SharedStore(Arc<StoreCell>);
+
+struct StoreCell(UnsafeCell<ParamStore>);
+
+// SAFETY: the header allows one thread at a time.
+unsafe impl Send for StoreCell {}
+// SAFETY: as above.
+unsafe impl Sync for StoreCell {}
 
 impl Opaque for hq_parameters {
     type Value = SharedStore;
@@ -46,7 +53,7 @@ impl SharedStore {
     #[allow(clippy::mut_from_ref)]
     pub(super) unsafe fn get(&self) -> &mut ParamStore {
         // SAFETY: as the caller vouches.
-        unsafe { &mut *self.0.get() }
+        unsafe { &mut *self.0.0.get() }
     }
 }
 
@@ -158,7 +165,7 @@ pub unsafe extern "C" fn hq_parameters_new(
         room_for::<f32>(total.saturating_mul(4), "specs.shape")?;
         let mut store = ParamStore::new(declared)?;
         store.initialize(seed);
-        out.write(new_handle(SharedStore(Arc::new(UnsafeCell::new(store)))));
+        out.write(new_handle(SharedStore(Arc::new(StoreCell(UnsafeCell::new(store))))));
         Ok(())
     })
 }

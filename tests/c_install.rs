@@ -136,7 +136,7 @@ fn cmake_builds_the_examples() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let prefix = installed(folder.path(), "lib64");
+    let prefix = installed(folder.path(), "lib");
     let source = root().join("tests/c_api");
     let project = format!(
         "cmake_minimum_required(VERSION 3.13)\nproject(examples C CXX)\n\

@@ -36,7 +36,8 @@ pub struct hq_kmeans_options {
 
 // SAFETY: repr(C), size first, numbers.
 unsafe impl Growable for hq_kmeans_options {
-    const FIRST_SIZE: usize = size_of::<hq_kmeans_options>();
+    /// Up to `seed`.
+    const FIRST_SIZE: usize = 24;
 }
 
 /// Facts of a clustering. Set `struct_size` to `sizeof(hq_kmeans_info)` before the call.

@@ -6,7 +6,7 @@ use super::context::{context_of, hq_context};
 use super::status::hq_status;
 use crate::dispatch::Context;
 use crate::kernels::{Activations, KernelTable, TERNARY_MAX_K, ternary_packed_len};
-use crate::quant::{PackedTernary, ScaleGranularity};
+use crate::quant::{Granularity, PackedTernary};
 
 /// One scale for the matrix: absmean, `max(mean|W|, 1e-5)`.
 pub const HQ_SCALE_PER_TENSOR: u32 = 0;
@@ -17,8 +17,8 @@ pub const HQ_SCALE_PER_GROUP: u32 = 2;
 
 pub(super) fn granularity_of(number: u32) -> Result<Granularity, Failure> {
     match number {
-        HQ_SCALE_PER_TENSOR => Ok(ScaleGranularity::Tensor),
-        HQ_SCALE_PER_ROW => Ok(ScaleGranularity::Row),
+        HQ_SCALE_PER_TENSOR => Ok(Granularity::Tensor),
+        HQ_SCALE_PER_ROW => Ok(Granularity::Row),
         other => Err(Failure::invalid("granularity", "HQ_SCALE_PER_TENSOR or HQ_SCALE_PER_ROW", other)),
     }
 }
@@ -91,9 +91,7 @@ pub unsafe extern "C" fn hq_ternary_pack(
         // SAFETY: as the caller vouches.
         let (packed, scales) =
             unsafe { (output(packed, packed_len, "packed")?, output(scales, scale_count, "scales")?) };
-        let matrix = PackedTernary::pack(context, weights, rows, cols, granularity)?;
-        packed.copy_from_slice(&matrix.data);
-        scales.copy_from_slice(&matrix.scales);
+        scales.copy_from_slice(&PackedTernary::pack_into(context, weights, rows, cols, granularity, packed)?);
         Ok(())
     })
 }
@@ -119,14 +117,13 @@ unsafe fn pack_trits(
 unsafe fn unpack_trits(
     (context, packed, packed_len, needed): (*const hq_context, *const u8, usize, usize),
     (trits, rows, cols): (*mut i8, usize, usize),
-    unpack: impl FnOnce(&Context, &[u8], &mut [i8]),
+    unpack: impl FnOnce(&Context, &[u8], &mut [i8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     expect_len(packed_len, needed, "packed_len")?;
     // SAFETY: as the caller vouches.
     let (context, packed) = unsafe { (context_of(context)?, input(packed, packed_len, "packed")?) };
     // SAFETY: as the caller vouches.
-    unpack(context, packed, unsafe { output(trits, rows * cols, "trits") }?);
-    Ok(())
+    unpack(context, packed, unsafe { output(trits, rows * cols, "trits") }?)
 }
 
 /// Packs `trits` (`rows x cols`, each -1, 0 or 1) to 2 bits a weight. `packed_len` is what `hq_ternary_packed_bytes` tells.
@@ -154,7 +151,8 @@ pub unsafe extern "C" fn hq_ternary_pack_trits(
     })
 }
 
-/// Unpacks a matrix of 2 bits a weight to `trits` (`rows x cols`, each -1, 0 or 1).
+/// Unpacks a matrix of 2 bits a weight to `trits` (`rows x cols`, each -1, 0 or 1). HQ_INVALID_VALUE: a byte holds the code 3,
+/// which stands for no weight; the message tells which.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.
@@ -172,7 +170,12 @@ pub unsafe extern "C" fn hq_ternary_unpack(
         // SAFETY: as the caller vouches.
         unsafe {
             unpack_trits(from, (trits, rows, cols), |context, packed, trits| {
+                if let Some(at) = context.ternary_find_invalid(packed) {
+                    let found = format!("{:#04x}", packed[at]);
+                    return Err(Failure::invalid(&format!("packed[{at}]"), "codes 0, 1 and 2", found));
+                }
                 context.ternary_unpack(packed, rows, cols, trits);
+                Ok(())
             })
         }
     })
@@ -238,6 +241,7 @@ pub unsafe extern "C" fn hq_five_trits_unpack(
         unsafe {
             unpack_trits(from, (trits, rows, cols), |context, packed, trits| {
                 context.unpack5(packed, rows, cols, trits);
+                Ok(())
             })
         }
     })

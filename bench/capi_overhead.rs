@@ -58,8 +58,7 @@ fn main() {
     let (rows, cols) = (64, 64);
     let weights = vec![0.3f32; rows * cols];
     let packed =
-        hybridq::quant::PackedTernary::pack(&rust, &weights, rows, cols, hybridq::quant::ScaleGranularity::Tensor)
-            .unwrap();
+        hybridq::quant::PackedTernary::pack(&rust, &weights, rows, cols, hybridq::quant::Granularity::Tensor).unwrap();
     let (values, scale, sum) = (vec![3i8; cols], [0.1f32], [3 * cols as i32]);
     let (mut y, mut other) = (vec![0.0f32; rows], vec![0.0f32; rows]);
     let mut worst = compare(

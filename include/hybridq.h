@@ -993,7 +993,8 @@ hq_status hq_ternary_pack_trits(const hq_context *context,
                                 uint8_t *packed,
                                 size_t packed_len);
 
-// Unpacks a matrix of 2 bits a weight to `trits` (`rows x cols`, each -1, 0 or 1).
+// Unpacks a matrix of 2 bits a weight to `trits` (`rows x cols`, each -1, 0 or 1). HQ_INVALID_VALUE: a byte holds the code 3,
+// which stands for no weight; the message tells which.
 hq_status hq_ternary_unpack(const hq_context *context,
                             const uint8_t *packed,
                             size_t packed_len,

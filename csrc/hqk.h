@@ -262,4 +262,13 @@ HQK_EVERY_ISA(HQK_KMEANS)
     void hqk_unpack5_##isa(const uint8_t *packed, size_t rows, size_t cols, int8_t *trits);
 HQK_EVERY_ISA(HQK_PACK5)
 
+/* ceiling: what a core can do at best, for benchmarks. */
+#define HQK_CEILING(isa)                                                                \
+    void hqk_ceiling_int8_##isa(size_t rounds, uint64_t *operations);                   \
+    void hqk_ceiling_int8_widened_##isa(size_t rounds, uint64_t *operations);           \
+    void hqk_ceiling_f32_##isa(size_t rounds, uint64_t *operations);                    \
+    void hqk_ceiling_read_##isa(const uint8_t *bytes, size_t n, uint64_t *sum);         \
+    void hqk_ceiling_update_##isa(uint8_t *bytes, size_t n);
+HQK_EVERY_ISA(HQK_CEILING)
+
 #endif

@@ -174,6 +174,48 @@ fn wrong_commands() {
 }
 
 #[test]
+fn wrong_benchmarks() {
+    let folder = prepared();
+    fails(folder.path(), &["bench", "--suite", "all"], 2, "--suite");
+    fails(folder.path(), &["bench", "--threads", "0"], 2, "--threads");
+    fails(folder.path(), &["bench", "--threads", "1000000"], 2, "--threads");
+    fails(folder.path(), &["bench", "--compare", "missing.jsonl"], 1, "missing.jsonl");
+    for file in ["text.txt", "bad.json", "empty.txt", "folder/image.bin"] {
+        fails(folder.path(), &["bench", "--compare", file], 1, "not a record");
+        fails(folder.path(), &["bench", "--compare", file, file], 1, file);
+    }
+    fails(folder.path(), &["bench", "--compare", "folder"], 1, "folder");
+    fails(folder.path(), &["bench", "--compare"], 2, "--compare");
+}
+
+#[test]
+fn records_are_compared_without_measuring() {
+    let folder = prepared();
+    let line = |value: f64| {
+        format!(
+            "{{\"family\":\"pack\",\"shape\":\"1 M\",\"isa\":\"avx2\",\"threads\":2,\"median_ns\":5.0,\"value\":{value},\
+             \"unit\":\"GB/s\",\"ceiling\":40.0,\"error\":0.0}}\n"
+        )
+    };
+    std::fs::write(folder.path().join("a.jsonl"), format!("# a remark\n{}", line(10.0))).unwrap();
+    std::fs::write(folder.path().join("b.jsonl"), line(15.0)).unwrap();
+    let output = hybridq(folder.path(), &["bench", "--compare", "a.jsonl", "b.jsonl"]);
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && printed.contains(" 1.50 ") && printed.contains("25 %"), "{printed}");
+}
+
+#[test]
+fn a_damaged_cache_of_the_dispatcher_costs_one_line() {
+    let folder = prepared();
+    for file in ["text.txt", "missing.toml", "folder", "folder/image.bin"] {
+        let output = hybridq(folder.path(), &["info", "--dispatch-cache", file]);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), stderr.lines().count()), (Some(0), 1), "{file}: {stderr}");
+        assert!(stderr.contains("WARN") && stderr.contains(file) && stderr.contains("defaults"), "{stderr}");
+    }
+}
+
+#[test]
 fn folders_that_hold_a_run_or_cannot_be_written() {
     let folder = prepared();
     let begun = hybridq(folder.path(), &with(&["--out", "run"]));

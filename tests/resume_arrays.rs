@@ -135,7 +135,8 @@ fn a_cancelled_run_goes_on_exactly() {
     // Going on with a finished run changes nothing.
     resume(&root, config()).unwrap().run().unwrap();
     assert_eq!(metrics(&root), whole.0);
-    assert_eq!(RunDirectory::open(&root).unwrap().unwrap().read_config().unwrap(), config());
+    let began = TrainConfig { dense_rounding: Some(context().dense_rounding()), ..config() };
+    assert_eq!(RunDirectory::open(&root).unwrap().unwrap().read_config().unwrap(), began);
 }
 
 /// Spoils a checkpoint.
@@ -228,6 +229,7 @@ fn another_model_data_or_configuration_is_refused() {
     let longer = TrainConfig { max_steps: 50, threads: Some(1), log_interval: 3, ..config() };
     let mut trainer = new_trainer(longer.clone()).resume_in(open()).unwrap();
     assert_eq!(trainer.run().unwrap().steps, 50);
+    let longer = TrainConfig { dense_rounding: Some(context().dense_rounding()), ..longer };
     assert_eq!(open().read_config().unwrap(), longer);
 }
 
@@ -286,4 +288,20 @@ fn reports_are_written_and_need_nothing_else() {
         assert!(!html.contains(outside), "{outside}");
     }
     assert!(html.len() < 300_000, "{} bytes", html.len());
+}
+
+#[test]
+fn a_run_keeps_how_dense_products_rounded_and_goes_on_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("run");
+    let mut trainer = new_trainer(config()).start_in(RunDirectory::create(Some(&root), "m").unwrap()).unwrap();
+    trainer.run().unwrap();
+    let here = context().dense_rounding();
+    let text = std::fs::read_to_string(root.join("config.toml")).unwrap();
+    assert!(text.contains(&format!("dense_rounding = \"{here}\"")), "{text}");
+    // As if the run had begun on a machine whose dense products round in another way: a warning, no error.
+    let longer = TrainConfig { max_steps: 45, dense_rounding: Some("01234567".into()), ..config() };
+    let mut trainer = resume(&root, longer).unwrap();
+    assert_eq!(trainer.config().dense_rounding.as_deref(), Some("01234567"));
+    assert_eq!(trainer.run().unwrap().steps, 45);
 }

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::Context;
+use super::{Context, Operation};
 use crate::kernels::StochasticRounding;
 use crate::tensor::RandomStream;
 
@@ -35,14 +35,15 @@ impl Context {
         assert!(
             Some(x.len()) == scales.len().checked_mul(width) && values.len() == x.len() && sums.len() == scales.len()
         );
-        if width == 0 {
-            return self.kernels().quantize_rows(x, width, values, scales, sums);
+        let call = self.call(Operation::QuantizeRows, x.len());
+        if width == 0 || !call.parallel {
+            return call.kernels.quantize_rows(x, width, values, scales, sums);
         }
         self.install(|| {
             let outputs = values.par_chunks_mut(rows * width).zip(scales.par_chunks_mut(rows));
             outputs.zip(sums.par_chunks_mut(rows)).zip(x.par_chunks(rows * width)).for_each(
                 |(((values, scales), sums), x)| {
-                    self.kernels().quantize_rows(x, width, values, scales, sums);
+                    call.kernels.quantize_rows(x, width, values, scales, sums);
                 },
             );
         });
@@ -66,15 +67,16 @@ impl Context {
         assert!(
             Some(x.len()) == scales.len().checked_mul(width) && values.len() == x.len() && sums.len() == scales.len()
         );
-        if width == 0 {
-            return self.kernels().quantize_rows_stochastic(x, width, 0, rounding, values, scales, sums);
+        let call = self.call(Operation::QuantizeRowsStochastic, x.len());
+        if width == 0 || !call.parallel {
+            return call.kernels.quantize_rows_stochastic(x, width, 0, rounding, values, scales, sums);
         }
         self.install(|| {
             let outputs = values.par_chunks_mut(rows * width).zip(scales.par_chunks_mut(rows));
             outputs.zip(sums.par_chunks_mut(rows)).zip(x.par_chunks(rows * width)).enumerate().for_each(
                 |(block, (((values, scales), sums), x))| {
                     let first = block * rows;
-                    self.kernels().quantize_rows_stochastic(x, width, first, rounding, values, scales, sums);
+                    call.kernels.quantize_rows_stochastic(x, width, first, rounding, values, scales, sums);
                 },
             );
         });
@@ -104,15 +106,20 @@ impl Context {
         if width == 0 {
             return;
         }
+        let call = self.call(Operation::QuantizeColumnsStochastic, x.len());
+        if !call.parallel {
+            call.kernels.column_scales(x, width, row_factors, column_scales);
+            return call.kernels.quantize_columns_stochastic(x, 0, row_factors, column_scales, rounding, values);
+        }
         self.install(|| {
             column_scales.par_chunks_mut(BLOCK_COLUMNS).enumerate().for_each(|(block, scales)| {
                 let first = (block * BLOCK_COLUMNS).min(x.len());
-                self.kernels().column_scales(&x[first..], width, row_factors, scales);
+                call.kernels.column_scales(&x[first..], width, row_factors, scales);
             });
             let inputs = x.par_chunks(rows * width).zip(row_factors.par_chunks(rows));
             values.par_chunks_mut(rows * width).zip(inputs).enumerate().for_each(|(block, (values, (x, factors)))| {
                 let first = block * rows;
-                self.kernels().quantize_columns_stochastic(x, first, factors, column_scales, rounding, values);
+                call.kernels.quantize_columns_stochastic(x, first, factors, column_scales, rounding, values);
             });
         });
     }

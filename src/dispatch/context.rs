@@ -1,8 +1,14 @@
-//! The context: a thread pool and a kernel table. Everything that computes takes one.
+//! The context: a thread pool, a kernel table and a dispatcher. Everything that computes takes one.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::sync::Arc;
 
+use super::backend::{Backend, Call, Dispatcher};
+use super::cache::{ConfigSource, config_for};
+use super::config::DispatchConfig;
+use super::metrics::BackendMetrics;
+use super::operation::Operation;
 use crate::kernels::{Isa, KernelTable};
 use crate::{Error, Result};
 
@@ -18,16 +24,25 @@ pub struct ContextOptions {
     pub isa: Option<Isa>,
 }
 
-/// Threads and kernels for computing. Cheap to clone; clones share the threads.
+/// Threads and kernels for computing, and the choice between them. Cheap to clone; clones share the threads and the
+/// metrics.
 #[derive(Clone, Debug)]
 pub struct Context {
     table: &'static KernelTable,
     pool: Arc<rayon::ThreadPool>,
+    dispatcher: Arc<Dispatcher>,
+    source: ConfigSource,
 }
 
 impl Context {
-    /// A context with its own threads. Errors: more than 1,024 threads or none, an ISA this CPU lacks.
+    /// A context with its own threads, and the thresholds of the cache file ([`super::cache_path`]) or the defaults.
+    /// Errors: more than 1,024 threads or none, an ISA this CPU lacks.
     pub fn new(options: ContextOptions) -> Result<Self> {
+        Self::with_cache(options, None)
+    }
+
+    /// As [`Context::new`] with another cache file. One that cannot serve costs a warning (`tracing`), never an error.
+    pub fn with_cache(options: ContextOptions, cache: Option<&Path>) -> Result<Self> {
         let available = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = options.threads.unwrap_or(available);
         if threads == 0 || threads > MAX_THREADS {
@@ -37,12 +52,80 @@ impl Context {
             Some(isa) => KernelTable::for_isa(isa)?,
             None => KernelTable::best()?,
         };
+        let (config, mut source) = config_for(table.isa(), threads, cache);
+        let dispatcher = Dispatcher::new(table, threads, config).or_else(|error| {
+            // A cache file that somebody edited.
+            tracing::warn!("{error}; the dispatcher uses its defaults");
+            source = ConfigSource::Defaults;
+            Dispatcher::new(table, threads, DispatchConfig::default())
+        })?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("hybridq-{index}"))
             .build()
             .map_err(|error| Error::Unsupported(format!("cannot start {threads} threads: {error}")))?;
-        Ok(Context { table, pool: Arc::new(pool) })
+        Ok(Context { table, pool: Arc::new(pool), dispatcher: Arc::new(dispatcher), source })
+    }
+
+    /// This context's threads under other thresholds and with metrics of its own. Errors: a level that this CPU or
+    /// build lacks, or that lies above this context's.
+    pub fn with_dispatch(&self, config: DispatchConfig) -> Result<Self> {
+        let dispatcher = Arc::new(Dispatcher::new(self.table, self.threads(), config)?);
+        Ok(Context { dispatcher, source: ConfigSource::Given, ..self.clone() })
+    }
+
+    /// The thresholds in use.
+    pub fn dispatch_config(&self) -> &DispatchConfig {
+        &self.dispatcher.config
+    }
+
+    /// Where they come from.
+    pub fn dispatch_source(&self) -> &ConfigSource {
+        &self.source
+    }
+
+    /// Where a call of `operation` with `work` (in [`Operation::unit`]) runs. `tokens`: of a ternary product.
+    pub fn backend(&self, operation: Operation, work: usize, tokens: usize) -> Backend {
+        self.dispatcher.choose(operation, work, self.is_direct(operation, tokens)).backend()
+    }
+
+    /// Whether a ternary product of `tokens` reads the packed weights as they are.
+    fn is_direct(&self, operation: Operation, tokens: usize) -> bool {
+        match operation {
+            Operation::TernaryMatvec => true,
+            Operation::TernaryMatmul => match self.dispatcher.config.direct_tokens {
+                Some(most) => tokens as u64 <= u64::from(most),
+                None => tokens <= self.table.ternary_direct_tokens(),
+            },
+            _ => false,
+        }
+    }
+
+    /// The backend of a call, which ends when the value is dropped.
+    #[inline]
+    pub(super) fn call(&self, operation: Operation, work: usize) -> Call<'_> {
+        self.dispatcher.call(operation, work, false)
+    }
+
+    /// As [`Context::call`] for a ternary product of `tokens`.
+    #[inline]
+    pub(super) fn product_call(&self, operation: Operation, work: usize, tokens: usize) -> Call<'_> {
+        self.dispatcher.call(operation, work, self.is_direct(operation, tokens))
+    }
+
+    /// Turns the times of calls on or off (off at first: then a call costs one load more).
+    pub fn set_metrics(&self, on: bool) {
+        self.dispatcher.metrics.enable(on);
+    }
+
+    /// The calls since metrics were turned on or cleared, by operation and backend.
+    pub fn metrics(&self) -> Vec<BackendMetrics> {
+        self.dispatcher.metrics.snapshot()
+    }
+
+    /// Forgets the calls so far.
+    pub fn clear_metrics(&self) {
+        self.dispatcher.metrics.clear();
     }
 
     /// The kernels in use.

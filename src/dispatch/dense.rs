@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::Context;
+use super::{Context, Operation};
 use crate::kernels::{DenseMatrix, dense_matmul};
 
 /// Output rows of one block.
@@ -26,13 +26,35 @@ impl Context {
             return;
         }
         assert_eq!(c.len(), m * n, "matmul: output is not m x n");
-        self.install(|| {
-            c.par_chunks_mut(BLOCK_ROWS * n).enumerate().for_each(|(block, c)| {
-                let first = block * BLOCK_ROWS;
-                let start = if a.transposed { first } else { first * a.stride };
-                let rows = DenseMatrix { data: &a.data[start..], ..a };
-                dense_matmul((c.len() / n, n, k), rows, b, accumulate, c, n);
-            });
-        });
+        // The split into blocks is the same on one thread: it could change the order of additions.
+        let product = |(block, c): (usize, &mut [f32])| {
+            let first = block * BLOCK_ROWS;
+            let start = if a.transposed { first } else { first * a.stride };
+            let rows = DenseMatrix { data: &a.data[start..], ..a };
+            dense_matmul((c.len() / n, n, k), rows, b, accumulate, c, n);
+        };
+        let call = self.call(Operation::DenseMatmul, c.len().saturating_mul(k));
+        if call.parallel {
+            self.install(|| c.par_chunks_mut(BLOCK_ROWS * n).enumerate().for_each(product));
+        } else {
+            c.chunks_mut(BLOCK_ROWS * n).enumerate().for_each(product);
+        }
+    }
+
+    /// Eight digits that tell how dense f32 products round here: the order of their additions follows the CPU's vector
+    /// width and caches (crate `gemm`), not our choices. Machines with the same digits continue a run bit for bit; every
+    /// other operation of a context gives the same bits everywhere.
+    pub fn dense_rounding(&self) -> String {
+        // Long enough for several blocks of any cache, with values whose sums always round.
+        const SHAPE: (usize, usize, usize) = (24, 40, 4099);
+        let (m, n, k) = SHAPE;
+        let values = |len: usize, step: u32| -> Vec<f32> {
+            (0..len as u32).map(|i| 1.0 + (i.wrapping_mul(step) >> 8) as f32 / (1 << 24) as f32).collect()
+        };
+        let (a, b, mut c) = (values(m * k, 0x9e37_79b9), values(k * n, 0x85eb_ca6b), vec![0.0; m * n]);
+        let dense = |data, stride| DenseMatrix { data, stride, transposed: false };
+        self.matmul(SHAPE, dense(&a, k), dense(&b, n), false, &mut c);
+        let fold = |hash: u32, value: &f32| (hash ^ value.to_bits()).wrapping_mul(0x0100_0193).rotate_left(5);
+        format!("{:08x}", c.iter().fold(0x811c_9dc5, fold))
     }
 }

@@ -5,7 +5,8 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::Context;
+use super::backend::Call;
+use super::{Context, Operation};
 use crate::kernels::KernelTable;
 use crate::tensor::AlignedBuffer;
 
@@ -92,57 +93,73 @@ impl Context {
             }
             return;
         }
-        self.install(|| {
+        let call = self.call(Operation::Int8Matmul, c.len().saturating_mul(tokens));
+        let mut sections = || {
             let mut panels = PANELS.take();
             for (section, (a, b)) in a.chunks(SECTION * m).zip(b.chunks(SECTION * n)).enumerate() {
                 let accumulate = accumulate || section > 0;
-                self.int8_section(a, b, a.len() / m, a_column_scales, c, accumulate, &mut panels);
+                int8_section(&call, a, b, a.len() / m, a_column_scales, c, accumulate, &mut panels);
             }
             PANELS.set(panels);
-        });
+        };
+        if call.parallel { self.install(sections) } else { sections() }
     }
+}
 
-    #[allow(clippy::too_many_arguments)]
-    fn int8_section(
-        &self,
-        a: &[i8],
-        b: &[i8],
-        tokens: usize,
-        scales: &[f32],
-        c: &mut [f32],
-        accumulate: bool,
-        panels: &mut AlignedBuffer<u8>,
-    ) {
-        let (m, n, kernels) = (scales.len(), c.len() / scales.len(), self.kernels());
-        let shape = kernels.int8_panels();
-        let (a_bytes, b_bytes) = (shape.bytes(shape.a_width, tokens), shape.bytes(shape.b_width, tokens));
-        let a_total = m.div_ceil(shape.a_width) * a_bytes;
-        let total = a_total + n.div_ceil(shape.b_width) * b_bytes;
-        if panels.len() < total {
-            *panels = AlignedBuffer::zeroed(total);
-        }
-        let (a_panels, b_panels) = panels[..total].split_at_mut(a_total);
-        let a = Packing { x: a, tokens, width: shape.a_width, bytes: a_bytes };
-        a_panels.par_chunks_mut(a.panels_of_strip() * a_bytes).enumerate().for_each(|(strip, panels)| {
-            a.pack(strip, panels, |x, stride, cols, panel| kernels.int8_pack_a(x, tokens, stride, cols, panel));
-        });
-        let b = Packing { x: b, tokens, width: shape.b_width, bytes: b_bytes };
-        b_panels.par_chunks_mut(b.panels_of_strip() * b_bytes).enumerate().for_each(|(strip, panels)| {
-            b.pack(strip, panels, |x, stride, cols, panel| kernels.int8_pack_b(x, tokens, stride, cols, panel));
-        });
-        // A block of output rows goes through all right panels: the block's left panels stay in the second-level cache.
-        let block_panels = ((1 << 18) / a_bytes).clamp(1, 16);
-        let block_rows = block_panels * shape.a_width;
-        let blocks = c.par_chunks_mut(block_rows * n).zip(scales.par_chunks(block_rows));
-        blocks.zip(a_panels.par_chunks(block_panels * a_bytes)).for_each(|((c, scales), a_panels)| {
-            for (panel, b_panel) in b_panels.chunks(b_bytes).enumerate() {
-                let first = panel * shape.b_width;
-                let cols = shape.b_width.min(n - first);
-                let tiles = c.chunks_mut(shape.a_width * n).zip(scales.chunks(shape.a_width));
-                for ((c, scales), a_panel) in tiles.zip(a_panels.chunks(a_bytes)) {
-                    kernels.int8_product(a_panel, b_panel, tokens, cols, scales, accumulate, &mut c[first..], n);
-                }
+#[allow(clippy::too_many_arguments)]
+fn int8_section(
+    call: &Call<'_>,
+    a: &[i8],
+    b: &[i8],
+    tokens: usize,
+    scales: &[f32],
+    c: &mut [f32],
+    accumulate: bool,
+    panels: &mut AlignedBuffer<u8>,
+) {
+    let (m, n, kernels) = (scales.len(), c.len() / scales.len(), call.kernels);
+    let shape = kernels.int8_panels();
+    let (a_bytes, b_bytes) = (shape.bytes(shape.a_width, tokens), shape.bytes(shape.b_width, tokens));
+    let a_total = m.div_ceil(shape.a_width) * a_bytes;
+    let total = a_total + n.div_ceil(shape.b_width) * b_bytes;
+    if panels.len() < total {
+        *panels = AlignedBuffer::zeroed(total);
+    }
+    let (a_panels, b_panels) = panels[..total].split_at_mut(a_total);
+    let left = Packing { x: a, tokens, width: shape.a_width, bytes: a_bytes };
+    let right = Packing { x: b, tokens, width: shape.b_width, bytes: b_bytes };
+    let pack_left = |(strip, panels): (usize, &mut [u8])| {
+        left.pack(strip, panels, |x, stride, cols, panel| kernels.int8_pack_a(x, tokens, stride, cols, panel));
+    };
+    let pack_right = |(strip, panels): (usize, &mut [u8])| {
+        right.pack(strip, panels, |x, stride, cols, panel| kernels.int8_pack_b(x, tokens, stride, cols, panel));
+    };
+    let (left_strip, right_strip) = (left.panels_of_strip() * a_bytes, right.panels_of_strip() * b_bytes);
+    if call.parallel {
+        a_panels.par_chunks_mut(left_strip).enumerate().for_each(pack_left);
+        b_panels.par_chunks_mut(right_strip).enumerate().for_each(pack_right);
+    } else {
+        a_panels.chunks_mut(left_strip).enumerate().for_each(pack_left);
+        b_panels.chunks_mut(right_strip).enumerate().for_each(pack_right);
+    }
+    // A block of output rows goes through all right panels: the block's left panels stay in the second-level cache.
+    let block_panels = ((1 << 18) / a_bytes).clamp(1, 16);
+    let block_rows = block_panels * shape.a_width;
+    let multiply = |((c, scales), a_panels): ((&mut [f32], &[f32]), &[u8])| {
+        for (panel, b_panel) in b_panels.chunks(b_bytes).enumerate() {
+            let first = panel * shape.b_width;
+            let cols = shape.b_width.min(n - first);
+            let tiles = c.chunks_mut(shape.a_width * n).zip(scales.chunks(shape.a_width));
+            for ((c, scales), a_panel) in tiles.zip(a_panels.chunks(a_bytes)) {
+                kernels.int8_product(a_panel, b_panel, tokens, cols, scales, accumulate, &mut c[first..], n);
             }
-        });
+        }
+    };
+    if call.parallel {
+        let blocks = c.par_chunks_mut(block_rows * n).zip(scales.par_chunks(block_rows));
+        blocks.zip(a_panels.par_chunks(block_panels * a_bytes)).for_each(multiply);
+    } else {
+        let blocks = c.chunks_mut(block_rows * n).zip(scales.chunks(block_rows));
+        blocks.zip(a_panels.chunks(block_panels * a_bytes)).for_each(multiply);
     }
 }

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::Context;
+use super::{Context, Operation};
 
 /// Points of one parallel block of work that nothing is kept of.
 pub(super) const BLOCK_POINTS: usize = 384;
@@ -26,18 +26,26 @@ impl Context {
         distances: &mut [f32],
     ) {
         assert!(points.len() == n * dim && labels.len() == n && distances.len() == n, "kmeans_assign: lengths");
-        let kernels = self.kernels();
+        let call = self.call(Operation::KmeansAssign, n.saturating_mul(k).saturating_mul(dim));
+        let kernels = call.kernels;
         let packed = kernels.pack_centroids(centroids, k, dim, 1);
+        type Block<'a> = (usize, (&'a mut [u32], &'a mut [f32]));
+        let assign = |scratch: &mut Vec<f32>, (block, (labels, distances)): Block<'_>| {
+            let first = block * BLOCK_POINTS;
+            let points = &points[first * dim..(first + labels.len()) * dim];
+            // The norms stand where the distances will.
+            kernels.kmeans_norms(points, dim, distances);
+            kernels.kmeans_assign(points, distances, None, &packed, None, scratch, labels);
+            kernels.kmeans_distances(points, dim, centroids, labels, distances);
+        };
+        if !call.parallel {
+            let outputs = labels.chunks_mut(BLOCK_POINTS).zip(distances.chunks_mut(BLOCK_POINTS));
+            let mut scratch = Vec::new();
+            return outputs.enumerate().for_each(|block| assign(&mut scratch, block));
+        }
         self.install(|| {
             let outputs = labels.par_chunks_mut(BLOCK_POINTS).zip(distances.par_chunks_mut(BLOCK_POINTS));
-            outputs.enumerate().for_each_init(Vec::new, |scratch, (block, (labels, distances))| {
-                let first = block * BLOCK_POINTS;
-                let points = &points[first * dim..(first + labels.len()) * dim];
-                // The norms stand where the distances will.
-                kernels.kmeans_norms(points, dim, distances);
-                kernels.kmeans_assign(points, distances, None, &packed, None, scratch, labels);
-                kernels.kmeans_distances(points, dim, centroids, labels, distances);
-            });
+            outputs.enumerate().for_each_init(Vec::new, assign);
         });
     }
 

@@ -3,8 +3,8 @@
 
 use rayon::prelude::*;
 
-use super::Context;
 use super::kmeans::BLOCK_POINTS;
+use super::{Context, Operation};
 use crate::kernels::{DistanceBounds, KernelTable, MAX_GROUPS, NO_LABEL, PackedCentroids};
 
 /// Blocks of [`Lloyd`]: at most so many, of at least so many points and twice the number of clusters, so that their sums
@@ -147,7 +147,9 @@ impl<'a> Lloyd<'a> {
     /// If the length does not fit.
     pub fn assign(&mut self, centroids: &[f32]) -> usize {
         let Lloyd { dim, k, groups, block_points, points, .. } = *self;
-        let kernels = self.context.kernels();
+        let context = self.context.clone();
+        let call = context.call(Operation::KmeansIteration, points.len().saturating_mul(k));
+        let kernels = call.kernels;
         let packed = kernels.pack_centroids(centroids, k, dim, groups);
         let bounds_pay = self.bounds_pay;
         let to_f32 = |ways: &[f64]| -> Vec<f32> { ways.iter().map(|&way| way as f32).collect() };
@@ -164,44 +166,53 @@ impl<'a> Lloyd<'a> {
         let labels = self.labels.chunks_mut(block_points).zip(self.norms.chunks(block_points));
         let blocks = self.blocks.iter_mut().zip(points.chunks(block_points * dim)).zip(labels).zip(stores);
         let work: Vec<_> = blocks.collect();
-        self.context.install(|| {
-            let work = work.into_par_iter().with_max_len(1).enumerate();
-            work.for_each(|(index, (((block, points), (labels, norms)), stores))| {
-                let stores = stores.filter(|_| bounds_pay || index % PROBE_EVERY == 0);
-                let bounds = stores.map(|((upper, lower), group_lower)| DistanceBounds {
-                    upper,
-                    lower,
-                    group_lower: group_lower.unwrap_or_default(),
-                    moved: &ways.0,
-                    group_moved: &ways.1,
-                    most_moved: ways.2,
-                });
-                block.clear(dim);
-                match bounds {
-                    Some(mut bounds) if block.bounded => {
-                        block.search_doubtful(kernels, points, norms, &packed, &mut bounds, labels);
-                    }
-                    mut bounds => {
-                        // Bounds of an earlier time say nothing any more.
-                        if let Some(bounds) = &mut bounds {
-                            bounds.upper.fill(f32::INFINITY);
-                        }
-                        block.bounded = bounds.is_some();
-                        block.search_all(kernels, points, norms, &packed, bounds, labels);
-                    }
-                }
+        type Stores<'a> = Option<((&'a mut [f32], &'a mut [f32]), Option<&'a mut [f32]>)>;
+        type Work<'a> = (((&'a mut Block, &'a [f32]), (&'a mut [u32], &'a [f32])), Stores<'a>);
+        let search = |(index, (((block, points), (labels, norms)), stores)): (usize, Work<'_>)| {
+            let stores = stores.filter(|_| bounds_pay || index % PROBE_EVERY == 0);
+            let bounds = stores.map(|((upper, lower), group_lower)| DistanceBounds {
+                upper,
+                lower,
+                group_lower: group_lower.unwrap_or_default(),
+                moved: &ways.0,
+                group_moved: &ways.1,
+                most_moved: ways.2,
             });
-        });
-        self.context.install(|| {
-            let clusters = self.sums.par_chunks_mut(dim).zip(&mut self.counts).enumerate();
-            let blocks = &self.blocks;
-            clusters.with_min_len((1 << 12) / dim.min(1 << 12)).for_each(|(cluster, (sum, count))| {
-                for block in blocks.iter().filter(|block| block.touched[cluster] != 0) {
-                    sum.iter_mut().zip(&block.sums[cluster * dim..][..dim]).for_each(|(sum, part)| *sum += part);
-                    *count += block.counts[cluster];
+            block.clear(dim);
+            match bounds {
+                Some(mut bounds) if block.bounded => {
+                    block.search_doubtful(kernels, points, norms, &packed, &mut bounds, labels);
                 }
+                mut bounds => {
+                    // Bounds of an earlier time say nothing any more.
+                    if let Some(bounds) = &mut bounds {
+                        bounds.upper.fill(f32::INFINITY);
+                    }
+                    block.bounded = bounds.is_some();
+                    block.search_all(kernels, points, norms, &packed, bounds, labels);
+                }
+            }
+        };
+        if call.parallel {
+            context.install(|| work.into_par_iter().with_max_len(1).enumerate().for_each(search));
+        } else {
+            work.into_iter().enumerate().for_each(search);
+        }
+        let blocks = &self.blocks;
+        let add = |(cluster, (sum, count)): (usize, (&mut [f64], &mut i64))| {
+            for block in blocks.iter().filter(|block| block.touched[cluster] != 0) {
+                sum.iter_mut().zip(&block.sums[cluster * dim..][..dim]).for_each(|(sum, part)| *sum += part);
+                *count += block.counts[cluster];
+            }
+        };
+        if call.parallel {
+            context.install(|| {
+                let clusters = self.sums.par_chunks_mut(dim).zip(&mut self.counts).enumerate();
+                clusters.with_min_len((1 << 12) / dim.min(1 << 12)).for_each(add);
             });
-        });
+        } else {
+            self.sums.chunks_mut(dim).zip(&mut self.counts).enumerate().for_each(add);
+        }
         let [searched, of] = self
             .blocks
             .iter()

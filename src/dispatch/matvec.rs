@@ -4,20 +4,26 @@
 
 use rayon::prelude::*;
 
-use super::Context;
+use super::backend::Call;
+use super::{Context, Operation};
 use crate::kernels::{Activations, KernelTable, TERNARY_BLOCK_ROWS, ternary_packed_len};
 
 /// Rows of one task.
 const TASK_ROWS: usize = 4 * TERNARY_BLOCK_ROWS;
 
-/// Products of fewer weights stay on the calling thread: waking another costs more.
-const SERIAL_BELOW: usize = 1 << 20;
-
 impl Context {
     /// One token on the 2-bit layout; the caller has checked the sizes.
-    pub(super) fn ternary_matvec(&self, packed: &[u8], cols: usize, scales: &[f32], x: Activations<'_>, y: &mut [f32]) {
-        let kernels = self.kernels();
-        self.by_rows(packed, cols, scales, y, ternary_packed_len(TASK_ROWS, cols), &|packed, scales, y| {
+    pub(super) fn ternary_matvec(
+        &self,
+        call: &Call<'_>,
+        packed: &[u8],
+        cols: usize,
+        scales: &[f32],
+        x: Activations<'_>,
+        y: &mut [f32],
+    ) {
+        let kernels = call.kernels;
+        self.by_rows(call, packed, scales, y, ternary_packed_len(TASK_ROWS, cols), &|packed, scales, y| {
             kernels.ternary_matvec(packed, cols, x, scales, y);
         });
     }
@@ -34,9 +40,10 @@ impl Context {
         x.check(1, cols);
         assert_eq!(packed.len(), KernelTable::pack5_bytes(rows, cols), "pack5_matvec: length of the packed matrix");
         assert!(weight_scales.len() == 1 || weight_scales.len() == rows, "pack5_matvec: 1 or {rows} weight scales");
-        let kernels = self.kernels();
+        let call = self.product_call(Operation::TernaryMatvec, rows.saturating_mul(cols), 1);
+        let kernels = call.kernels;
         let task_len = KernelTable::pack5_bytes(TASK_ROWS, cols);
-        self.by_rows(packed, cols, weight_scales, y, task_len, &|packed, scales, y| {
+        self.by_rows(&call, packed, weight_scales, y, task_len, &|packed, scales, y| {
             kernels.pack5_matvec(packed, cols, x, scales, y);
         });
     }
@@ -44,14 +51,14 @@ impl Context {
     /// `product(weights, scales, outputs)` on all rows at once or, where it pays, on [`TASK_ROWS`] a task.
     fn by_rows(
         &self,
+        call: &Call<'_>,
         packed: &[u8],
-        cols: usize,
         scales: &[f32],
         y: &mut [f32],
         task_len: usize,
         product: &(impl Fn(&[u8], &[f32], &mut [f32]) + Sync),
     ) {
-        if y.len().saturating_mul(cols) < SERIAL_BELOW || self.threads() == 1 {
+        if !call.parallel {
             return product(packed, scales, y);
         }
         self.install(|| {
@@ -66,8 +73,9 @@ impl Context {
     /// # Panics
     /// If a length does not fit or a value is no trit.
     pub fn pack5(&self, trits: &[i8], rows: usize, cols: usize, packed: &mut [u8]) {
-        let kernels = self.kernels();
-        if trits.len() < SERIAL_BELOW {
+        let call = self.call(Operation::TernaryPack, trits.len());
+        let kernels = call.kernels;
+        if trits.is_empty() || !call.parallel {
             return kernels.pack5(trits, rows, cols, packed);
         }
         assert!(trits.len() == rows * cols && packed.len() == KernelTable::pack5_bytes(rows, cols), "pack5: lengths");
@@ -83,8 +91,9 @@ impl Context {
     /// # Panics
     /// If a length does not fit.
     pub fn unpack5(&self, packed: &[u8], rows: usize, cols: usize, trits: &mut [i8]) {
-        let kernels = self.kernels();
-        if trits.len() < SERIAL_BELOW {
+        let call = self.call(Operation::TernaryUnpack, trits.len());
+        let kernels = call.kernels;
+        if trits.is_empty() || !call.parallel {
             return kernels.unpack5(packed, rows, cols, trits);
         }
         assert!(trits.len() == rows * cols && packed.len() == KernelTable::pack5_bytes(rows, cols), "unpack5: lengths");

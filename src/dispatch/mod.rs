@@ -1,6 +1,16 @@
-//! Where work runs: the context with its threads and kernels.
+//! Where work runs: the context with its threads and kernels, and the dispatcher that chooses between them.
+//!
+//! Every operation of a [`Context`] chooses, call by call: the calling thread or all threads, an instruction set level,
+//! and for ternary products whether packed weights are read as they are or unpacked into panels. The choice compares the
+//! call's work with thresholds ([`DispatchConfig`]): defaults, or what [`calibrate`] learned on this machine and a cache
+//! file keeps ([`cache_path`]). No choice changes a bit of a result.
 
 mod activation_quant;
+mod advice;
+mod backend;
+mod cache;
+mod calibration;
+mod config;
 mod context;
 mod dense;
 mod five_level;
@@ -9,11 +19,21 @@ mod int8;
 mod kmeans;
 mod lloyd;
 mod matvec;
+mod metrics;
 mod norm;
+mod operation;
 mod ternary;
 mod ternary_pack;
+mod workload;
 
 pub use crate::kernels::StochasticRounding;
+pub use backend::Backend;
+pub use cache::{CACHE_VARIABLE, CacheKey, ConfigSource, cache_path, load_cached, store_cached};
+pub use calibration::{Candidate, calibrate, time_candidates};
+pub use config::{DispatchConfig, NEVER, Thresholds};
 pub use context::{Context, ContextOptions};
 pub use lloyd::Lloyd;
+pub use metrics::BackendMetrics;
+pub use operation::Operation;
 pub use ternary_pack::TernaryRepack;
+pub use workload::{Size, Workload};

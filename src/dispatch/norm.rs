@@ -3,7 +3,8 @@
 
 use rayon::prelude::*;
 
-use super::Context;
+use super::{Context, Operation};
+use crate::kernels::KernelTable;
 
 /// Elements of one block: the unit whose 16-lane sum the kernel gives.
 const BLOCK: usize = 1 << 16;
@@ -11,23 +12,25 @@ const BLOCK: usize = 1 << 16;
 impl Context {
     /// `sum |x[i]|` in f64, the same bits at every thread count and ISA.
     pub fn abs_sum(&self, x: &[f32]) -> f64 {
-        self.sum_blocks(x, |block| self.kernels().abs_sum(block))
+        self.sum_blocks(x, KernelTable::abs_sum)
     }
 
     /// `sum x[i]^2` in f64, the same bits at every thread count and ISA.
     pub fn sum_squares(&self, x: &[f32]) -> f64 {
-        self.sum_blocks(x, |block| self.kernels().sum_squares(block))
+        self.sum_blocks(x, KernelTable::sum_squares)
     }
 
     /// `sum |x[i]|` and `sum x[i]^2` in one read, bit for bit what [`Context::abs_sum`] and [`Context::sum_squares`]
     /// give.
     pub fn abs_and_square_sums(&self, x: &[f32]) -> [f64; 2] {
-        if x.len() <= BLOCK {
-            return self.kernels().abs_and_square_sums(x);
+        let call = self.call(Operation::Norm, x.len());
+        let add = |total: [f64; 2], sum: [f64; 2]| [total[0] + sum[0], total[1] + sum[1]];
+        let sums = |block: &[f32]| call.kernels.abs_and_square_sums(block);
+        if !call.parallel {
+            return x.chunks(BLOCK).map(sums).fold([0.0; 2], add);
         }
-        let sums: Vec<[f64; 2]> =
-            self.install(|| x.par_chunks(BLOCK).map(|block| self.kernels().abs_and_square_sums(block)).collect());
-        sums.into_iter().fold([0.0; 2], |total, sum| [total[0] + sum[0], total[1] + sum[1]])
+        let sums: Vec<[f64; 2]> = self.install(|| x.par_chunks(BLOCK).map(sums).collect());
+        sums.into_iter().fold([0.0; 2], add)
     }
 
     /// The Euclidean norm. NaN if an element is NaN, else infinite if one is.
@@ -41,20 +44,22 @@ impl Context {
     /// If the lengths differ.
     pub fn dot(&self, x: &[f32], y: &[f32]) -> f64 {
         assert_eq!(x.len(), y.len(), "dot: lengths differ");
-        if x.len() <= BLOCK {
-            return self.kernels().dot(x, y);
+        let call = self.call(Operation::Norm, x.len());
+        if !call.parallel {
+            return x.chunks(BLOCK).zip(y.chunks(BLOCK)).fold(0.0, |sum, (x, y)| sum + call.kernels.dot(x, y));
         }
         let pairs = || x.par_chunks(BLOCK).zip(y.par_chunks(BLOCK));
-        let sums: Vec<f64> = self.install(|| pairs().map(|(x, y)| self.kernels().dot(x, y)).collect());
+        let sums: Vec<f64> = self.install(|| pairs().map(|(x, y)| call.kernels.dot(x, y)).collect());
         sums.into_iter().sum()
     }
 
     /// `x[i] *= factor`. From the end backwards: after a sum over `x` the end is what the caches still hold.
     pub fn scale(&self, x: &mut [f32], factor: f32) {
-        if x.len() <= BLOCK {
-            return self.kernels().scale(x, factor);
+        let call = self.call(Operation::Scale, x.len());
+        if !call.parallel {
+            return call.kernels.scale(x, factor);
         }
-        self.install(|| x.par_chunks_mut(BLOCK).rev().for_each(|block| self.kernels().scale(block, factor)));
+        self.install(|| x.par_chunks_mut(BLOCK).rev().for_each(|block| call.kernels.scale(block, factor)));
     }
 
     /// Scales `x` down to the norm `max` if its norm is larger; gives the norm before. One read of `x` when nothing is
@@ -67,11 +72,12 @@ impl Context {
         norm
     }
 
-    fn sum_blocks(&self, x: &[f32], sum: impl Fn(&[f32]) -> f64 + Sync) -> f64 {
-        if x.len() <= BLOCK {
-            return sum(x);
+    fn sum_blocks(&self, x: &[f32], sum: impl Fn(&KernelTable, &[f32]) -> f64 + Sync) -> f64 {
+        let call = self.call(Operation::Norm, x.len());
+        if !call.parallel {
+            return x.chunks(BLOCK).fold(0.0, |total, block| total + sum(call.kernels, block));
         }
-        let sums: Vec<f64> = self.install(|| x.par_chunks(BLOCK).map(&sum).collect());
+        let sums: Vec<f64> = self.install(|| x.par_chunks(BLOCK).map(|block| sum(call.kernels, block)).collect());
         sums.into_iter().sum()
     }
 }

@@ -4,7 +4,8 @@
 
 use std::cell::RefCell;
 
-use super::Context;
+use super::backend::Call;
+use super::{Context, Operation};
 use crate::kernels::{Activations, MatrixMut, TERNARY_BLOCK_ROWS, panels_len, ternary_block_len, ternary_packed_len};
 use crate::tensor::AlignedBuffer;
 
@@ -23,9 +24,6 @@ const TASKS_PER_THREAD: usize = 8;
 
 /// Multiply-adds a task should not fall below: splitting and stealing it then cost little.
 const LEAST_TASK: usize = 1 << 20;
-
-/// Problems of fewer multiply-adds than this stay on the calling thread: waking another costs more.
-const SERIAL_BELOW: usize = 1 << 20;
 
 thread_local! {
     /// Panels of the block a thread works on. Grows to the largest block seen.
@@ -114,19 +112,21 @@ impl Context {
         if y.is_empty() {
             return;
         }
-        let kernels = self.kernels();
+        let operation = if tokens == 1 { Operation::TernaryMatvec } else { Operation::TernaryMatmul };
+        let call = self.product_call(operation, y.len().saturating_mul(cols), tokens);
+        let kernels = call.kernels;
         if tokens == 1 {
-            return self.ternary_matvec(packed, cols, weight_scales, x, y);
+            return self.ternary_matvec(&call, packed, cols, weight_scales, x, y);
         }
         let block_len = ternary_block_len(cols);
-        if tokens <= kernels.ternary_direct_tokens() {
+        if call.direct {
             let tile = self.direct_tile(rows, cols, tokens);
             let work = |y: MatrixMut<'_, f32>, token: usize, row: usize| {
                 let scales = part_of(weight_scales, row, y.cols());
                 let packed = &packed[row / TERNARY_BLOCK_ROWS * block_len..][..ternary_packed_len(y.cols(), cols)];
                 kernels.ternary_matmul(packed, cols, x.tokens(token..token + y.rows(), cols), scales, y);
             };
-            return self.run_tiles(rows * cols, tile, MatrixMut::new(y, tokens, rows), &work);
+            return self.run_tiles(&call, tile, MatrixMut::new(y, tokens, rows), &work);
         }
         let tile = |y: MatrixMut<'_, f32>, token: usize, row: usize| {
             let block = &packed[row / TERNARY_BLOCK_ROWS * block_len..][..block_len];
@@ -137,7 +137,7 @@ impl Context {
             });
         };
         let y = MatrixMut::new(y, tokens, rows);
-        self.run_tiles(rows * cols, PANEL_TILE, y, &tile);
+        self.run_tiles(&call, PANEL_TILE, y, &tile);
     }
 
     /// The tile of a product on packed weights: tokens split evenly, and enough tiles for the threads to end together.
@@ -152,15 +152,15 @@ impl Context {
 
     fn run_tiles(
         &self,
-        weights: usize,
+        call: &Call<'_>,
         tile: Tile,
         y: MatrixMut<'_, f32>,
         work: &(impl Fn(MatrixMut<'_, f32>, usize, usize) + Sync),
     ) {
-        if weights.saturating_mul(y.rows()) < SERIAL_BELOW || self.threads() == 1 {
-            for_each_tile(false, tile, y, (0, 0), work);
-        } else {
+        if call.parallel {
             self.install(|| for_each_tile(true, tile, y, (0, 0), work));
+        } else {
+            for_each_tile(false, tile, y, (0, 0), work);
         }
     }
 
@@ -194,7 +194,9 @@ impl Context {
         if dx.is_empty() {
             return;
         }
-        let kernels = self.kernels();
+        let operation = Operation::TernaryMatmulTransposed;
+        let call = self.call(operation, dx.len().saturating_mul(rows));
+        let kernels = call.kernels;
         let tile = |dx: MatrixMut<'_, f32>, token: usize, col: usize| {
             with_workspace(panels_len(rows), |panels| {
                 kernels.ternary_panels_transposed(packed, rows, cols, col, panels);
@@ -202,6 +204,6 @@ impl Context {
             });
         };
         let dx = MatrixMut::new(dx, tokens, cols);
-        self.run_tiles(rows * cols, PANEL_TILE, dx, &tile);
+        self.run_tiles(&call, PANEL_TILE, dx, &tile);
     }
 }

@@ -6,12 +6,10 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::Context;
+use super::backend::Call;
+use super::{Context, Operation};
 use crate::kernels::{TERNARY_BLOCK_ROWS, ternary_block_len, ternary_packed_len};
 use crate::tensor::AlignedBuffer;
-
-/// Matrices of fewer weights stay on the calling thread: waking another costs more.
-const SERIAL_BELOW: usize = 1 << 19;
 
 /// Bytes of one task of a check.
 const CHECK_BYTES: usize = 1 << 20;
@@ -55,8 +53,9 @@ impl Context {
         thresholds: &[f32],
         packed: &mut [u8],
     ) {
-        let kernels = self.kernels();
-        self.quantize_blocks(weights, rows, cols, thresholds, packed, |weights, rows, thresholds, packed| {
+        let call = self.call(Operation::TernaryQuantizePack, weights.len());
+        let kernels = call.kernels;
+        self.quantize_blocks(&call, weights, rows, cols, thresholds, packed, |weights, rows, thresholds, packed| {
             kernels.ternary_quantize_pack(weights, rows, cols, thresholds, packed);
         });
     }
@@ -73,7 +72,8 @@ impl Context {
         thresholds: &[f32],
         packed: &mut [u8],
     ) -> usize {
-        let kernels = self.kernels();
+        let call = self.call(Operation::TernaryQuantizePack, weights.len());
+        let kernels = call.kernels;
         let changed = |weights: &[f32], rows, thresholds: &[f32], packed: &mut [u8]| {
             with_fresh(packed.len(), |fresh| {
                 kernels.ternary_quantize_pack(weights, rows, cols, thresholds, fresh);
@@ -82,7 +82,7 @@ impl Context {
                 changed
             })
         };
-        self.quantize_blocks(weights, rows, cols, thresholds, packed, changed).into_iter().sum()
+        self.quantize_blocks(&call, weights, rows, cols, thresholds, packed, changed).into_iter().sum()
     }
 
     /// As [`Context::ternary_repack`], with the sums that tell what the rounding lost; the same bits at every thread
@@ -98,7 +98,8 @@ impl Context {
         thresholds: &[f32],
         packed: &mut [u8],
     ) -> TernaryRepack {
-        let kernels = self.kernels();
+        let call = self.call(Operation::TernaryQuantizePack, weights.len());
+        let kernels = call.kernels;
         let repack = |weights: &[f32], rows, thresholds: &[f32], packed: &mut [u8]| {
             with_fresh(packed.len(), |fresh| {
                 let nonzero_sum = kernels.ternary_quantize_pack_sum(weights, rows, cols, thresholds, fresh);
@@ -107,7 +108,7 @@ impl Context {
                 TernaryRepack { changed, nonzero: kernels.ternary_count_nonzero(fresh), nonzero_sum }
             })
         };
-        let blocks = self.quantize_blocks(weights, rows, cols, thresholds, packed, repack);
+        let blocks = self.quantize_blocks(&call, weights, rows, cols, thresholds, packed, repack);
         blocks.into_iter().fold(TernaryRepack::default(), |total, block| TernaryRepack {
             changed: total.changed + block.changed,
             nonzero: total.nonzero + block.nonzero,
@@ -117,8 +118,10 @@ impl Context {
 
     /// Runs `work(weights, rows, thresholds, packed)` on every block of 64 rows, from the last to the first: after a sum
     /// over the weights the end is what the caches still hold. The results are in the order of the rows.
+    #[allow(clippy::too_many_arguments)]
     fn quantize_blocks<R: Send>(
         &self,
+        call: &Call<'_>,
         weights: &[f32],
         rows: usize,
         cols: usize,
@@ -137,7 +140,7 @@ impl Context {
             work(weights, rows, thresholds, packed)
         };
         let (block_len, block_weights) = (ternary_block_len(cols), TERNARY_BLOCK_ROWS * cols);
-        if weights.len() < SERIAL_BELOW {
+        if !call.parallel {
             return packed.chunks_mut(block_len).zip(weights.chunks(block_weights)).enumerate().map(block).collect();
         }
         let blocks = packed.par_chunks_mut(block_len).zip(weights.par_chunks(block_weights)).enumerate();
@@ -152,8 +155,9 @@ impl Context {
     /// If a slice has the wrong length.
     pub fn ternary_pack(&self, trits: &[i8], rows: usize, cols: usize, packed: &mut [u8]) {
         check_lengths(trits.len(), rows, cols, packed.len());
-        let kernels = self.kernels();
-        if trits.len() < SERIAL_BELOW {
+        let call = self.call(Operation::TernaryPack, trits.len());
+        let kernels = call.kernels;
+        if trits.is_empty() || !call.parallel {
             return kernels.ternary_pack(trits, rows, cols, packed);
         }
         self.install(|| {
@@ -170,8 +174,9 @@ impl Context {
     /// If a slice has the wrong length.
     pub fn ternary_unpack(&self, packed: &[u8], rows: usize, cols: usize, trits: &mut [i8]) {
         check_lengths(trits.len(), rows, cols, packed.len());
-        let kernels = self.kernels();
-        if trits.len() < SERIAL_BELOW {
+        let call = self.call(Operation::TernaryUnpack, trits.len());
+        let kernels = call.kernels;
+        if trits.is_empty() || !call.parallel {
             return kernels.ternary_unpack(packed, rows, cols, trits);
         }
         self.install(|| {

@@ -4633,4 +4633,122 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_unpack5_neoni8mm(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+    pub fn hqk_ceiling_int8_portable(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_widened_portable(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_f32_portable(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_read_portable(bytes: *const u8, n: usize, sum: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_update_portable(bytes: *mut u8, n: usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_avx2(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_widened_avx2(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_f32_avx2(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_read_avx2(bytes: *const u8, n: usize, sum: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_update_avx2(bytes: *mut u8, n: usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_avxvnni(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_widened_avxvnni(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_f32_avxvnni(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_read_avxvnni(bytes: *const u8, n: usize, sum: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_update_avxvnni(bytes: *mut u8, n: usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_avx512(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_widened_avx512(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_f32_avx512(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_read_avx512(bytes: *const u8, n: usize, sum: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_update_avx512(bytes: *mut u8, n: usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_avx512vnni(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_widened_avx512vnni(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_f32_avx512vnni(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_read_avx512vnni(bytes: *const u8, n: usize, sum: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_update_avx512vnni(bytes: *mut u8, n: usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_neon(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_widened_neon(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_f32_neon(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_read_neon(bytes: *const u8, n: usize, sum: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_update_neon(bytes: *mut u8, n: usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_neondotprod(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_widened_neondotprod(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_f32_neondotprod(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_read_neondotprod(bytes: *const u8, n: usize, sum: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_update_neondotprod(bytes: *mut u8, n: usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_neoni8mm(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_widened_neoni8mm(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_f32_neoni8mm(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_read_neoni8mm(bytes: *const u8, n: usize, sum: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_update_neoni8mm(bytes: *mut u8, n: usize);
 }

@@ -4,7 +4,8 @@
 use crate::{Error, Result};
 
 /// An instruction set level a kernel can be written for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Isa {
     /// Plain C11, on every machine.
     Portable,
@@ -19,8 +20,10 @@ pub enum Isa {
     /// aarch64 NEON.
     Neon,
     /// NEON with `sdot`.
+    #[serde(rename = "neon-dotprod")]
     NeonDotprod,
     /// NEON with `smmla`.
+    #[serde(rename = "neon-i8mm")]
     NeonI8mm,
 }
 
@@ -111,7 +114,7 @@ impl Isa {
     }
 
     /// Whether a table capped at `self` may use kernels of `lower`.
-    pub(super) fn includes(self, lower: Isa) -> bool {
+    pub fn includes(self, lower: Isa) -> bool {
         let chain: &[Isa] = match self {
             Isa::Portable => &[Isa::Portable],
             Isa::Avx2 => &[Isa::Portable, Isa::Avx2],

@@ -11,6 +11,7 @@ mod attention;
 #[rustfmt::skip]
 #[allow(dead_code, missing_docs)] // a version no ISA has written is declared all the same
 mod bindings;
+mod ceiling;
 mod dense;
 mod dropout;
 mod five_level;
@@ -41,5 +42,5 @@ pub use isa::Isa;
 pub use kmeans::{DistanceBounds, MAX_GROUPS, NO_LABEL, PackedCentroids};
 pub use matrix_mut::MatrixMut;
 pub use sgd::SgdSettings;
-pub use table::KernelTable;
+pub use table::{KernelFamily, KernelTable};
 pub use ternary::{Activations, TERNARY_BLOCK_ROWS, TERNARY_MAX_K, panels_len, ternary_block_len, ternary_packed_len};

@@ -7,6 +7,7 @@ use super::activation::ActivationKernels;
 use super::activation_quant::ActivationQuantKernels;
 use super::adamw::AdamWKernels;
 use super::attention::AttentionKernels;
+use super::ceiling::CeilingKernels;
 use super::dropout::DropoutKernels;
 use super::five_level::FiveLevelKernels;
 use super::gguf_ternary::GgufTernaryKernels;
@@ -32,6 +33,7 @@ pub struct KernelTable {
     pub(super) adamw: AdamWKernels,
     pub(super) attention: AttentionKernels,
     pub(super) activation_quant: ActivationQuantKernels,
+    pub(super) ceiling: CeilingKernels,
     pub(super) dropout: DropoutKernels,
     pub(super) five_level: FiveLevelKernels,
     pub(super) gguf_ternary: GgufTernaryKernels,
@@ -47,7 +49,38 @@ pub struct KernelTable {
     pub(super) softmax: SoftmaxKernels,
 }
 
+/// The families whose level the dispatcher may choose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KernelFamily {
+    /// Floats to int8.
+    ActivationQuant,
+    /// int8 x int8 products.
+    Int8,
+    /// Nearest centroids and sums.
+    KMeans,
+    /// Sums and scaling.
+    Norm,
+    /// Packed ternary weights times many tokens, packing and unpacking.
+    Ternary,
+    /// Packed ternary weights times one token.
+    Matvec,
+}
+
 impl KernelTable {
+    /// Whether both tables hold the very same kernels of a family: then there is nothing to choose.
+    pub fn shares_kernels(&self, other: &KernelTable, family: KernelFamily) -> bool {
+        // Functions print as their addresses.
+        let addresses = |table: &KernelTable| match family {
+            KernelFamily::ActivationQuant => format!("{:?}", table.activation_quant),
+            KernelFamily::Int8 => format!("{:?}", table.int8),
+            KernelFamily::KMeans => format!("{:?}", table.kmeans),
+            KernelFamily::Norm => format!("{:?}", table.norm),
+            KernelFamily::Ternary => format!("{:?}", table.ternary),
+            KernelFamily::Matvec => format!("{:?}", table.matvec),
+        };
+        addresses(self) == addresses(other)
+    }
+
     /// The table for `isa`; an error if this CPU or this build lacks it (never a silent fall-back).
     pub fn for_isa(isa: Isa) -> Result<&'static KernelTable> {
         Self::available().iter().find(|table| table.isa == isa).ok_or_else(|| {
@@ -89,6 +122,7 @@ impl KernelTable {
             activation: ActivationKernels::for_isa(isa),
             adamw: AdamWKernels::for_isa(isa),
             attention: AttentionKernels::for_isa(isa),
+            ceiling: CeilingKernels::for_isa(isa),
             dropout: DropoutKernels::for_isa(isa),
             five_level: FiveLevelKernels::for_isa(isa),
             gguf_ternary: GgufTernaryKernels::for_isa(isa),

@@ -132,6 +132,10 @@ pub struct TrainConfig {
     /// Seconds after which training ends with a checkpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_limit: Option<f64>,
+    /// How dense f32 products round on the machine the run began on ([`crate::dispatch::Context::dense_rounding`]): the one
+    /// choice of a backend that changes bits. Filled in when a run begins; a run that goes on elsewhere warns if it differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dense_rounding: Option<String>,
 }
 
 impl Default for TrainConfig {
@@ -184,6 +188,7 @@ impl Default for TrainConfig {
             eval_windows: 64,
             convergence_patience: 0,
             time_limit: None,
+            dense_rounding: None,
         }
     }
 }
@@ -258,10 +263,10 @@ impl TrainConfig {
     /// Fields that a resumed run may change: length, time limit, threads, logging.
     pub const RESUMABLE: [&str; 5] = ["max_steps", "epochs", "time_limit", "threads", "log_interval"];
 
-    /// The configuration without the fields of [`TrainConfig::RESUMABLE`]: what a checkpoint belongs to.
+    /// The configuration without the fields of [`TrainConfig::RESUMABLE`] and what the machine gave: what a checkpoint belongs to.
     pub(super) fn identity(&self) -> toml::Table {
         let mut table = self.to_table();
-        for name in Self::RESUMABLE {
+        for name in Self::RESUMABLE.into_iter().chain(["dense_rounding"]) {
             table.remove(name);
         }
         table

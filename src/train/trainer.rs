@@ -71,6 +71,14 @@ impl<O: Objective> Trainer<O> {
     /// Errors: a configuration out of range, a weight that is not finite, what the objective's features give.
     pub fn new(context: Context, mut config: TrainConfig, mut objective: O) -> Result<Self> {
         config.validate()?;
+        let here = context.dense_rounding();
+        let began = config.dense_rounding.get_or_insert_with(|| here.clone());
+        if *began != here {
+            tracing::warn!(
+                "dense f32 products round differently here ({here}) than where the run began ({began}): it goes on, but not \
+                 bit for bit"
+            );
+        }
         let examples = objective.examples();
         if examples == 0 {
             return Err(Error::invalid("training data", "at least one example", 0));

@@ -3,6 +3,7 @@
 
 use clap::Args;
 use hybridq::Result;
+use hybridq::dispatch::ConfigSource;
 use hybridq::kernels::{Isa, KernelTable};
 use serde::Serialize;
 
@@ -23,6 +24,8 @@ struct Report {
     isas_not_on_this_cpu: Vec<&'static str>,
     threads: usize,
     gpu: &'static str,
+    dispatch: String,
+    advice: Vec<String>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<u8> {
@@ -37,6 +40,11 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
         isas_not_on_this_cpu: names(&|isa| isa.is_built() && !isa.is_supported_by_cpu()),
         threads: context.threads(),
         gpu: "none (built without CUDA)",
+        dispatch: match context.dispatch_source() {
+            ConfigSource::Cache(path) => format!("thresholds learned on this machine, {}", path.display()),
+            ConfigSource::Defaults | ConfigSource::Given => "default thresholds".into(),
+        },
+        advice: context.advice(),
     };
     if arguments.json {
         crate::write_stdout(&(serde_json::to_string_pretty(&report).expect("plain data") + "\n"))?;
@@ -54,6 +62,10 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     }
     text += &format!("threads          {}\n", report.threads);
     text += &format!("GPU              {}\n", report.gpu);
+    text += &format!("dispatcher       {}\n", report.dispatch);
+    for advice in &report.advice {
+        text += &format!("advice           {advice}\n");
+    }
     crate::write_stdout(&text)?;
     Ok(crate::DONE)
 }

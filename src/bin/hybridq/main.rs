@@ -11,8 +11,9 @@ mod inspect;
 mod install;
 mod train;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::{Parser, Subcommand};
 use hybridq::dispatch::{Context, ContextOptions};
@@ -32,6 +33,9 @@ const INTERRUPTED: u8 = 130;
 #[derive(Parser)]
 #[command(name = "hybridq", version, about)]
 struct Cli {
+    /// The dispatcher's cache of thresholds [default: HYBRIDQ_DISPATCH_CACHE, or hybridq/dispatch.toml in the user's cache]
+    #[arg(long, global = true, value_name = "FILE")]
+    dispatch_cache: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -69,6 +73,9 @@ fn main() -> ExitCode {
         .with_target(false)
         .without_time()
         .init();
+    if let Some(path) = cli.dispatch_cache {
+        let _ = DISPATCH_CACHE.set(path); // once, here
+    }
     let outcome = match cli.command {
         Command::Info(arguments) => info::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
@@ -106,9 +113,22 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(BAD_USAGE)
 }
 
+/// `--dispatch-cache`.
+static DISPATCH_CACHE: OnceLock<PathBuf> = OnceLock::new();
+
+fn dispatch_cache() -> Option<&'static Path> {
+    DISPATCH_CACHE.get().map(PathBuf::as_path)
+}
+
 /// The context for `--threads`.
 fn context(threads: Option<usize>) -> Result<Context> {
-    Context::new(ContextOptions { threads, isa: None })
+    let named = |error| match error {
+        Error::InvalidValue { name, expected, found } if name == "threads" => {
+            Error::InvalidValue { name: "--threads".into(), expected, found }
+        }
+        other => other,
+    };
+    Context::with_cache(ContextOptions { threads, isa: None }, dispatch_cache()).map_err(named)
 }
 
 /// One line on a model and where it was written.

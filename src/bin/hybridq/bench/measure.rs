@@ -1,73 +1,32 @@
-//! Timing, ceilings of the machine, and the lines of the report.
+//! Timing, memory, and buffers on pages of a known size.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
 
-use hybridq::Result;
-use hybridq::dispatch::Context;
-use hybridq::kernels::{Activations, MatrixMut, panels_len};
-use rayon::prelude::*;
-use serde::Serialize;
+use hybridq::{Error, Result};
 
 /// Fewest timed runs of a measurement.
 const RUNS: usize = 5;
-/// A measurement of short runs goes on for this long.
-const LEAST_TIME: Duration = Duration::from_millis(60);
-/// Bytes read for the streaming ceiling: far beyond every cache.
-const STREAM_BYTES: usize = 256 << 20;
+/// Runs longer than this are timed three times only.
+const LONG: Duration = Duration::from_millis(400);
 
-/// One line of the report.
-#[derive(Clone, Debug, Serialize)]
-pub struct Line {
-    pub family: &'static str,
-    pub shape: String,
-    pub isa: &'static str,
-    pub threads: usize,
-    /// None for a line that is no time.
-    pub median_ns: Option<f64>,
-    pub value: f64,
-    pub unit: &'static str,
-    /// The machine's limit in the same unit, measured in this run, where there is one.
-    pub ceiling: Option<f64>,
-    /// Largest deviation from the portable kernel, relative to the largest result.
-    pub error: Option<f64>,
+/// Median time of `work` in nanoseconds, after one run of warm-up, over at least five runs and `least` of time.
+pub fn median_ns(least: Duration, work: impl FnMut()) -> f64 {
+    median(&mut times_ns(least, work))
 }
 
-pub struct Report {
-    json: bool,
+/// Shortest time: a ceiling is what the machine can do when nothing else disturbs it.
+pub fn least_ns(least: Duration, work: impl FnMut()) -> f64 {
+    times_ns(least, work).into_iter().fold(f64::INFINITY, f64::min)
 }
 
-impl Report {
-    pub fn new(json: bool) -> Self {
-        Report { json }
-    }
-
-    pub fn line(&self, line: &Line) -> Result<()> {
-        if self.json {
-            return crate::write_stdout(&(serde_json::to_string(line).expect("plain numbers") + "\n"));
-        }
-        let of_ceiling = line
-            .ceiling
-            .map_or(String::new(), |ceiling| format!("  {:3.0} % of {ceiling:.1}", 100.0 * line.value / ceiling));
-        let error = line.error.map_or(String::new(), |error| format!("  error {error:.1e}"));
-        let time = line.median_ns.map_or(String::new(), |ns| format!("{ns:.0} ns"));
-        crate::write_stdout(&format!(
-            "{:17} {:42} {:11} {:2} threads  {time:>15}  {:>10.2} {}{of_ceiling}{error}\n",
-            line.family, line.shape, line.isa, line.threads, line.value, line.unit
-        ))
-    }
-}
-
-/// Median time of `work` in nanoseconds, after one run of warm-up.
-pub fn median_ns(work: impl FnMut()) -> f64 {
-    median(&mut times_ns(work))
-}
-
-fn times_ns(mut work: impl FnMut()) -> Vec<f64> {
+fn times_ns(least: Duration, mut work: impl FnMut()) -> Vec<f64> {
+    let start = Instant::now();
     work();
+    let runs = if start.elapsed() > LONG { 3 } else { RUNS };
     let begin = Instant::now();
     let mut times = Vec::new();
-    while times.len() < RUNS || begin.elapsed() < LEAST_TIME {
+    while times.len() < runs || begin.elapsed() < least {
         let start = Instant::now();
         work();
         times.push(start.elapsed().as_secs_f64() * 1e9);
@@ -75,77 +34,104 @@ fn times_ns(mut work: impl FnMut()) -> Vec<f64> {
     times
 }
 
-/// Shortest time: a ceiling is what the machine can do when nothing else disturbs it.
-fn least_ns(work: impl FnMut()) -> f64 {
-    times_ns(work).into_iter().fold(f64::INFINITY, f64::min)
-}
-
 pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// What this machine gives at best, on the context's threads.
-pub struct Ceilings {
-    /// Reading memory that is in no cache, GB/s.
-    pub stream_gb_per_s: f64,
-    /// int8 products whose operands lie in the first cache, with the best instruction set level, GOP/s (two a product).
-    pub int8_gop_per_s: f64,
+/// Makes the peak of [`peak_memory`] begin anew, where the system allows it (Linux).
+pub fn reset_peak_memory() {
+    // Without it the peak is that of the whole run: an upper bound all the same.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-impl Ceilings {
-    pub fn measure(context: &Context) -> Self {
-        let words = vec![1u64; STREAM_BYTES / 8];
-        let read = || {
-            let sum: u64 = context.install(|| {
-                let block = |block: &[u64]| block.iter().fold(0u64, |sum, word| sum.wrapping_add(*word));
-                words.par_chunks(1 << 16).map(block).reduce(|| 0, u64::wrapping_add)
-            });
-            std::hint::black_box(sum);
-        };
-        let stream_gb_per_s = STREAM_BYTES as f64 / least_ns(read);
-        // 64 outputs x 256 inputs: panels of 16 KiB beside 32 tokens of 8 KiB.
-        const ROWS: usize = 64;
-        const K: usize = 256;
-        const TOKENS: usize = 32;
-        const REPEATS: usize = 64;
-        let kernels = context.kernels();
-        let product = || {
-            context.install(|| {
-                (0..context.threads()).into_par_iter().for_each(|_| {
-                    let (panels, x) = (vec![1u8; panels_len(K)], vec![1i8; TOKENS * K]);
-                    let (scales, sums) = (vec![1.0; TOKENS], vec![K as i32; TOKENS]);
-                    let mut y = vec![0i32; TOKENS * ROWS];
-                    for _ in 0..REPEATS {
-                        let x = Activations { values: &x, scales: &scales, sums: &sums };
-                        kernels.panel_matmul_i32(&panels, K, x, MatrixMut::new(&mut y, TOKENS, ROWS));
-                    }
-                    std::hint::black_box(&y);
-                });
-            });
-        };
-        let operations = 2.0 * (ROWS * K * TOKENS * REPEATS * context.threads()) as f64;
-        Ceilings { stream_gb_per_s, int8_gop_per_s: operations / least_ns(product) }
+/// Most memory this process held since the last reset, in MiB (Linux).
+pub fn peak_memory() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
+}
+
+/// The pages a buffer asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Pages {
+    Small,
+    Huge,
+}
+
+impl Pages {
+    pub const ALL: [Pages; 2] = [Pages::Small, Pages::Huge];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Pages::Small => "4K pages",
+            Pages::Huge => "huge pages",
+        }
+    }
+}
+
+/// Zeroed memory on pages of one kind.
+pub struct PageBuffer {
+    map: memmap2::MmapMut,
+}
+
+impl PageBuffer {
+    pub fn zeroed(bytes: usize, pages: Pages) -> Result<Self> {
+        let fail = |error| Error::Unsupported(format!("{bytes} bytes of memory: {error}"));
+        let map = memmap2::MmapMut::map_anon(bytes.max(1)).map_err(fail)?;
+        #[cfg(target_os = "linux")]
+        {
+            let advice = match pages {
+                Pages::Small => memmap2::Advice::NoHugePage,
+                Pages::Huge => memmap2::Advice::HugePage,
+            };
+            // A kernel without huge pages gives small ones: the line then shows what that costs.
+            let _ = map.advise(advice);
+        }
+        let _ = pages;
+        Ok(PageBuffer { map })
     }
 
-    pub fn report(&self, report: &Report, context: &Context) -> Result<()> {
-        let rows = [
-            ("256 MiB read, best", self.stream_gb_per_s, "GB/s"),
-            ("int8 products in cache, best", self.int8_gop_per_s, "GOP/s"),
-        ];
-        for (shape, value, unit) in rows {
-            report.line(&Line {
-                family: "ceiling",
-                shape: shape.into(),
-                isa: context.kernels().isa().name(),
-                threads: context.threads(),
-                median_ns: None,
-                value,
-                unit,
-                ceiling: None,
-                error: None,
-            })?;
-        }
-        Ok(())
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
     }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.map
+    }
+
+    pub fn floats(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.map[..])
+    }
+
+    pub fn floats_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.map[..])
+    }
+}
+
+/// Numbers that look random: element `i` of stream `seed`.
+pub fn scrambled(seed: u32, i: usize) -> u32 {
+    let mut x = (i as u32) ^ seed.wrapping_mul(0x9e37_79b9) ^ ((i >> 32) as u32).rotate_left(16);
+    x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
+    x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
+    x ^ (x >> 16)
+}
+
+/// Fills `out` with numbers between -1 and 1, about normally distributed (four added).
+pub fn fill_floats(seed: u32, out: &mut [f32]) {
+    for (i, value) in out.iter_mut().enumerate() {
+        let sum: u32 = scrambled(seed, i).to_le_bytes().into_iter().map(u32::from).sum();
+        // A little of the low bits, so that values differ in more than 1,021 places.
+        *value = (sum as f32 - 510.0 + (i & 1023) as f32 / 1024.0 - 0.5) / 511.0;
+    }
+}
+
+pub fn random_floats(seed: u32, n: usize) -> Vec<f32> {
+    let mut out = vec![0.0; n];
+    fill_floats(seed, &mut out);
+    out
+}
+
+pub fn random_bytes(seed: u32, n: usize) -> Vec<i8> {
+    (0..n).map(|i| scrambled(seed, i) as i8).collect()
 }

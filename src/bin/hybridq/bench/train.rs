@@ -10,7 +10,8 @@ use hybridq::train::{LanguageModelTrainer, RunPlace, TrainConfig};
 use hybridq::{Error, Result};
 
 use super::Arguments;
-use super::measure::{Line, Report, median};
+use super::measure::{median, peak_memory, reset_peak_memory};
+use super::record::{Line, Report};
 
 /// Steps before the clock counts.
 const WARM_UP: usize = 2;
@@ -23,6 +24,7 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
     if arguments.steps < LEAST_STEPS || arguments.steps > 100_000 {
         return Err(Error::invalid("--steps", format!("{LEAST_STEPS} to 100000"), arguments.steps));
     }
+    reset_peak_memory();
     let text = tempfile::NamedTempFile::new().map_err(|error| Error::io(std::env::temp_dir(), error))?;
     std::fs::write(text.path(), made_up_text()).map_err(|error| Error::io(text.path(), error))?;
     let config = TrainConfig {
@@ -51,9 +53,9 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
     let tokens = (arguments.batch * arguments.seq) as f64;
     let shape = format!("{} {} x {}", arguments.model, arguments.batch, arguments.seq);
     let (isa, threads) = (context.kernels().isa().name(), context.threads());
-    let line = |what: &str, median_ns: Option<f64>, value: f64, unit: &'static str| {
+    let line = |what: &str, median_ns: Option<f64>, value: f64, unit: &str| {
         let shape = if what.is_empty() { shape.clone() } else { format!("{shape}: {what}") };
-        report.line(&Line { family: "train", shape, isa, threads, median_ns, value, unit, ceiling: None, error: None })
+        report.line(Line { median_ns, ..Line::plain("train", shape, isa, threads, (value, unit)) })
     };
     line("", Some(tokens / speed * 1e9), speed, "tokens/s")?;
     let total = steps.last().map_or(0.0, |step| step.seconds) - seconds_before;
@@ -69,8 +71,8 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
     if let Some(executor) = trainer.objective().executor() {
         line("activations", None, executor.planned_bytes() as f64 / (1 << 20) as f64, "MiB")?;
     }
-    if let Some(bytes) = peak_memory() {
-        line("peak memory of the process", None, bytes / (1 << 20) as f64, "MiB")?;
+    if let Some(peak) = peak_memory() {
+        line("peak memory of the process", None, peak, "MiB")?;
     }
     Ok(())
 }
@@ -100,11 +102,4 @@ fn made_up_text() -> Vec<u8> {
         text.push(if stream.below(12) == 0 { b'\n' } else { b' ' });
     }
     text
-}
-
-/// Most memory this process ever held, in bytes (Linux).
-fn peak_memory() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? * 1024.0)
 }

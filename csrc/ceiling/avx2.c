@@ -1,0 +1,19 @@
+/* AVX2: maddubs adds pairs into 16 bits; widening them to 32 is put off (int8) or done at once (int8_widened). */
+#define HQK_NAME(op) op##_avx2
+#include <immintrin.h>
+
+#define ACCUMULATORS 12
+#define REGISTER "x"
+#define VECTOR __m256i
+#define FLOATS __m256
+#define SPLAT(x) _mm256_set1_epi8((char)(x))
+#define SPLAT_F32(x) _mm256_set1_ps(x)
+#define DOT8(a, u, v) _mm256_add_epi16(a, _mm256_maddubs_epi16(u, v))
+#define DOT8_TERMS 32
+#define DOT8_WIDENED(a, u, v) _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(u, v), v))
+#define DOT8_WIDENED_TERMS 32
+#define MULTIPLY_ADD(a, u, v) _mm256_fmadd_ps(u, v, a)
+#define ADD(a, b) _mm256_add_epi64(a, b)
+#define LOAD(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
+#define STORE(p, x) _mm256_storeu_si256((__m256i *)(void *)(p), x)
+#include "body.h"

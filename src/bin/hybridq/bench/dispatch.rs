@@ -1,0 +1,126 @@
+//! `hybridq bench --suite dispatch`: what a choice costs, and how good the choices are. `--calibrate`.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use hybridq::Result;
+use hybridq::dispatch::{
+    CacheKey, Candidate, Context, Operation, Size, Workload, cache_path, calibrate, store_cached, time_candidates,
+};
+use hybridq::kernels::KernelTable;
+
+use super::measure::median_ns;
+use super::record::{Line, Report, nice_time};
+
+/// Sizes an operation is judged at: others than calibration learns from.
+const SIZES: usize = 40;
+/// A choice this much slower than the best is still a good one.
+const GOOD: f64 = 1.10;
+/// Rounds of the timing of a size.
+const ROUNDS: usize = 9;
+
+/// Learns thresholds and puts them into the cache file. Gives a context that uses them.
+pub fn learn(report: &Report, context: &Context, cache: Option<&std::path::Path>) -> Result<Context> {
+    report.expect(Operation::ALL.len());
+    let mut first = true;
+    let config = calibrate(context, |operation| {
+        report.begin(&format!("calibrating {}", operation.name()));
+        if !std::mem::take(&mut first) {
+            report.done();
+        }
+    })?;
+    let learned = context.with_dispatch(config.clone())?;
+    match cache_path(cache) {
+        Some(path) => {
+            let key = CacheKey::of_this_machine(context.kernels().isa(), context.threads());
+            store_cached(&path, &key, &config)?;
+            report.say(&format!("thresholds of {} at {} threads, kept in {}", key.cpu, key.threads, path.display()))?;
+        }
+        None => report.say("thresholds, kept nowhere: no cache folder is known or allowed")?,
+    }
+    report.say(&config.to_toml())?;
+    Ok(learned)
+}
+
+pub fn run(report: &Report, context: &Context) -> Result<()> {
+    overhead(report, context)?;
+    report.expect(Operation::ALL.len());
+    let mut sums = Vec::new();
+    for operation in Operation::ALL {
+        report.begin(operation.name());
+        sums.push(choices(report, context, operation)?);
+        report.done();
+    }
+    let (good, all) = sums.iter().fold((0, 0), |sum, found| (sum.0 + found.0, sum.1 + found.1));
+    line(report, context, "all operations".into(), (100.0 * good as f64 / all as f64, "% good"), None)
+}
+
+fn line(report: &Report, context: &Context, shape: String, value: (f64, &str), ns: Option<f64>) -> Result<()> {
+    let line = Line::plain("dispatch", shape, context.kernels().isa().name(), context.threads(), value);
+    report.line(Line { median_ns: ns, ..line })
+}
+
+/// Nanoseconds that a choice takes, and a choice with its clock.
+fn overhead(report: &Report, context: &Context) -> Result<()> {
+    const CALLS: usize = 100_000;
+    let time = |work: &mut dyn FnMut(usize)| {
+        median_ns(Duration::from_millis(50), || (0..CALLS).for_each(&mut *work)) / CALLS as f64
+    };
+    let choice = time(&mut |i| {
+        std::hint::black_box(context.backend(Operation::ALL[i % Operation::ALL.len()], std::hint::black_box(i), 1));
+    });
+    line(report, context, "overhead of a choice".into(), (choice, "ns"), Some(choice))?;
+    // The whole path of a call on no elements, less the bare kernel's.
+    let mut nothing: [f32; 0] = [];
+    let kernels = context.kernels();
+    let bare = time(&mut |_| kernels.scale(std::hint::black_box(&mut nothing), 1.0));
+    for (what, on) in [("overhead of a call, metrics off", false), ("overhead of a call, metrics on", true)] {
+        let context = context.with_dispatch(context.dispatch_config().clone())?;
+        context.set_metrics(on);
+        let call = time(&mut |_| context.scale(std::hint::black_box(&mut nothing), 1.0)) - bare;
+        line(report, &context, what.into(), (call, "ns"), Some(call))?;
+    }
+    Ok(())
+}
+
+/// Times every backend at each size and holds the dispatcher's choice against the best: the number of good choices and of
+/// all.
+fn choices(report: &Report, context: &Context, operation: Operation) -> Result<(usize, usize)> {
+    let candidates = context.candidates(operation)?;
+    let (mut good, mut worst) = (0, 1.0f64);
+    for step in 0..SIZES {
+        let size = Size::along(operation, step, SIZES);
+        let times = time_candidates(&mut Workload::new(operation, size), &candidates, ROUNDS);
+        let best = (0..times.len()).min_by(|a, b| times[*a].total_cmp(&times[*b])).unwrap_or(0);
+        let chosen = chosen(context, operation, size, &candidates);
+        let ratio = times[chosen] / times[best];
+        good += usize::from(ratio <= GOOD);
+        worst = worst.max(ratio);
+        let sentence = if chosen == best {
+            format!("{} {size}: {}", operation.name(), candidates[best].backend)
+        } else {
+            format!("{} {size}: {}, best {}", operation.name(), candidates[chosen].backend, candidates[best].backend)
+        };
+        report.say(&format!("  {sentence:100} {:>10} {ratio:5.2}", nice_time(times[chosen])))?;
+    }
+    let shape = format!("{}, {SIZES} sizes, worst {worst:.2}", operation.name());
+    line(report, context, shape, (100.0 * good as f64 / SIZES as f64, "% good"), None)?;
+    Ok((good, SIZES))
+}
+
+/// The candidate that the dispatcher takes.
+fn chosen(context: &Context, operation: Operation, size: Size, candidates: &[Candidate]) -> usize {
+    let backend = context.backend(operation, size.work(operation), size.depth);
+    let same_kernels = |candidate: &Candidate| {
+        let table = |isa| KernelTable::for_isa(isa).ok();
+        match (table(candidate.backend.isa), table(backend.isa), operation.family()) {
+            (Some(a), Some(b), Some(family)) => a.shares_kernels(b, family),
+            _ => true,
+        }
+    };
+    let same = |candidate: &Candidate| {
+        let (a, b) = (candidate.backend, backend);
+        a.parallel == b.parallel && a.direct == b.direct && same_kernels(candidate)
+    };
+    candidates.iter().position(same).unwrap_or(0)
+}

@@ -4633,6 +4633,8 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_unpack5_neoni8mm(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
     pub fn hqk_ceiling_int8_portable(rounds: usize, operations: *mut u64);
 }
 unsafe extern "C" {

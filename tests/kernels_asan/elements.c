@@ -1,4 +1,4 @@
-/* Kernels over `n` elements: norm, optimizers, activations, dropout. */
+/* Kernels over `n` elements: norm, optimizers, activations, dropout, ceilings. */
 #include "harness.h"
 
 static void norm(size_t n) {
@@ -48,11 +48,23 @@ static void activations(size_t n) {
     free_all();
 }
 
+static void ceilings(size_t n) {
+    uint64_t operations = 0, sum = 0;
+    uint8_t *memory = (uint8_t *)bytes(n);
+    RUN(ceiling_int8, n, &operations);
+    RUN(ceiling_int8_widened, n, &operations);
+    RUN(ceiling_f32, n, &operations);
+    RUN(ceiling_read, memory, n, &sum);
+    RUN(ceiling_update, memory, n);
+    free_all();
+}
+
 void run_elements(void) {
     static const size_t sizes[] = {ODD_SIZES, 511, 513, 1031, 65537};
     for (size_t i = 0; i < COUNT(sizes); i++) {
         norm(sizes[i]);
         optimizers(sizes[i]);
         activations(sizes[i]);
+        ceilings(sizes[i]);
     }
 }

@@ -58,7 +58,7 @@ fn main() {
             builds.extend(compile_isa(isa, flags).map(|flags| format!("{isa}:{flags}")));
         }
     }
-    // For tests/kernels_asan.rs, which builds the kernels once more.
+    // For tests/sanitized_kernels.rs, which builds the kernels once more.
     println!("cargo:rustc-env=HYBRIDQ_KERNEL_BUILDS={}", builds.join(";"));
 }
 

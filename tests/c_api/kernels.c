@@ -121,6 +121,11 @@ static void cluster(const hq_context *context) {
     printf("k-means: %d points, %d clusters, inertia %.3f\n", POINTS, K, info.inertia);
     hq_kmeans_free(kmeans);
     CHECK(hq_kmeans_fit(context, &options, points, 2, DIM, &kmeans) == HQ_INVALID_VALUE);
+    CHECK(hq_kmeans_fit(context, &options, points, POINTS, 0, &kmeans) == HQ_INVALID_VALUE);
+    centroids[3] = NAN;
+    CHECK(hq_kmeans_fit_from(context, &options, centroids, points, POINTS, DIM, &kmeans) == HQ_NOT_FINITE);
+    options.clusters = 0;
+    CHECK(hq_kmeans_fit(context, &options, points, POINTS, DIM, &kmeans) == HQ_INVALID_VALUE);
 }
 
 /* Every grid: quantize, store, read back, dequantize. */

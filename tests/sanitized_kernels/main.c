@@ -1,6 +1,6 @@
 /* Runs every kernel of csrc/hqk.h on heap buffers of exactly the size its contract states, over sizes around every
  * vector width, built with the address and undefined-behaviour sanitizers. Arguments: ISAs. Prints "ran <symbol>" for each
- * kernel, which tests/kernels_asan.rs compares with the header. */
+ * kernel, which tests/sanitized_kernels.rs compares with the header. */
 #define _GNU_SOURCE
 #include "harness.h"
 

@@ -1,5 +1,5 @@
 //! Builds every kernel of this machine's architecture with the address and undefined-behaviour sanitizers, with the flags
-//! build.rs uses, and runs them all on heap buffers of exactly the size their contracts state (tests/kernels_asan).
+//! build.rs uses, and runs them all on heap buffers of exactly the size their contracts state (tests/sanitized_kernels).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -74,7 +74,7 @@ fn compile(folder: &Path) -> Vec<PathBuf> {
         }
     }
     for part in ["main", "elements", "rows", "packing", "products"] {
-        let source = root().join(format!("tests/kernels_asan/{part}.c"));
+        let source = root().join(format!("tests/sanitized_kernels/{part}.c"));
         work.push((source, folder.join(format!("{part}.o")), vec!["-std=gnu11", "-Wall", "-Wextra", "-Werror"]));
     }
     let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -146,6 +146,6 @@ fn every_kernel_stays_inside_exact_buffers() {
             }
         }
     }
-    assert!(missing.is_empty(), "tests/kernels_asan does not run {missing:?}");
+    assert!(missing.is_empty(), "tests/sanitized_kernels does not run {missing:?}");
     assert!(ran.len() >= declared().len(), "{} kernels ran of {}", ran.len(), declared().len());
 }

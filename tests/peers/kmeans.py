@@ -40,14 +40,25 @@ class ContextOptions(ctypes.Structure):
     _fields_ = [("struct_size", ctypes.c_uint32), ("threads", ctypes.c_uint32), ("isa", ctypes.c_char_p)]
 
 
+class KMeansOptions(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_uint32), ("max_iterations", ctypes.c_uint32), ("clusters", ctypes.c_uint64),
+                ("seed", ctypes.c_uint64), ("no_pruning", ctypes.c_uint32)]
+
+
+class KMeansInfo(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_uint32), ("converged", ctypes.c_uint32), ("points", ctypes.c_uint64),
+                ("dim", ctypes.c_uint64), ("clusters", ctypes.c_uint64), ("iterations", ctypes.c_uint64),
+                ("inertia", ctypes.c_double)]
+
+
 lib = ctypes.CDLL(args.library)
 lib.hq_last_error.restype = ctypes.c_char_p
 lib.hq_context_isa.restype = ctypes.c_char_p
 FLOATS = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS")
 SIZE, POINTER = ctypes.c_size_t, ctypes.c_void_p
-lib.hq_kmeans_fit_from.argtypes = [POINTER, FLOATS, SIZE, SIZE, SIZE, FLOATS, SIZE, ctypes.c_bool, POINTER]
-lib.hq_kmeans_centroids.argtypes = [POINTER, FLOATS]
-lib.hq_kmeans_iterations.argtypes = lib.hq_kmeans_free.argtypes = [POINTER, POINTER]
+lib.hq_kmeans_fit_from.argtypes = [POINTER, POINTER, FLOATS, FLOATS, SIZE, SIZE, POINTER]
+lib.hq_kmeans_centroids.argtypes = [POINTER, FLOATS, SIZE]
+lib.hq_kmeans_get_info.argtypes = [POINTER, POINTER]
 lib.hq_kmeans_free.argtypes = [POINTER]
 
 
@@ -64,14 +75,16 @@ print(json.dumps({"isa": lib.hq_context_isa(context).decode(), "threads": args.t
 
 def hybridq(points, centroids, iterations, pruning):
     """Final centroids and the iterations done."""
-    kmeans, done = POINTER(), SIZE()
+    kmeans, info = POINTER(), KMeansInfo(ctypes.sizeof(KMeansInfo))
     (n, dim), k = points.shape, len(centroids)
-    check(lib.hq_kmeans_fit_from(context, points, n, dim, k, centroids, iterations, pruning, ctypes.byref(kmeans)))
+    options = KMeansOptions(ctypes.sizeof(KMeansOptions), iterations, k, 0, not pruning)
+    options = ctypes.byref(options)
+    check(lib.hq_kmeans_fit_from(context, options, centroids, points, n, dim, ctypes.byref(kmeans)))
     found = np.empty((k, dim), np.float32)
-    check(lib.hq_kmeans_centroids(kmeans, found))
-    check(lib.hq_kmeans_iterations(kmeans, ctypes.byref(done)))
+    check(lib.hq_kmeans_centroids(kmeans, found, k * dim))
+    check(lib.hq_kmeans_get_info(kmeans, ctypes.byref(info)))
     lib.hq_kmeans_free(kmeans)
-    return found, done.value
+    return found, info.iterations
 
 
 def sklearn_fit(points, centroids, iterations, algorithm):

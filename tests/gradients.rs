@@ -9,8 +9,8 @@ use hybridq::Result;
 use hybridq::dispatch::{Context, ContextOptions};
 use hybridq::nn::ops::{AttentionShape, RotaryTable};
 use hybridq::nn::{
-    Batch, BufferId, BufferKind, Executor, GradPrecision, Init, Mode, Operation, ParamId, ParamKind, ParamStore, Pass,
-    PlanBuilder, Precision, StepRandomness,
+    Batch, BufferId, BufferKind, Executor, GradPrecision, HeadPrecision, Init, Mode, Operation, ParamId, ParamKind,
+    ParamStore, Pass, PlanBuilder, Precision, StepRandomness,
 };
 use hybridq::tensor::RandomStream;
 
@@ -297,7 +297,7 @@ fn language_model_head_on_a_shared_table() {
         let x = harness.builder.embedding(table);
         let mixed = harness.matrix("mixed", 5, 5);
         let y = harness.builder.linear(x, mixed, None, GradPrecision::F32);
-        harness.builder.language_model_head(y, table);
+        harness.builder.language_model_head(y, table, HeadPrecision::F32);
         None
     });
 }

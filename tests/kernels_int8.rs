@@ -1,6 +1,6 @@
 //! int8 products that sum over tokens: exact on every ISA, at every tail, at extreme values.
 
-use hybridq::dispatch::{Context, ContextOptions};
+use hybridq::dispatch::{Context, ContextOptions, Int8Matrix};
 use hybridq::kernels::KernelTable;
 use hybridq::tensor::RandomStream;
 use proptest::prelude::*;
@@ -31,10 +31,41 @@ fn reference(a: &[i8], b: &[i8], tokens: usize, scales: &[f32], start: &[f32], a
 fn check(context: &Context, (tokens, m, n): (usize, usize, usize), a: &[i8], b: &[i8], accumulate: bool) {
     let scales: Vec<f32> = (0..m).map(|i| 0.01 * (i + 1) as f32).collect();
     let start: Vec<f32> = (0..m * n).map(|i| i as f32 - 7.0).collect();
-    let mut c = start.clone();
-    context.int8_matmul_tn(a, b, tokens, &scales, &mut c, accumulate);
     let expected = reference(a, b, tokens, &scales, &start, accumulate);
+    let mut c = start.clone();
+    tn(context, a, b, tokens, &scales, &mut c, accumulate);
     assert!(c == expected, "{:?} {tokens} {m} {n}", context.kernels().isa());
+    // The other three forms of storage, with gaps between the rows; what lies in the gaps of the output stays.
+    let (a_rows, b_rows) = (gapped(&transposed(a, tokens, m), tokens, 3), gapped(&transposed(b, tokens, n), tokens, 5));
+    let (a_columns, b_columns) = (gapped(a, m, 2), gapped(b, n, 1));
+    let a = [Int8Matrix::new(&a_rows, tokens + 3), Int8Matrix::transposed(&a_columns, m + 2)];
+    let b = [Int8Matrix::new(&b_columns, n + 1), Int8Matrix::transposed(&b_rows, tokens + 5)];
+    for (a, b) in a.into_iter().flat_map(|a| b.into_iter().map(move |b| (a, b))) {
+        let mut c = gapped(&start, n, 4);
+        context.int8_matmul((m, n, tokens), a, b, &scales, accumulate, &mut c, n + 4);
+        let isa = context.kernels().isa();
+        assert!(c == gapped(&expected, n, 4), "{isa:?} {m} {n} {tokens} {} {}", a.transposed, b.transposed);
+    }
+}
+
+/// The transpose of `x` `[rows, cols]`.
+fn transposed(x: &[i8], rows: usize, cols: usize) -> Vec<i8> {
+    (0..rows * cols).map(|at| x[at % rows * cols + at / rows]).collect()
+}
+
+/// The rows of `x`, each followed by `gap` elements 7.
+fn gapped<T: Copy + From<i8>>(x: &[T], width: usize, gap: usize) -> Vec<T> {
+    if width == 0 {
+        return Vec::new();
+    }
+    x.chunks(width).flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(T::from(7), gap))).collect()
+}
+
+/// The product as a sum over rows of both factors, as weight gradients use it.
+fn tn(context: &Context, a: &[i8], b: &[i8], tokens: usize, scales: &[f32], c: &mut [f32], accumulate: bool) {
+    let (m, n) = (scales.len(), c.len() / scales.len());
+    let (a, b) = (Int8Matrix::transposed(a, m), Int8Matrix::new(b, n));
+    context.int8_matmul((m, n, tokens), a, b, scales, accumulate, c, n);
 }
 
 #[test]
@@ -66,7 +97,7 @@ fn long_sums_are_split() {
     let tokens = 140_000; // beyond what an i32 surely holds
     for context in contexts(1) {
         let mut c = [1.0f32];
-        context.int8_matmul_tn(&vec![-128; tokens], &vec![-128; tokens], tokens, &[1.0], &mut c, true);
+        tn(&context, &vec![-128; tokens], &vec![-128; tokens], tokens, &[1.0], &mut c, true);
         let expected = 1.0 + 16384.0 * tokens as f32;
         assert!((c[0] - expected).abs() <= expected * 1e-6, "{} {expected}", c[0]);
     }

@@ -4,7 +4,7 @@ use super::arguments::{input, output, size};
 use super::boundary::{Failure, guard};
 use super::context::{context_of, hq_context};
 use super::status::hq_status;
-use crate::dispatch::StochasticRounding;
+use crate::dispatch::{Int8Matrix, StochasticRounding};
 use crate::kernels::DenseMatrix;
 
 /// Random streams of stochastic rounding asked for from C (see [`crate::tensor::RandomStream::new`]).
@@ -129,7 +129,8 @@ pub unsafe extern "C" fn hq_int8_matmul_tn(
         // SAFETY: as the caller vouches.
         let (scales, c) = unsafe { (input(a_column_scales, m, "a_column_scales")?, output(c, c_len, "c")?) };
         if c_len > 0 {
-            context.int8_matmul_tn(a, b, tokens, scales, c, accumulate);
+            let (a, b) = (Int8Matrix::transposed(a, m), Int8Matrix::new(b, n));
+            context.int8_matmul((m, n, tokens), a, b, scales, accumulate, c, n);
         }
         Ok(())
     })

@@ -49,7 +49,7 @@ impl Context {
         });
     }
 
-    /// Per-token int8 with unbiased stochastic rounding, for gradients (RECIPES: dX). See
+    /// Per-token int8 with unbiased stochastic rounding, for gradients. See
     /// [`crate::kernels::KernelTable::quantize_rows_stochastic`].
     ///
     /// # Panics

@@ -1,4 +1,4 @@
-//! int8 x int8 products that sum over tokens, on the context's threads: weight gradients.
+//! int8 x int8 products on the context's threads: weight gradients, and the head of a large vocabulary.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -25,10 +25,51 @@ thread_local! {
     static COLUMNS: RefCell<AlignedBuffer<i8>> = RefCell::default();
 }
 
-/// Panels of one factor `x` `[tokens, width of x]`.
+/// An int8 operand of a product, row-major with `stride` elements from row to row.
+#[derive(Clone, Copy, Debug)]
+pub struct Int8Matrix<'a> {
+    /// Elements; row `r`, column `c` of the stored matrix at `r * stride + c`.
+    pub data: &'a [i8],
+    /// Elements from one stored row to the next.
+    pub stride: usize,
+    /// Whether the product uses the transpose of the stored matrix.
+    pub transposed: bool,
+}
+
+impl<'a> Int8Matrix<'a> {
+    /// The matrix as stored.
+    pub fn new(data: &'a [i8], stride: usize) -> Self {
+        Int8Matrix { data, stride, transposed: false }
+    }
+
+    /// The transpose of the stored matrix.
+    pub fn transposed(data: &'a [i8], stride: usize) -> Self {
+        Int8Matrix { data, stride, transposed: true }
+    }
+
+    /// The elements `first..first + len` of every sum.
+    fn section(self, sums_in_rows: bool, cols: usize, first: usize, len: usize) -> Packing<'a> {
+        let data = &self.data[if sums_in_rows { first } else { first * self.stride }..];
+        Packing { data, stride: self.stride, sums_in_rows, len, cols, width: 0, bytes: 0 }
+    }
+
+    /// Whether the operand is a `rows x cols` matrix, neither of them 0.
+    fn holds(&self, rows: usize, cols: usize) -> bool {
+        let (rows, cols) = if self.transposed { (cols, rows) } else { (rows, cols) };
+        let needed = (rows - 1).saturating_mul(self.stride).saturating_add(cols);
+        cols <= self.stride && needed <= self.data.len()
+    }
+}
+
+/// Panels of one factor: `width` columns of `len` summed elements each.
+#[derive(Clone, Copy)]
 struct Packing<'a> {
-    x: &'a [i8],
-    tokens: usize,
+    data: &'a [i8],
+    stride: usize,
+    /// Whether the elements of a sum lie side by side; else those of a column do not, but the columns do.
+    sums_in_rows: bool,
+    len: usize,
+    cols: usize,
     /// Columns of a panel, and its bytes.
     width: usize,
     bytes: usize,
@@ -36,22 +77,25 @@ struct Packing<'a> {
 
 impl Packing<'_> {
     fn panels_of_strip(&self) -> usize {
-        (STRIP.min(STRIP_BYTES / self.tokens) / self.width).max(1)
+        (STRIP.min(STRIP_BYTES / self.len) / self.width).max(1)
     }
 
     /// Packs the strip of columns that fills `panels`, the `strip`th of the factor. The strip is copied first: panel by
     /// panel, rows that lie a power of two apart would push each other out of the caches.
     fn pack(&self, strip: usize, panels: &mut [u8], pack: impl Fn(&[i8], usize, usize, &mut [u8])) {
-        let stride = self.x.len() / self.tokens;
         let first = strip * self.panels_of_strip() * self.width;
-        let cols = (panels.len() / self.bytes * self.width).min(stride - first);
+        let cols = (panels.len() / self.bytes * self.width).min(self.cols - first);
         let mut columns = COLUMNS.take();
-        if columns.len() < self.tokens * cols {
-            columns = AlignedBuffer::zeroed(self.tokens * cols);
+        if columns.len() < self.len * cols {
+            columns = AlignedBuffer::zeroed(self.len * cols);
         }
-        let copied = &mut columns[..self.tokens * cols];
-        for (to, row) in copied.chunks_exact_mut(cols).zip(self.x.chunks_exact(stride)) {
-            to.copy_from_slice(&row[first..first + cols]);
+        let copied = &mut columns[..self.len * cols];
+        if self.sums_in_rows {
+            transpose(&self.data[first * self.stride..], self.stride, self.len, cols, copied);
+        } else {
+            for (row, to) in copied.chunks_exact_mut(cols).enumerate() {
+                to.copy_from_slice(&self.data[row * self.stride + first..][..cols]);
+            }
         }
         for (panel, packed) in panels.chunks_mut(self.bytes).enumerate() {
             let at = panel * self.width;
@@ -61,44 +105,80 @@ impl Packing<'_> {
     }
 }
 
+/// `to[i][j] = from[j][i]`, `from` `[cols, stride]` of which `len` columns are read, `to` `[len, cols]`.
+fn transpose(from: &[i8], stride: usize, len: usize, cols: usize, to: &mut [i8]) {
+    let (inner_len, inner_cols) = (len / 8 * 8, cols / 8 * 8);
+    for j in (0..inner_cols).step_by(8) {
+        for i in (0..inner_len).step_by(8) {
+            let rows = std::array::from_fn(|row| {
+                let eight = from[(j + row) * stride + i..].first_chunk::<8>().expect("eight columns are left");
+                u64::from_le_bytes(eight.map(|value| value as u8))
+            });
+            for (row, eight) in transposed_bytes(rows).into_iter().enumerate() {
+                let eight = eight.to_le_bytes().map(|byte| byte as i8);
+                to[(i + row) * cols + j..][..8].copy_from_slice(&eight);
+            }
+        }
+    }
+    for i in 0..len {
+        for j in if i < inner_len { inner_cols } else { 0 }..cols {
+            to[i * cols + j] = from[j * stride + i];
+        }
+    }
+}
+
+/// The transpose of 8 x 8 bytes: quarters change places, then quarters of these, then bytes.
+fn transposed_bytes(mut rows: [u64; 8]) -> [u64; 8] {
+    for (distance, mask) in [(4, 0x0000_0000_ffff_ffff), (2, 0x0000_ffff_0000_ffff), (1, 0x00ff_00ff_00ff_00ffu64)] {
+        for row in (0..8).filter(|row| row & distance == 0) {
+            let (upper, lower) = (rows[row], rows[row + distance]);
+            let swapped = ((upper >> (8 * distance)) ^ lower) & mask;
+            rows[row] = upper ^ (swapped << (8 * distance));
+            rows[row + distance] = lower ^ swapped;
+        }
+    }
+    rows
+}
+
 impl Context {
-    /// `c[m][n] = a_column_scales[m] * sum over t of a[t][m] * b[t][n]`, or `c += ...` with `accumulate`. `a`:
-    /// `[tokens, m]`, `b`: `[tokens, n]`, `c`: `[m, n]`, `m = a_column_scales.len()`. Integer sums are exact; beyond
-    /// 65,536 tokens the sections' sums are added in f32, in order.
+    /// `c = scales * (a * b)` with one scale for each row of `a`, or `c += ...` with `accumulate`. `a`: `m x k`, `b`:
+    /// `k x n`, `c`: `m x n` with `c_stride` elements from row to row. Integer sums are exact; where k is beyond 65,536 the
+    /// sections' sums are added in f32, in order.
     ///
     /// # Panics
     /// If the lengths do not fit.
-    pub fn int8_matmul_tn(
+    #[allow(clippy::too_many_arguments)]
+    pub fn int8_matmul(
         &self,
-        a: &[i8],
-        b: &[i8],
-        tokens: usize,
-        a_column_scales: &[f32],
-        c: &mut [f32],
+        (m, n, k): (usize, usize, usize),
+        a: Int8Matrix<'_>,
+        b: Int8Matrix<'_>,
+        row_scales: &[f32],
         accumulate: bool,
+        c: &mut [f32],
+        c_stride: usize,
     ) {
-        let m = a_column_scales.len();
-        assert_eq!(a.len(), tokens * m, "int8_matmul_tn: a is not [tokens, m]");
-        if m == 0 {
+        assert_eq!(row_scales.len(), m, "int8_matmul: not one scale a row");
+        if m == 0 || n == 0 {
             return;
         }
-        let n = c.len() / m;
-        assert!(c.len() == m * n && b.len() == tokens * n, "int8_matmul_tn: b is not [tokens, n] or c not [m, n]");
-        if n == 0 {
-            return;
-        }
-        if tokens == 0 {
+        assert!(n <= c_stride && c.len() > (m - 1) * c_stride + n - 1, "int8_matmul: c is not m x n");
+        if k == 0 {
             if !accumulate {
-                c.fill(0.0);
+                c.chunks_mut(c_stride).for_each(|row| row[..n].fill(0.0));
             }
             return;
         }
-        let call = self.call(Operation::Int8Matmul, c.len().saturating_mul(tokens));
+        assert!(a.holds(m, k), "int8_matmul: a is not m x k");
+        assert!(b.holds(k, n), "int8_matmul: b is not k x n");
+        let call = self.call(Operation::Int8Matmul, (m * n).saturating_mul(k));
         let mut sections = || {
             let mut panels = PANELS.take();
-            for (section, (a, b)) in a.chunks(SECTION * m).zip(b.chunks(SECTION * n)).enumerate() {
-                let accumulate = accumulate || section > 0;
-                int8_section(&call, a, b, a.len() / m, a_column_scales, c, accumulate, &mut panels);
+            for first in (0..k).step_by(SECTION) {
+                let (len, accumulate) = (SECTION.min(k - first), accumulate || first > 0);
+                // The elements of a sum lie side by side in `a` as stored and in the transpose of `b`.
+                let (left, right) = (a.section(!a.transposed, m, first, len), b.section(b.transposed, n, first, len));
+                section_product(&call, left, right, row_scales, accumulate, c, c_stride, &mut panels);
             }
             PANELS.set(panels);
         };
@@ -107,32 +187,32 @@ impl Context {
 }
 
 #[allow(clippy::too_many_arguments)]
-fn int8_section(
+fn section_product(
     call: &Call<'_>,
-    a: &[i8],
-    b: &[i8],
-    tokens: usize,
+    left: Packing<'_>,
+    right: Packing<'_>,
     scales: &[f32],
-    c: &mut [f32],
     accumulate: bool,
+    c: &mut [f32],
+    c_stride: usize,
     panels: &mut AlignedBuffer<u8>,
 ) {
-    let (m, n, kernels) = (scales.len(), c.len() / scales.len(), call.kernels);
+    let (len, n, kernels) = (left.len, right.cols, call.kernels);
     let shape = kernels.int8_panels();
-    let (a_bytes, b_bytes) = (shape.bytes(shape.a_width, tokens), shape.bytes(shape.b_width, tokens));
-    let a_total = m.div_ceil(shape.a_width) * a_bytes;
-    let total = a_total + n.div_ceil(shape.b_width) * b_bytes;
+    let (a_bytes, b_bytes) = (shape.bytes(shape.a_width, len), shape.bytes(shape.b_width, len));
+    let left = Packing { width: shape.a_width, bytes: a_bytes, ..left };
+    let right = Packing { width: shape.b_width, bytes: b_bytes, ..right };
+    let a_total = left.cols.div_ceil(left.width) * a_bytes;
+    let total = a_total + n.div_ceil(right.width) * b_bytes;
     if panels.len() < total {
         *panels = AlignedBuffer::zeroed(total);
     }
     let (a_panels, b_panels) = panels[..total].split_at_mut(a_total);
-    let left = Packing { x: a, tokens, width: shape.a_width, bytes: a_bytes };
-    let right = Packing { x: b, tokens, width: shape.b_width, bytes: b_bytes };
     let pack_left = |(strip, panels): (usize, &mut [u8])| {
-        left.pack(strip, panels, |x, stride, cols, panel| kernels.int8_pack_a(x, tokens, stride, cols, panel));
+        left.pack(strip, panels, |x, stride, cols, panel| kernels.int8_pack_a(x, len, stride, cols, panel));
     };
     let pack_right = |(strip, panels): (usize, &mut [u8])| {
-        right.pack(strip, panels, |x, stride, cols, panel| kernels.int8_pack_b(x, tokens, stride, cols, panel));
+        right.pack(strip, panels, |x, stride, cols, panel| kernels.int8_pack_b(x, len, stride, cols, panel));
     };
     let (left_strip, right_strip) = (left.panels_of_strip() * a_bytes, right.panels_of_strip() * b_bytes);
     if call.parallel {
@@ -144,22 +224,22 @@ fn int8_section(
     }
     // A block of output rows goes through all right panels: the block's left panels stay in the second-level cache.
     let block_panels = ((1 << 18) / a_bytes).clamp(1, 16);
-    let block_rows = block_panels * shape.a_width;
+    let block_rows = block_panels * left.width;
     let multiply = |((c, scales), a_panels): ((&mut [f32], &[f32]), &[u8])| {
         for (panel, b_panel) in b_panels.chunks(b_bytes).enumerate() {
-            let first = panel * shape.b_width;
-            let cols = shape.b_width.min(n - first);
-            let tiles = c.chunks_mut(shape.a_width * n).zip(scales.chunks(shape.a_width));
+            let first = panel * right.width;
+            let cols = right.width.min(n - first);
+            let tiles = c.chunks_mut(left.width * c_stride).zip(scales.chunks(left.width));
             for ((c, scales), a_panel) in tiles.zip(a_panels.chunks(a_bytes)) {
-                kernels.int8_product(a_panel, b_panel, tokens, cols, scales, accumulate, &mut c[first..], n);
+                kernels.int8_product(a_panel, b_panel, len, cols, scales, accumulate, &mut c[first..], c_stride);
             }
         }
     };
     if call.parallel {
-        let blocks = c.par_chunks_mut(block_rows * n).zip(scales.par_chunks(block_rows));
+        let blocks = c.par_chunks_mut(block_rows * c_stride).zip(scales.par_chunks(block_rows));
         blocks.zip(a_panels.par_chunks(block_panels * a_bytes)).for_each(multiply);
     } else {
-        let blocks = c.chunks_mut(block_rows * n).zip(scales.chunks(block_rows));
+        let blocks = c.chunks_mut(block_rows * c_stride).zip(scales.chunks(block_rows));
         blocks.zip(a_panels.chunks(block_panels * a_bytes)).for_each(multiply);
     }
 }

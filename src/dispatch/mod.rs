@@ -32,6 +32,7 @@ pub use cache::{CACHE_VARIABLE, CacheKey, ConfigSource, cache_path, load_cached,
 pub use calibration::{Candidate, calibrate, time_candidates};
 pub use config::{DispatchConfig, NEVER, Thresholds};
 pub use context::{Context, ContextOptions};
+pub use int8::Int8Matrix;
 pub use lloyd::Lloyd;
 pub use metrics::BackendMetrics;
 pub use operation::Operation;

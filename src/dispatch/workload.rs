@@ -1,7 +1,7 @@
 //! One call of an operation on made-up data of a given size: what calibration and the benchmark time.
 #![forbid(unsafe_code)]
 
-use super::{Context, Lloyd, Operation, StochasticRounding};
+use super::{Context, Int8Matrix, Lloyd, Operation, StochasticRounding};
 use crate::kernels::{DenseMatrix, ternary_packed_len};
 
 /// The size of a call. Element-wise operations: `rows x cols` elements, `depth` 1. Products: `rows` outputs, `cols` inputs,
@@ -165,7 +165,10 @@ impl Workload {
                 let b = DenseMatrix { data: &self.more_floats, stride: cols, transposed: true };
                 context.matmul((depth, rows, cols), a, b, false, out);
             }
-            Operation::Int8Matmul => context.int8_matmul_tn(values, &self.more_values, depth, scales, out, false),
+            Operation::Int8Matmul => {
+                let (a, b) = (Int8Matrix::transposed(values, rows), Int8Matrix::new(&self.more_values, cols));
+                context.int8_matmul((rows, cols, depth), a, b, scales, false, out, cols);
+            }
             Operation::KmeansAssign => {
                 context.kmeans_assign(x, rows, cols, &self.more_floats, depth, &mut self.labels, out);
             }

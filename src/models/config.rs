@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sharing::Sharing;
 use crate::nn::ops::RopeScaling;
-use crate::nn::{GradPrecision, Precision};
+use crate::nn::{GradPrecision, HeadPrecision, Precision};
 use crate::{Error, Result};
 
 /// Largest width, feed-forward width and head dimension.
@@ -119,6 +119,8 @@ pub struct ModelConfig {
     pub precision: Precision,
     /// Arithmetic of the linear layers' backward products.
     pub gradient_precision: GradPrecision,
+    /// Arithmetic of the head in training.
+    pub head_precision: HeadPrecision,
 }
 
 impl ModelConfig {

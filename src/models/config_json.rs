@@ -13,7 +13,7 @@ use super::config::{Activation, ModelConfig, ModelType};
 use super::quantization_json::{ONLINE, read_quantization};
 use super::sharing::Sharing;
 use crate::nn::ops::RopeScaling;
-use crate::nn::{GradPrecision, Precision};
+use crate::nn::{GradPrecision, HeadPrecision, Precision};
 use crate::{Error, Result};
 
 /// Keys that say nothing about the computation of logits here.
@@ -106,6 +106,7 @@ impl ModelConfig {
             eos_token_id,
             precision: precision.or(quantized).unwrap_or(Precision::F32),
             gradient_precision: fields.or("gradient_precision", GradPrecision::default())?,
+            head_precision: fields.or("head_precision", HeadPrecision::default())?,
             vocab_size: fields.required("vocab_size")?,
             initializer_range: fields.or("initializer_range", 0.02)?,
             tie_word_embeddings: fields.or("tie_word_embeddings", model_type.is_plain())?,
@@ -147,6 +148,7 @@ impl ModelConfig {
             "torch_dtype": "float32",
             "precision": self.precision,
             "gradient_precision": self.gradient_precision,
+            "head_precision": self.head_precision,
         });
         config.extend(rest.as_object().cloned().unwrap_or_default());
         if !self.parameter_sharing.is_empty() {
@@ -232,6 +234,7 @@ struct Shared {
     eos_token_id: Vec<u32>,
     precision: Precision,
     gradient_precision: GradPrecision,
+    head_precision: HeadPrecision,
     vocab_size: usize,
     initializer_range: f32,
     tie_word_embeddings: bool,
@@ -266,6 +269,7 @@ impl Shared {
             eos_token_id: self.eos_token_id,
             precision: self.precision,
             gradient_precision: self.gradient_precision,
+            head_precision: self.head_precision,
         }
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn build(config: &ModelConfig) -> Declaration {
     layers.leave_blocks();
     let normed = layers.rms_norm(x, "model.norm.weight", eps, BufferKind::Float);
     let head = layers.head("lm_head.weight", table);
-    layers.plan.language_model_head(normed, head);
+    layers.plan.language_model_head(normed, head, config.head_precision);
     layers.finish()
 }
 

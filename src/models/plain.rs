@@ -96,7 +96,7 @@ pub(super) fn build(config: &ModelConfig) -> Declaration {
         layers.layer_norm(x, names.norm)
     };
     let head = layers.head(names.head, table);
-    layers.plan.language_model_head(normed, head);
+    layers.plan.language_model_head(normed, head, config.head_precision);
     layers.finish()
 }
 

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::config::{Activation, ModelConfig, ModelType};
-use crate::nn::{GradPrecision, Precision};
+use crate::nn::{GradPrecision, HeadPrecision, Precision};
 use crate::{Error, Result};
 
 /// Names that [`preset`] knows.
@@ -47,6 +47,7 @@ pub fn preset(name: &str) -> Result<ModelConfig> {
         eos_token_id: Vec::new(),
         precision: Precision::Ternary,
         gradient_precision: GradPrecision::F32,
+        head_precision: HeadPrecision::F32,
     };
     let plain = |layers, hidden_size, intermediate_size, positions| ModelConfig {
         model_type: ModelType::Plain,

@@ -16,7 +16,7 @@ mod workspace;
 pub use buffers::Buffers;
 pub use executor::{Batch, Executor, Mode, Pass, StepRandomness};
 pub use key_value_cache::KeyValueCache;
-pub use ops::GradPrecision;
+pub use ops::{GradPrecision, HeadPrecision};
 pub use param_store::{Init, ParamId, ParamKind, ParamSpec, ParamStore, Precision};
 pub use plan::{BufferId, BufferKind, BufferSpec, Operation, Plan, PlanBuilder};
 pub use quantize::QuantizeReport;

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::BatchStrategy;
-use crate::nn::{GradPrecision, Precision};
+use crate::nn::{GradPrecision, HeadPrecision, Precision};
 use crate::optim::{LearningRateSchedule, OptimizerConfig, OptimizerKind};
 use crate::{Error, Result};
+
+/// Vocabulary entries from which the head's products are worth rounding to integers.
+const LARGE_VOCABULARY: usize = 4096;
 
 /// The learning rate over the steps, after the warm-up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -113,6 +116,10 @@ pub struct TrainConfig {
     pub precision: Option<Precision>,
     /// Arithmetic of the linear layers' backward products.
     pub gradient_precision: GradPrecision,
+    /// Arithmetic of the head in training; without it `int8` for quantized models with `int8` gradients and a
+    /// vocabulary of 4,096 entries or more, whose head is a large share of a step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_precision: Option<HeadPrecision>,
     /// Update rule; `adamw` and `sgd` are the plain ones, without any part of the hybrid.
     pub optimizer: OptimizerKind,
     /// AdamW's second beta.
@@ -179,6 +186,7 @@ impl Default for TrainConfig {
             device: "cpu".into(),
             precision: None,
             gradient_precision: GradPrecision::default(),
+            head_precision: None,
             optimizer: OptimizerKind::Hybrid,
             adam_beta2: 0.95,
             schedule: ScheduleKind::Cosine,
@@ -228,6 +236,13 @@ impl TrainConfig {
             bits if bits < 32.0 => Precision::Int8,
             _ => Precision::F32,
         })
+    }
+
+    /// The arithmetic of the head of a model with `vocabulary` entries.
+    pub fn head_precision(&self, vocabulary: usize) -> HeadPrecision {
+        let integers = self.gradient_precision == GradPrecision::Int8 && self.weight_precision() != Precision::F32;
+        let large = vocabulary >= LARGE_VOCABULARY;
+        self.head_precision.unwrap_or(if integers && large { HeadPrecision::Int8 } else { HeadPrecision::F32 })
     }
 
     /// What the optimizer is built from.

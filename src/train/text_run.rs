@@ -138,6 +138,7 @@ pub(super) fn make_model(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<
     };
     model.precision = config.weight_precision();
     model.gradient_precision = config.gradient_precision;
+    model.head_precision = config.head_precision(model.vocab_size);
     model.bos_token_id = model.bos_token_id.or(tokenizer.bos());
     if model.eos_token_id.is_empty() {
         model.eos_token_id.extend(tokenizer.eos());
@@ -152,6 +153,7 @@ fn adapt(loaded: Model, config: &TrainConfig) -> Result<Model> {
         wanted.precision = config.weight_precision();
     }
     wanted.gradient_precision = config.gradient_precision;
+    wanted.head_precision = config.head_precision(wanted.vocab_size);
     if wanted == loaded.config {
         return Ok(loaded);
     }

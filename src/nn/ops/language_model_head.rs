@@ -1,11 +1,25 @@
 //! The language model head with its loss.
 #![forbid(unsafe_code)]
 
+mod int8;
+
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::kernels::DenseMatrix;
 use crate::nn::{BufferId, BufferKind, Mode, Operation, ParamId, Pass, PlanBuilder};
 use crate::{Error, Result};
+
+/// Arithmetic of the head's three products in training; evaluation and generation use f32.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadPrecision {
+    /// Dense f32 products.
+    #[default]
+    F32,
+    /// Integer products on int8 activations, table and gradients: a large vocabulary's head several times faster.
+    Int8,
+}
 
 /// Logits held at a time: 32 MiB.
 const CHUNK_LOGITS: usize = 1 << 23;
@@ -25,18 +39,20 @@ pub struct LanguageModelHead {
     x: BufferId,
     table: ParamId,
     vocabulary: usize,
+    precision: HeadPrecision,
     dx: BufferId,
 }
 
 impl PlanBuilder {
-    /// The head: `table` `[vocabulary, width]` in f32, usually the embedding's. Ends a plan.
-    pub fn language_model_head(&mut self, x: BufferId, table: ParamId) {
+    /// The head: `table` `[vocabulary, width]` in f32, usually the embedding's; `precision` of its products in training.
+    /// Ends a plan.
+    pub fn language_model_head(&mut self, x: BufferId, table: ParamId, precision: HeadPrecision) {
         let width = self.buffer_spec(x).width;
         let shape = &self.parameter_spec(table).shape;
         assert_eq!(shape[1], width, "language_model_head: width of the table");
         let vocabulary = shape[0];
         let dx = self.buffer(BufferKind::Float, width);
-        self.push(LanguageModelHead { x, table, vocabulary, dx });
+        self.push(LanguageModelHead { x, table, vocabulary, precision, dx });
     }
 }
 
@@ -70,8 +86,35 @@ impl Operation for LanguageModelHead {
         if let Some(target) = targets.iter().find(|&&target| target as usize >= self.vocabulary) {
             return Err(Error::invalid("target", format!("below the vocabulary's size {}", self.vocabulary), target));
         }
+        let total = if pass.mode == Mode::Train && self.precision == HeadPrecision::Int8 {
+            self.train_in_int8(pass)
+        } else {
+            self.run_in_f32(pass)
+        };
+        pass.loss = total / targets.len() as f64;
+        Ok(())
+    }
+
+    fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let mut gradient = pass.buffers.take_gradient(self.x);
+        let dx = pass.buffers.float(self.dx);
+        gradient[..dx.len()].copy_from_slice(dx);
+        pass.buffers.put_gradient(self.x, gradient);
+        Ok(())
+    }
+}
+
+impl LanguageModelHead {
+    /// Tokens of a chunk: a bounded number of logits.
+    fn chunk_tokens(&self, tokens: usize) -> usize {
+        (CHUNK_LOGITS / self.vocabulary).clamp(CHUNK_TOKENS.0, CHUNK_TOKENS.1).min(tokens)
+    }
+
+    /// The sum of the losses, and in training both gradients.
+    fn run_in_f32(&self, pass: &mut Pass<'_>) -> f64 {
+        let targets = pass.batch.targets;
         let (width, vocabulary) = (pass.buffers.width(self.x), self.vocabulary);
-        let chunk = (CHUNK_LOGITS / vocabulary).clamp(CHUNK_TOKENS.0, CHUNK_TOKENS.1).min(targets.len());
+        let chunk = self.chunk_tokens(targets.len());
         let gradient_scale = pass.gradient_scale / targets.len() as f32;
         let (kernels, train) = (pass.context.kernels(), pass.mode == Mode::Train);
         let mut logits = pass.workspace.take_float(chunk * vocabulary);
@@ -106,23 +149,12 @@ impl Operation for LanguageModelHead {
                 pass.context.matmul((vocabulary, width, tokens), columns, x, true, d_table);
             }
         }
-        pass.loss = total / targets.len() as f64;
         pass.buffers.put_float(self.dx, dx);
         pass.workspace.put_float(logits);
         pass.workspace.put_float(losses);
-        Ok(())
+        total
     }
 
-    fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
-        let mut gradient = pass.buffers.take_gradient(self.x);
-        let dx = pass.buffers.float(self.dx);
-        gradient[..dx.len()].copy_from_slice(dx);
-        pass.buffers.put_gradient(self.x, gradient);
-        Ok(())
-    }
-}
-
-impl LanguageModelHead {
     /// Logits of each sequence's last token, `[sequences, vocabulary]`.
     fn last_logits(&self, pass: &Pass<'_>) -> Vec<f32> {
         let (x, width) = (pass.buffers.float(self.x), pass.buffers.width(self.x));

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::dispatch::Context;
+use crate::dispatch::{Context, Int8Matrix};
 use crate::kernels::{DenseMatrix, StochasticRounding};
 use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder, Precision};
 use crate::quant::{QuantizedRows, QuantizedWeight};
@@ -179,7 +179,9 @@ impl Linear {
         let (values, scales_used) = (&mut rounded.values[..tokens * outputs], &mut scales[..outputs]);
         pass.context.quantize_columns_stochastic(dy, outputs, &x.scales[..tokens], rounding, values, scales_used);
         let dw = pass.store.gradient_mut(self.weight);
-        pass.context.int8_matmul_tn(values, &x.values[..tokens * inputs], tokens, scales_used, dw, true);
+        let a = Int8Matrix::transposed(values, outputs);
+        let b = Int8Matrix::new(&x.values[..tokens * inputs], inputs);
+        pass.context.int8_matmul((outputs, inputs, tokens), a, b, scales_used, true, dw, inputs);
         pass.workspace.put_float(scales);
         pass.workspace.put_quantized(rounded);
     }

@@ -21,7 +21,7 @@ pub use attention::{Attention, AttentionShape};
 pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use gate::Gate;
-pub use language_model_head::LanguageModelHead;
+pub use language_model_head::{HeadPrecision, LanguageModelHead};
 pub use layer_norm::LayerNorm;
 pub use linear::{GradPrecision, Linear};
 pub use position_embedding::PositionEmbedding;

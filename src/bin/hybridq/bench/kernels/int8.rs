@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use hybridq::Result;
+use hybridq::dispatch::Int8Matrix;
 use hybridq::kernels::KernelFamily;
 
 use super::oracle::{deviation, dot, places};
@@ -31,7 +32,10 @@ fn product(suite: &Suite<'_>, [m, n, tokens]: [usize; 3]) -> Result<()> {
         let shape = format!("{m} x {n}, {tokens} tokens");
         let ceiling = Some(suite.ceilings.registers(Registers::Int8Widened, context)?);
         let row = Row { context, family: "int8_matmul", shape, work: 2.0 * products, unit: "GOP/s", ceiling };
-        let run = |c: &mut Vec<f32>| context.int8_matmul_tn(&a, &b, tokens, &scales, c, false);
+        let run = |c: &mut Vec<f32>| {
+            let (a, b) = (Int8Matrix::transposed(&a, m), Int8Matrix::new(&b, n));
+            context.int8_matmul((m, n, tokens), a, b, &scales, false, c, n);
+        };
         suite.measure(row, &mut c, run, |c| {
             deviation(places(c.len()).into_iter().map(|at| {
                 let (i, j) = (at / n, at % n);

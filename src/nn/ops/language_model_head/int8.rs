@@ -1,0 +1,134 @@
+//! The head's products in integers.
+//!
+//! The table `E` is rounded to int8 with a scale for each column, once a step. The scales are folded into `x` before its
+//! tokens are rounded, so that `x * E^T` needs one scale a token, and come back on `dX`. The gradient of the logits is
+//! rounded twice, by token for `dX` and by vocabulary entry for `dE`. Its entry of the target dwarfs the others of its
+//! row: it is left out there, and its share of both gradients added in f32. All roundings but that of `x` for
+//! the logits are stochastic: the gradients at these logits are unbiased.
+
+use rayon::prelude::*;
+
+use super::{BLOCK_TOKENS, LanguageModelHead};
+use crate::dispatch::Int8Matrix;
+use crate::kernels::StochasticRounding;
+use crate::nn::Pass;
+
+/// Random streams of the roundings (see [`crate::tensor::RandomStream::new`]).
+const TABLE_PURPOSE: u32 = 53;
+const ROWS_PURPOSE: u32 = 54;
+const COLUMNS_PURPOSE: u32 = 55;
+const X_PURPOSE: u32 = 56;
+
+/// Vocabulary entries of one product: their panels stay in the caches.
+const BLOCK_ENTRIES: usize = 2048;
+
+impl LanguageModelHead {
+    /// The sum of the losses, and both gradients.
+    pub(super) fn train_in_int8(&self, pass: &mut Pass<'_>) -> f64 {
+        let (context, targets) = (pass.context, pass.batch.targets);
+        let (width, vocabulary) = (pass.buffers.width(self.x), self.vocabulary);
+        let chunk = self.chunk_tokens(targets.len());
+        let gradient_scale = pass.gradient_scale / targets.len() as f32;
+        let (randomness, operation) = (pass.randomness, pass.operation);
+        // A plan has far fewer than 2^16 operations: every chunk draws from streams of its own.
+        let rounding = |purpose, chunk: usize| {
+            let stream = operation + ((chunk as u32) << 16);
+            StochasticRounding::new(randomness.seed, purpose, randomness.step, stream)
+        };
+        let mut logits = pass.workspace.take_float(chunk * vocabulary);
+        let mut of_entries = pass.workspace.take_float(vocabulary);
+        let mut folded = pass.workspace.take_float(chunk * width);
+        let mut of_columns = pass.workspace.take_float(width);
+        let mut of_tokens = pass.workspace.take_float(2 * chunk);
+        let mut table_rounded = pass.workspace.take_quantized(vocabulary, width);
+        let mut x_rounded = pass.workspace.take_quantized(chunk, width);
+        let mut gradient_rounded = pass.workspace.take_quantized(chunk, vocabulary);
+        let mut dx = pass.buffers.take_float(self.dx);
+        let x = pass.buffers.float(self.x);
+        let (table, d_table, _) = pass.store.backward_view(self.table);
+
+        let (column_scales, entry_scales) = (&mut of_columns[..width], &mut of_entries[..vocabulary]);
+        let table8 = &mut table_rounded.values[..vocabulary * width];
+        entry_scales.fill(1.0);
+        let stream = rounding(TABLE_PURPOSE, 0);
+        context.quantize_columns_stochastic(table, width, entry_scales, stream, table8, column_scales);
+
+        let mut total = 0f64;
+        let chunks = x.chunks(chunk * width).zip(dx.chunks_mut(chunk * width)).zip(targets.chunks(chunk));
+        for (index, ((x, dx), targets)) in chunks.enumerate() {
+            let tokens = targets.len();
+            let dx = &mut dx[..tokens * width];
+            let (logits, folded) = (&mut logits[..tokens * vocabulary], &mut folded[..tokens * width]);
+            let (losses, of_targets) = of_tokens[..2 * tokens].split_at_mut(tokens);
+
+            // Logits. The column scales are divided by the largest: rounding tokens has a floor under their maxima.
+            let largest = column_scales.iter().fold(f32::MIN_POSITIVE, |most, &scale| scale.max(most));
+            for (folded, x) in folded.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                let products = x.iter().zip(column_scales.iter());
+                folded.iter_mut().zip(products).for_each(|(folded, (x, scale))| *folded = x * (scale / largest));
+            }
+            x_rounded.quantize(context, folded, tokens, width);
+            let scales = &mut x_rounded.scales[..tokens];
+            scales.iter_mut().for_each(|scale| *scale *= largest);
+            let x8 = Int8Matrix::new(&x_rounded.values[..tokens * width], width);
+            for first in (0..vocabulary).step_by(BLOCK_ENTRIES) {
+                let entries = BLOCK_ENTRIES.min(vocabulary - first);
+                let entries8 = Int8Matrix::transposed(&table8[first * width..], width);
+                let shape = (tokens, entries, width);
+                context.int8_matmul(shape, x8, entries8, scales, false, &mut logits[first..], vocabulary);
+            }
+
+            let kernels = context.kernels();
+            logits
+                .par_chunks_mut(BLOCK_TOKENS * vocabulary)
+                .zip(losses.par_chunks_mut(BLOCK_TOKENS).zip(of_targets.par_chunks_mut(BLOCK_TOKENS)))
+                .zip(targets.par_chunks(BLOCK_TOKENS))
+                .for_each(|((logits, (losses, of_targets)), targets)| {
+                    kernels.cross_entropy_rows(logits, vocabulary, targets, losses, gradient_scale);
+                    let rows = logits.chunks_exact_mut(vocabulary);
+                    for ((logits, of_target), &target) in rows.zip(of_targets).zip(targets) {
+                        *of_target = std::mem::take(&mut logits[target as usize]);
+                    }
+                });
+            total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+
+            // dX.
+            gradient_rounded.quantize_stochastic(context, logits, tokens, vocabulary, rounding(ROWS_PURPOSE, index));
+            let rows8 = &gradient_rounded.values[..tokens * vocabulary];
+            let scales = &gradient_rounded.scales[..tokens];
+            for first in (0..vocabulary).step_by(BLOCK_ENTRIES) {
+                let entries = BLOCK_ENTRIES.min(vocabulary - first);
+                let rows8 = Int8Matrix::new(&rows8[first..], vocabulary);
+                let entries8 = Int8Matrix::new(&table8[first * width..], width);
+                context.int8_matmul((tokens, width, entries), rows8, entries8, scales, first > 0, dx, width);
+            }
+            for ((dx, &of_target), &target) in dx.chunks_exact_mut(width).zip(&*of_targets).zip(targets) {
+                let row = &table[target as usize * width..][..width];
+                for ((dx, scale), row) in dx.iter_mut().zip(&*column_scales).zip(row) {
+                    *dx = *dx * scale + of_target * row;
+                }
+            }
+
+            // dE.
+            x_rounded.quantize_stochastic(context, x, tokens, width, rounding(X_PURPOSE, index));
+            let columns8 = &mut gradient_rounded.values[..tokens * vocabulary];
+            let (scales, stream) = (&x_rounded.scales[..tokens], rounding(COLUMNS_PURPOSE, index));
+            context.quantize_columns_stochastic(logits, vocabulary, scales, stream, columns8, entry_scales);
+            let x8 = Int8Matrix::new(&x_rounded.values[..tokens * width], width);
+            let columns8 = Int8Matrix::transposed(columns8, vocabulary);
+            context.int8_matmul((vocabulary, width, tokens), columns8, x8, entry_scales, true, d_table, width);
+            for ((x, &of_target), &target) in x.chunks_exact(width).zip(&*of_targets).zip(targets) {
+                let row = &mut d_table[target as usize * width..][..width];
+                row.iter_mut().zip(x).for_each(|(row, x)| *row += of_target * x);
+            }
+        }
+        pass.buffers.put_float(self.dx, dx);
+        for kept in [logits, of_entries, folded, of_columns, of_tokens] {
+            pass.workspace.put_float(kept);
+        }
+        for kept in [table_rounded, x_rounded, gradient_rounded] {
+            pass.workspace.put_quantized(kept);
+        }
+        total
+    }
+}

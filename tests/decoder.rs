@@ -72,10 +72,20 @@ fn ids(count: usize, vocabulary: usize, salt: usize) -> Vec<u32> {
 }
 
 fn train_step(model: &mut Model, context: &Context, sequences: usize, length: usize) -> (f64, Vec<f32>) {
+    let mut executor = Executor::new(&model.plan, Mode::Train, sequences * length);
+    train_step_with(&mut executor, model, context, sequences, length)
+}
+
+fn train_step_with(
+    executor: &mut Executor,
+    model: &mut Model,
+    context: &Context,
+    sequences: usize,
+    length: usize,
+) -> (f64, Vec<f32>) {
     let tokens = ids(sequences * length, model.config.vocab_size, 0);
     let targets = ids(sequences * length, model.config.vocab_size, 1);
     let batch = Batch { tokens: &tokens, targets: &targets, sequences, length };
-    let mut executor = Executor::new(&model.plan, Mode::Train, sequences * length);
     model.store.zero_gradients();
     let randomness = StepRandomness { seed: 1, step: 2 };
     let loss = executor.step(&model.plan, context, &mut model.store, batch, randomness, 1.0).unwrap();
@@ -202,6 +212,33 @@ fn latent_weights_are_not_read_after_packing() {
             let (again, same) = train_step(&mut model, &context, 2, 9);
             assert_eq!(loss.to_bits(), again.to_bits());
             assert!(gradients.iter().zip(&same).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
+    }
+}
+
+#[test]
+fn gradient_checkpoints_save_memory_and_change_no_bit() {
+    let context = context(2);
+    for config in forms() {
+        let config = ModelConfig { num_hidden_layers: 5, head_precision: HeadPrecision::Int8, ..config };
+        let mut model = ready(config, &context);
+        let (loss, gradients) = train_step(&mut model, &context, 2, 33);
+        let everything = Executor::new(&model.plan, Mode::Train, 66).planned_bytes();
+        for blocks in [1, 2, 3, 9] {
+            let mut executor = Executor::with_checkpoints(&model.plan, blocks, 66);
+            if blocks < 3 {
+                let bytes = executor.planned_bytes();
+                assert!(
+                    bytes * 10 < everything * 8,
+                    "{blocks} blocks: {bytes} bytes, {everything} without checkpoints"
+                );
+            }
+            // Twice: the second step begins with what the first left.
+            for _ in 0..2 {
+                let (again, same) = train_step_with(&mut executor, &mut model, &context, 2, 33);
+                assert_eq!(loss.to_bits(), again.to_bits());
+                assert!(gradients.iter().zip(&same).all(|(a, b)| a.to_bits() == b.to_bits()), "{blocks} blocks");
+            }
         }
     }
 }

@@ -35,11 +35,15 @@ impl<'a> Layers<'a> {
 
     /// What follows is `part` of block `layer`: its linear layers may be another block's.
     pub(super) fn enter(&mut self, part: BlockPart, layer: usize) {
+        if part == BlockPart::Attention {
+            self.plan.begin_block();
+        }
         self.block = Some(self.owners.of(self.config, part, layer));
     }
 
     /// What follows belongs to no block.
     pub(super) fn leave_blocks(&mut self) {
+        self.plan.end_block();
         self.block = None;
     }
 

@@ -3,15 +3,9 @@
 
 use super::executor::Mode;
 use super::plan::{BufferId, BufferKind, Plan};
+use super::schedule::{Life, Turn, lives};
 use crate::quant::QuantizedRows;
 use crate::tensor::AlignedBuffer;
-
-/// An interval of the walk during which a value occupies its slot (both ends inclusive).
-#[derive(Clone, Copy, Debug)]
-struct Life {
-    first: usize,
-    last: usize,
-}
 
 /// Activations and gradients of one executor.
 ///
@@ -19,7 +13,10 @@ struct Life {
 #[derive(Debug)]
 pub struct Buffers {
     widths: Vec<usize>,
-    value_slots: Vec<usize>,
+    /// Slots of a buffer's values as first computed and as computed once more.
+    value_slots: Vec<[usize; 2]>,
+    /// Which of the two is current.
+    current: Vec<usize>,
     gradient_slots: Vec<Option<usize>>,
     gradient_written: Vec<bool>,
     floats: Vec<AlignedBuffer<f32>>,
@@ -31,24 +28,32 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    pub(super) fn new(plan: &Plan, mode: Mode, capacity: usize) -> Self {
+    /// Memory for `turns` over batches of up to `capacity` tokens.
+    pub(super) fn new(plan: &Plan, mode: Mode, turns: &[Turn], capacity: usize) -> Self {
         let count = plan.buffers.len();
-        let (values, gradients) = lives(plan, mode);
-        let mut value_slots = vec![0; count];
+        let mut value_slots = vec![[0; 2]; count];
         let mut gradient_slots = vec![None; count];
-
-        let is_float = |id: &usize| plan.buffers[*id].kind == BufferKind::Float;
-        let mut float_requests = Vec::new();
-        float_requests.extend((0..count).filter(is_float).map(|id| (values[id], plan.buffers[id].width, id, false)));
-        for (id, life) in gradients.iter().enumerate() {
-            float_requests.extend(life.map(|life| (life, plan.buffers[id].width, id, true)));
+        let (mut float_requests, mut quantized_requests) = (Vec::new(), Vec::new());
+        for (id, (lives, buffer)) in lives(plan, turns).into_iter().zip(&plan.buffers).enumerate() {
+            let width = buffer.width;
+            let of_values = |version: usize| {
+                let tenant = Tenant::Values(version);
+                lives.values[version].map(|life| Request { life, width, id, tenant })
+            };
+            let values = (0..2).filter_map(of_values);
+            if buffer.kind == BufferKind::Float {
+                float_requests.extend(values);
+            } else {
+                quantized_requests.extend(values);
+            }
+            float_requests.extend(lives.gradient.map(|life| Request { life, width, id, tenant: Tenant::Gradient }));
         }
-        let float_widths = assign_slots(&mut float_requests, |id, is_gradient, slot| {
-            if is_gradient { gradient_slots[id] = Some(slot) } else { value_slots[id] = slot }
-        });
-        let mut quantized_requests: Vec<_> =
-            (0..count).filter(|id| !is_float(id)).map(|id| (values[id], plan.buffers[id].width, id, false)).collect();
-        let quantized_widths = assign_slots(&mut quantized_requests, |id, _, slot| value_slots[id] = slot);
+        let mut assign = |request: &Request, slot| match request.tenant {
+            Tenant::Values(version) => value_slots[request.id][version] = slot,
+            Tenant::Gradient => gradient_slots[request.id] = Some(slot),
+        };
+        let float_widths = assign_slots(&mut float_requests, &mut assign);
+        let quantized_widths = assign_slots(&mut quantized_requests, &mut assign);
 
         let partial_width = match mode {
             Mode::Train => (0..count).filter(|&id| readers(plan, id) > 1).map(|id| plan.buffers[id].width).max(),
@@ -63,6 +68,7 @@ impl Buffers {
             widths: plan.buffers.iter().map(|buffer| buffer.width).collect(),
             value_slots,
             gradient_slots,
+            current: vec![0; count],
             gradient_written: vec![false; count],
             floats,
             quantized,
@@ -79,6 +85,16 @@ impl Buffers {
     pub(super) fn begin(&mut self, tokens: usize) {
         self.tokens = tokens;
         self.gradient_written.fill(false);
+        self.current.fill(0);
+    }
+
+    /// From here on the buffer's values are those computed once more.
+    pub(super) fn recompute(&mut self, id: BufferId) {
+        self.current[id.0] = 1;
+    }
+
+    fn value_slot(&self, id: BufferId) -> usize {
+        self.value_slots[id.0][self.current[id.0]]
     }
 
     /// Elements of a buffer in use: tokens of the batch times its width.
@@ -98,33 +114,37 @@ impl Buffers {
 
     /// The values of a float buffer.
     pub fn float(&self, id: BufferId) -> &[f32] {
-        &self.floats[self.value_slots[id.0]][..self.len(id)]
+        &self.floats[self.value_slot(id)][..self.len(id)]
     }
 
     /// The values of a quantized buffer; only the first [`Buffers::tokens`] rows are of this batch.
     pub fn quantized(&self, id: BufferId) -> &QuantizedRows {
-        &self.quantized[self.value_slots[id.0]]
+        &self.quantized[self.value_slot(id)]
     }
 
     /// Takes a float buffer out to write it; [`Buffers::put_float`] must follow. The slice to use is the first
     /// [`Buffers::len`] elements.
     pub fn take_float(&mut self, id: BufferId) -> AlignedBuffer<f32> {
-        std::mem::take(&mut self.floats[self.value_slots[id.0]])
+        let slot = self.value_slot(id);
+        std::mem::take(&mut self.floats[slot])
     }
 
     /// Puts back what [`Buffers::take_float`] took.
     pub fn put_float(&mut self, id: BufferId, values: AlignedBuffer<f32>) {
-        self.floats[self.value_slots[id.0]] = values;
+        let slot = self.value_slot(id);
+        self.floats[slot] = values;
     }
 
     /// Takes a quantized buffer out to write it; [`Buffers::put_quantized`] must follow.
     pub fn take_quantized(&mut self, id: BufferId) -> QuantizedRows {
-        std::mem::take(&mut self.quantized[self.value_slots[id.0]])
+        let slot = self.value_slot(id);
+        std::mem::take(&mut self.quantized[slot])
     }
 
     /// Puts back what [`Buffers::take_quantized`] took.
     pub fn put_quantized(&mut self, id: BufferId, rows: QuantizedRows) {
-        self.quantized[self.value_slots[id.0]] = rows;
+        let slot = self.value_slot(id);
+        self.quantized[slot] = rows;
     }
 
     /// The gradient of a buffer an operation wrote.
@@ -169,60 +189,37 @@ fn readers(plan: &Plan, id: usize) -> usize {
     plan.operations.iter().map(|op| op.inputs().iter().filter(|input| input.0 == id).count()).sum()
 }
 
-/// Lives of values and of gradients. Step `i < n` is operation `i` forward, step `2n - 1 - i` is its backward.
-fn lives(plan: &Plan, mode: Mode) -> (Vec<Life>, Vec<Option<Life>>) {
-    let (count, n) = (plan.buffers.len(), plan.operations.len());
-    let mut values = vec![Life { first: usize::MAX, last: 0 }; count];
-    let mut gradients: Vec<Option<Life>> = vec![None; count];
-    for (step, operation) in plan.operations.iter().enumerate() {
-        let backward = 2 * n - 1 - step;
-        for id in operation.outputs() {
-            assert!(values[id.0].first == usize::MAX, "buffer {} has two writers", id.0);
-            values[id.0] = Life { first: step, last: step };
-            if let Some(gradient) = &mut gradients[id.0] {
-                gradient.last = backward;
-            }
-        }
-        for id in operation.inputs() {
-            assert!(values[id.0].first <= step, "{} reads buffer {} before it is written", operation.name(), id.0);
-            values[id.0].last = values[id.0].last.max(step);
-            if mode == Mode::Train {
-                // Readers come in forward order, so the last one seen is the first to write the gradient.
-                let life = gradients[id.0].get_or_insert(Life { first: backward, last: 0 });
-                life.first = life.first.min(backward);
-            }
-        }
-        if mode == Mode::Train {
-            for id in operation.saved() {
-                values[id.0].last = values[id.0].last.max(backward);
-            }
-        }
-    }
-    for (step, operation) in plan.operations.iter().enumerate() {
-        for id in operation.outputs() {
-            if let Some(gradient) = &mut gradients[id.0] {
-                gradient.last = 2 * n - 1 - step;
-            }
-        }
-    }
-    (values, gradients)
+/// What a slot is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Tenant {
+    /// Values as first computed (0) or as computed once more (1).
+    Values(usize),
+    Gradient,
 }
 
-/// Gives each request `(life, width, buffer, is_gradient)` a slot; requests whose lives meet get different ones. Best fit:
-/// the narrowest free slot that is wide enough, else the widest free one, widened. Returns the slots' widths.
-fn assign_slots(requests: &mut [(Life, usize, usize, bool)], mut assign: impl FnMut(usize, bool, usize)) -> Vec<usize> {
-    requests.sort_by_key(|&(life, width, id, _)| (life.first, std::cmp::Reverse(width), id));
-    let mut slots: Vec<(usize, usize)> = Vec::new(); // (width, last step of the current tenant)
-    for &mut (life, width, id, is_gradient) in requests {
-        let free = || slots.iter().enumerate().filter(|(_, slot)| slot.1 < life.first);
-        let fitting = free().filter(|(_, slot)| slot.0 >= width).min_by_key(|(_, slot)| slot.0);
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    life: Life,
+    width: usize,
+    id: usize,
+    tenant: Tenant,
+}
+
+/// Gives each request a slot; requests whose lives meet get different ones. Best fit: the narrowest free slot that is wide
+/// enough, else the widest free one, widened. Returns the slots' widths.
+fn assign_slots(requests: &mut [Request], mut assign: impl FnMut(&Request, usize)) -> Vec<usize> {
+    requests.sort_by_key(|request| (request.life.first, std::cmp::Reverse(request.width), request.id, request.tenant));
+    let mut slots: Vec<(usize, usize)> = Vec::new(); // (width, last turn of the current tenant)
+    for request in requests {
+        let free = || slots.iter().enumerate().filter(|(_, slot)| slot.1 < request.life.first);
+        let fitting = free().filter(|(_, slot)| slot.0 >= request.width).min_by_key(|(_, slot)| slot.0);
         let chosen = fitting.or_else(|| free().max_by_key(|(_, slot)| slot.0)).map(|(index, _)| index);
         let index = chosen.unwrap_or_else(|| {
             slots.push((0, 0));
             slots.len() - 1
         });
-        slots[index] = (slots[index].0.max(width), life.last);
-        assign(id, is_gradient, index);
+        slots[index] = (slots[index].0.max(request.width), request.life.last);
+        assign(request, index);
     }
     slots.into_iter().map(|(width, _)| width).collect()
 }

@@ -1,7 +1,8 @@
 //! Walks a plan forward and back over buffers whose memory is planned once.
 //!
-//! Every buffer is written by one operation, so its life is an interval of the walk; buffers whose lives do not meet
-//! share a slot. Gradients live from their last reader's backward step to their producer's.
+//! Every buffer is written by one operation, so its life is an interval of the walk (two, where its values are computed
+//! once more for the backward pass); buffers whose lives do not meet share a slot. Gradients live from their last reader's
+//! backward step to their producer's.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use super::buffers::Buffers;
 use super::key_value_cache::KeyValueCache;
 use super::param_store::ParamStore;
 use super::plan::Plan;
+use super::schedule::{Action, Turn, schedule};
 use super::workspace::Workspace;
 use crate::dispatch::Context;
 use crate::{Error, Result};
@@ -90,14 +92,28 @@ pub struct Executor {
     workspace: Workspace,
     mode: Mode,
     capacity: usize,
+    turns: Vec<Turn>,
     seconds: Vec<[Duration; 2]>,
 }
 
 impl Executor {
     /// Plans and reserves the memory for batches of up to `capacity` tokens.
     pub fn new(plan: &Plan, mode: Mode, capacity: usize) -> Self {
-        let buffers = Buffers::new(plan, mode, capacity);
+        Self::build(plan, mode, 0, capacity)
+    }
+
+    /// An executor for [`Mode::Train`] that keeps, between the passes, only the inputs of every `blocks` blocks of the
+    /// model, and computes the rest of a group once more before its backward pass: less memory, the same bits. 0 keeps
+    /// everything, as [`Executor::new`] does.
+    pub fn with_checkpoints(plan: &Plan, blocks: usize, capacity: usize) -> Self {
+        Self::build(plan, Mode::Train, blocks, capacity)
+    }
+
+    fn build(plan: &Plan, mode: Mode, checkpoint_every: usize, capacity: usize) -> Self {
+        let turns = schedule(plan, mode, checkpoint_every);
+        let buffers = Buffers::new(plan, mode, &turns, capacity);
         Executor {
+            turns,
             buffers,
             workspace: Workspace::default(),
             mode,
@@ -111,7 +127,7 @@ impl Executor {
         self.buffers.bytes() + self.workspace.bytes()
     }
 
-    /// Time spent in each operation so far: `[forward, backward]`, in plan order.
+    /// Time spent in each operation so far: `[forward (the second included), backward]`, in plan order.
     pub fn times(&self) -> &[[Duration; 2]] {
         &self.seconds
     }
@@ -164,7 +180,7 @@ impl Executor {
             let expected = format!("{} x {} tokens, 1 to {}", batch.sequences, batch.length, self.capacity);
             return Err(Error::shape("step", "tokens", expected, batch.tokens.len()));
         }
-        let Executor { buffers, workspace, mode, seconds, .. } = self;
+        let Executor { buffers, workspace, mode, turns, seconds, .. } = self;
         context.install(|| {
             buffers.begin(tokens);
             let mut pass = Pass {
@@ -181,19 +197,17 @@ impl Executor {
                 loss: 0.0,
                 logits: Vec::new(),
             };
-            for (index, operation) in plan.operations.iter().enumerate() {
-                let start = Instant::now();
+            for &Turn { action, operation: index } in turns.iter() {
+                let (start, operation) = (Instant::now(), &plan.operations[index]);
                 pass.operation = index as u32;
-                operation.forward(&mut pass)?;
-                seconds[index][0] += start.elapsed();
-            }
-            if *mode == Mode::Train {
-                for (index, operation) in plan.operations.iter().enumerate().rev() {
-                    let start = Instant::now();
-                    pass.operation = index as u32;
-                    operation.backward(&mut pass)?;
-                    seconds[index][1] += start.elapsed();
+                if action == Action::Recompute {
+                    operation.outputs().into_iter().for_each(|id| pass.buffers.recompute(id));
                 }
+                match action {
+                    Action::Forward | Action::Recompute => operation.forward(&mut pass)?,
+                    Action::Backward => operation.backward(&mut pass)?,
+                }
+                seconds[index][usize::from(action == Action::Backward)] += start.elapsed();
             }
             if let Some(cache) = pass.cache {
                 cache.advance(batch.length);

@@ -11,6 +11,7 @@ pub mod ops;
 mod param_store;
 mod plan;
 mod quantize;
+mod schedule;
 mod workspace;
 
 pub use buffers::Buffers;

@@ -1,6 +1,8 @@
 //! Plans: operations over buffers, and the builder that models write them with.
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
+
 use super::executor::Pass;
 use super::param_store::{Init, ParamId, ParamKind, ParamSpec, Precision};
 use crate::Result;
@@ -58,6 +60,8 @@ pub trait Operation: std::fmt::Debug + Send + Sync {
 pub struct Plan {
     pub(super) operations: Vec<Box<dyn Operation>>,
     pub(super) buffers: Vec<BufferSpec>,
+    /// Operations of each block of the model, in order.
+    pub(super) blocks: Vec<Range<usize>>,
 }
 
 impl Plan {
@@ -84,6 +88,8 @@ pub struct PlanBuilder {
     buffers: Vec<BufferSpec>,
     parameters: Vec<ParamSpec>,
     cache_layers: usize,
+    blocks: Vec<Range<usize>>,
+    block_start: Option<usize>,
 }
 
 impl PlanBuilder {
@@ -127,13 +133,27 @@ impl PlanBuilder {
         self.cache_layers - 1
     }
 
+    /// What follows is a block of the model, a unit of gradient checkpointing, up to the next or to
+    /// [`PlanBuilder::end_block`].
+    pub fn begin_block(&mut self) {
+        self.end_block();
+        self.block_start = Some(self.operations.len());
+    }
+
+    /// What follows belongs to no block.
+    pub fn end_block(&mut self) {
+        let end = self.operations.len();
+        self.blocks.extend(self.block_start.take().map(|start| start..end).filter(|block| !block.is_empty()));
+    }
+
     /// Appends an operation.
     pub fn push(&mut self, operation: impl Operation + 'static) {
         self.operations.push(Box::new(operation));
     }
 
     /// The plan and the parameters it was declared with.
-    pub fn finish(self) -> (Plan, Vec<ParamSpec>) {
-        (Plan { operations: self.operations, buffers: self.buffers }, self.parameters)
+    pub fn finish(mut self) -> (Plan, Vec<ParamSpec>) {
+        self.end_block();
+        (Plan { operations: self.operations, buffers: self.buffers, blocks: self.blocks }, self.parameters)
     }
 }

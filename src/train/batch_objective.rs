@@ -42,6 +42,7 @@ pub struct BatchObjective<S> {
     tokenizer: Tokenizer,
     source: S,
     seq_length: usize,
+    checkpoint_every: usize,
     executor: Option<Executor>,
     tokens: Vec<u32>,
     targets: Vec<u32>,
@@ -56,7 +57,15 @@ impl<S: BatchSource> BatchObjective<S> {
             return Err(Error::invalid("seq_length (--seq)", expected, seq_length));
         }
         let (tokens, targets) = (Vec::new(), Vec::new());
-        Ok(BatchObjective { model, tokenizer, source, seq_length, executor: None, tokens, targets })
+        let (checkpoint_every, executor) = (0, None);
+        Ok(BatchObjective { model, tokenizer, source, seq_length, checkpoint_every, executor, tokens, targets })
+    }
+
+    /// Keeps, between the passes of a step, only the inputs of every `blocks` blocks of the model; 0 keeps everything. See
+    /// [`Executor::with_checkpoints`].
+    pub fn with_checkpoints(mut self, blocks: usize) -> Self {
+        self.checkpoint_every = blocks;
+        self
     }
 
     /// Model and tokenizer, to generate with.
@@ -78,7 +87,8 @@ impl<S: BatchSource> Trainer<BatchObjective<S>> {
         config.validate()?;
         let tokenizer = open_tokenizer(&config)?;
         let model = make_model(&config, &tokenizer)?;
-        let objective = BatchObjective::new(model, tokenizer, source, config.seq_length)?;
+        let objective = BatchObjective::new(model, tokenizer, source, config.seq_length)?
+            .with_checkpoints(config.gradient_checkpointing);
         Trainer::new(context.clone(), config, objective)
     }
 }
@@ -110,7 +120,8 @@ impl<S: BatchSource> Objective for BatchObjective<S> {
         self.read(Split::Training, indices)?;
         let Model { plan, store, .. } = &mut self.model;
         let capacity = indices.len() * self.seq_length;
-        let executor = self.executor.get_or_insert_with(|| Executor::new(plan, Mode::Train, capacity));
+        let blocks = self.checkpoint_every;
+        let executor = self.executor.get_or_insert_with(|| Executor::with_checkpoints(plan, blocks, capacity));
         let (sequences, length) = (indices.len(), self.seq_length);
         let batch = Batch { tokens: &self.tokens, targets: &self.targets, sequences, length };
         executor.step(plan, context, store, batch, randomness, gradient_scale)

@@ -120,6 +120,9 @@ pub struct TrainConfig {
     /// vocabulary of 4,096 entries or more, whose head is a large share of a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head_precision: Option<HeadPrecision>,
+    /// Blocks of the model between activations that are kept for the backward pass; what lies between is computed once more.
+    /// 0 keeps all. Less memory for about a fifth more time; results do not depend on it.
+    pub gradient_checkpointing: usize,
     /// Update rule; `adamw` and `sgd` are the plain ones, without any part of the hybrid.
     pub optimizer: OptimizerKind,
     /// AdamW's second beta.
@@ -187,6 +190,7 @@ impl Default for TrainConfig {
             precision: None,
             gradient_precision: GradPrecision::default(),
             head_precision: None,
+            gradient_checkpointing: 0,
             optimizer: OptimizerKind::Hybrid,
             adam_beta2: 0.95,
             schedule: ScheduleKind::Cosine,

@@ -21,6 +21,7 @@ impl TrainConfig {
             ("clustering_warmup_steps", self.clustering_warmup_steps, 0, MAX_COUNT),
             ("seq_length (--seq)", self.seq_length as u64, 1, 1 << 22),
             ("grad_accumulation (--grad-accum)", self.grad_accumulation as u64, 1, 65_536),
+            ("gradient_checkpointing (--gradient-checkpointing)", self.gradient_checkpointing as u64, 0, 65_536),
             ("threads (--threads)", self.threads.unwrap_or(1) as u64, 1, 1024),
             ("warmup_steps", self.warmup_steps, 0, MAX_COUNT),
             ("checkpoint_interval (--checkpoint-every)", self.checkpoint_interval, 1, MAX_COUNT),

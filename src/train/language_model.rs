@@ -8,7 +8,7 @@ use crate::data::{Split, TokenBatch, TokenDataset, Tokenizer};
 use crate::dispatch::Context;
 use crate::eval::language_model;
 use crate::models::Model;
-use crate::nn::{Executor, Mode, ParamStore, StepRandomness};
+use crate::nn::{Executor, ParamStore, StepRandomness};
 use crate::tensor::RandomStream;
 use crate::{Error, Result};
 
@@ -34,6 +34,7 @@ pub struct LanguageModelObjective {
     last_offset: usize,
     seq_length: usize,
     eval_windows: usize,
+    checkpoint_every: usize,
     executor: Option<Executor>,
     batch: TokenBatch,
 }
@@ -72,9 +73,17 @@ impl LanguageModelObjective {
             last_offset,
             seq_length,
             eval_windows,
+            checkpoint_every: 0,
             executor: None,
             batch: TokenBatch::default(),
         })
+    }
+
+    /// Keeps, between the passes of a step, only the inputs of every `blocks` blocks of the model; 0 keeps everything. See
+    /// [`Executor::with_checkpoints`].
+    pub fn with_checkpoints(mut self, blocks: usize) -> Self {
+        self.checkpoint_every = blocks;
+        self
     }
 
     /// The model.
@@ -136,7 +145,8 @@ impl Objective for LanguageModelObjective {
         self.dataset.read(Split::Training, &offsets, self.seq_length, &mut self.batch);
         let capacity = indices.len() * self.seq_length;
         let plan = &self.model.plan;
-        let executor = self.executor.get_or_insert_with(|| Executor::new(plan, Mode::Train, capacity));
+        let blocks = self.checkpoint_every;
+        let executor = self.executor.get_or_insert_with(|| Executor::with_checkpoints(plan, blocks, capacity));
         let batch = self.batch.view();
         executor.step(&self.model.plan, context, &mut self.model.store, batch, randomness, gradient_scale)
     }

@@ -68,7 +68,8 @@ impl LanguageModelTrainer {
         let (seq_length, windows) = (config.seq_length, config.eval_windows);
         let byte_level = tokenizer.is_byte_level();
         let name = run_name(&config);
-        let objective = LanguageModelObjective::new(model, tokenizer, dataset, digest, seq_length, windows)?;
+        let objective = LanguageModelObjective::new(model, tokenizer, dataset, digest, seq_length, windows)?
+            .with_checkpoints(config.gradient_checkpointing);
         let mut trainer = Trainer::new(context.clone(), config, objective)?;
         if byte_level {
             trainer = trainer.with_baselines(move || baselines(&source, validation.as_ref()));

@@ -31,6 +31,7 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
         data: Some(text.path().to_path_buf()),
         batch_size: arguments.batch,
         seq_length: arguments.seq,
+        gradient_checkpointing: arguments.gradient_checkpointing,
         threads: Some(context.threads()),
         // At the full learning rate from the start, the trust region has something to do.
         warmup_steps: 0,
@@ -51,7 +52,10 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
     let speed = median(&mut speeds);
     let active = steps.iter().filter(|step| step.constraint_active).count() as f64 / steps.len() as f64;
     let tokens = (arguments.batch * arguments.seq) as f64;
-    let shape = format!("{} {} x {}", arguments.model, arguments.batch, arguments.seq);
+    let mut shape = format!("{} {} x {}", arguments.model, arguments.batch, arguments.seq);
+    if arguments.gradient_checkpointing > 0 {
+        shape += &format!(", checkpoints every {}", arguments.gradient_checkpointing);
+    }
     let (isa, threads) = (context.kernels().isa().name(), context.threads());
     let line = |what: &str, median_ns: Option<f64>, value: f64, unit: &str| {
         let shape = if what.is_empty() { shape.clone() } else { format!("{shape}: {what}") };

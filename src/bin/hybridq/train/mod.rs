@@ -52,6 +52,9 @@ pub struct Arguments {
     /// Batches averaged for one step
     #[arg(long, value_name = "N")]
     grad_accum: Option<u64>,
+    /// Keep activations of every N-th block alone and compute the others again: less memory, more time
+    #[arg(long, value_name = "N")]
+    gradient_checkpointing: Option<u64>,
     /// Base learning rate
     #[arg(long, value_name = "X")]
     lr: Option<f64>,
@@ -114,6 +117,7 @@ impl Arguments {
             ("batch_size", "--batch", self.batch),
             ("seq_length", "--seq", self.seq),
             ("grad_accumulation", "--grad-accum", self.grad_accum),
+            ("gradient_checkpointing", "--gradient-checkpointing", self.gradient_checkpointing),
             ("seed", "--seed", self.seed),
             ("threads", "--threads", self.threads),
             ("checkpoint_interval", "--checkpoint-every", self.checkpoint_every),

@@ -302,6 +302,27 @@ fn average_to(exact: &[f32], config: ModelConfig, gain: f64, context: &Context) 
     assert!(first < 0.05 && mean < first / gain, "one step {first}, mean of 64 {mean}");
 }
 
+/// Several chunks of tokens and blocks of the vocabulary, neither of a round size.
+#[test]
+fn head_of_a_large_vocabulary_in_integers() {
+    let context = context(2);
+    for model_type in [ModelType::Plain, ModelType::Llama] {
+        let config = ModelConfig { num_hidden_layers: 1, vocab_size: 5003, ..small(model_type, Precision::F32) };
+        let mut exact = ready(config.clone(), &context);
+        let (loss, _) = train_step(&mut exact, &context, 3, 99);
+        let mut rounded = ready(ModelConfig { head_precision: HeadPrecision::Int8, ..config }, &context);
+        let (rounded_loss, _) = train_step(&mut rounded, &context, 3, 99);
+        assert!((rounded_loss - loss).abs() < 1e-3 * loss, "{model_type:?}: loss {rounded_loss}, in f32 {loss}");
+        for id in exact.store.ids() {
+            let (exact, gradient) = (exact.store.gradient(id), rounded.store.gradient(id));
+            let norm =
+                |of: &dyn Fn(usize) -> f32| (0..exact.len()).map(|i| f64::from(of(i)).powi(2)).sum::<f64>().sqrt();
+            let off = norm(&|i| gradient[i] - exact[i]) / norm(&|i| exact[i]);
+            assert!(off < 0.01, "{model_type:?}, {}: {off}", rounded.store.spec(id).name);
+        }
+    }
+}
+
 #[test]
 fn quantize_reports_flips_errors_and_bad_weights() {
     let context = context(2);

@@ -145,6 +145,12 @@ HQK_EVERY_ISA(HQK_FIVE_LEVEL)
     void hqk_tq2_0_dequantize_##isa(const uint8_t *in, size_t blocks, float *y);
 HQK_EVERY_ISA(HQK_GGUF_TERNARY)
 
+/* q8_0: one token times int8 weights in GGUF's blocks of 32 (csrc/README.md). */
+#define HQK_Q8_0(isa)                                                                                             \
+    void hqk_q8_0_matvec_##isa(const uint8_t *blocks, size_t rows, size_t cols, const int8_t *x,                  \
+                               const float *x_scales, float *y);
+HQK_EVERY_ISA(HQK_Q8_0)
+
 /* softmax: cross entropy, row by row. */
 #define HQK_SOFTMAX(isa)                                                                                          \
     void hqk_cross_entropy_rows_##isa(float *logits, size_t rows, size_t vocabulary, const uint32_t *targets,     \

@@ -7,11 +7,11 @@ use super::boundary::{Failure, guard, handle_ref, place, text};
 use super::context::{context_of, hq_context};
 use super::model::{hq_model, ready};
 use super::status::hq_status;
-use crate::models::{ExportType, Model};
-use crate::train::{export_model, import_model, open_model_tokenizer, resolve_model};
+use crate::models::ExportType;
+use crate::train::{export_model, import_model, open_model};
 
-/// Reads a model: a folder in Hugging Face layout (`config.json`, `model.safetensors`, perhaps `tokenizer.json`), or a run
-/// of the trainer. HQ_IO: it cannot be read; HQ_FORMAT: it is damaged or of another kind.
+/// Reads a model: a folder in Hugging Face layout (`config.json`, `model.safetensors`, perhaps `tokenizer.json`), a run of
+/// the trainer, or a GGUF file (a model to compute with, not to train). HQ_IO: it cannot be read; HQ_FORMAT: it is damaged or of another kind.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.
@@ -24,8 +24,8 @@ pub unsafe extern "C" fn hq_model_load(
     guard("hq_model_load", || {
         // SAFETY: as the caller vouches.
         let (context, path, out) = unsafe { (context_of(context)?, text(path, "path")?, place(out, "out")?) };
-        let folder = resolve_model(Path::new(path))?;
-        out.write(ready(context, Model::load(&folder)?, open_model_tokenizer(&folder)?)?);
+        let (model, tokenizer) = open_model(context, Path::new(path))?;
+        out.write(ready(context, model, tokenizer)?);
         Ok(())
     })
 }

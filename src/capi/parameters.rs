@@ -11,7 +11,6 @@ use super::quantizer::precision_of;
 use super::status::hq_status;
 use super::vectors::check_finite;
 use crate::nn::{Init, ParamId, ParamKind, ParamSpec, ParamStore, Precision};
-use crate::quant::QuantizedWeight;
 
 /// A matrix `[out, in]` applied to activations. Weight decay applies to it.
 pub const HQ_PARAMETER_LINEAR: u32 = 0;
@@ -366,10 +365,7 @@ pub unsafe extern "C" fn hq_parameters_values(
             values.copy_from_slice(store.weight(id));
             return Ok(());
         }
-        match store.quantized_or_error(id)? {
-            QuantizedWeight::Packed(packed) => packed.dequantize(context, values),
-            QuantizedWeight::Dequantized { values: found, .. } => values.copy_from_slice(found),
-        }
+        store.quantized_or_error(id)?.dequantize(context, values);
         Ok(())
     })
 }

@@ -2,7 +2,9 @@
 
 mod byte_level;
 mod dataset;
+mod gguf_tokenizer;
 mod ngram;
+mod sentence_piece;
 mod subword_tokenizer;
 mod text_decoder;
 mod text_source;

@@ -20,6 +20,9 @@ pub(super) const MERGES_FILES: [&str; 2] = ["merges.txt", "vocab.bpe"];
 const BOS_NAMES: [&str; 5] = ["<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>", "[CLS]"];
 const EOS_NAMES: [&str; 5] = ["</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>", "[SEP]"];
 
+/// Ids of BOS and EOS.
+pub(super) type BoundaryTokens = (Option<u32>, Option<u32>);
+
 /// A vocabulary from a file, read by the crate `tokenizers`.
 #[derive(Debug)]
 pub(super) struct SubwordTokenizer {
@@ -37,12 +40,17 @@ pub(super) struct SubwordTokenizer {
 impl SubwordTokenizer {
     pub fn load_json(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+        SubwordTokenizer::parse(path, &bytes, None)
+    }
+
+    /// The text of a `tokenizer.json` from `path`. `ends`: BOS and EOS where something other than files beside `path` tells.
+    pub fn parse(path: &Path, bytes: &[u8], ends: Option<BoundaryTokens>) -> Result<Self> {
         // The crate panics on some damaged files: syntax is checked before it sees one, and what is left is caught.
-        serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
             .map_err(|error| Error::format(path, None, format!("not a tokenizer.json: {error}")))?;
         let load = || {
-            let inner = Subword::from_bytes(&bytes).map_err(|error| fault(path, "not a tokenizer.json", &error))?;
-            SubwordTokenizer::new(path, inner)
+            let inner = Subword::from_bytes(bytes).map_err(|error| fault(path, "not a tokenizer.json", &error))?;
+            SubwordTokenizer::new(path, inner, ends)
         };
         std::panic::catch_unwind(load).unwrap_or_else(|_| Err(Error::format(path, None, "damaged tokenizer.json")))
     }
@@ -67,10 +75,10 @@ impl SubwordTokenizer {
             Ok(inner)
         };
         let inner = build().map_err(|error| fault(&vocabulary, "not GPT-2's vocabulary and merges", &error))?;
-        SubwordTokenizer::new(&vocabulary, inner)
+        SubwordTokenizer::new(&vocabulary, inner, None)
     }
 
-    fn new(path: &Path, mut inner: Subword) -> Result<Self> {
+    fn new(path: &Path, mut inner: Subword, ends: Option<BoundaryTokens>) -> Result<Self> {
         let error = |error: tokenizers::Error| fault(path, "tokenizer", &error);
         inner.with_truncation(None).map_err(error)?.with_padding(None);
         let vocab: BTreeMap<u32, String> = inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
@@ -101,7 +109,7 @@ impl SubwordTokenizer {
             inside.len() > 1 && inside[0] == b' ' && alone.as_bytes() == &inside[1..]
         };
         let strips_leading_blank = !byte_level && vocab.keys().any(|&id| stripped(id));
-        let (bos, eos) = boundary_tokens(path, &inner)?;
+        let (bos, eos) = ends.map_or_else(|| boundary_tokens(path, &inner), Ok)?;
         let path = path.to_path_buf();
         Ok(SubwordTokenizer { path, inner, vocabulary, bos, eos, pieces, strips_leading_blank })
     }
@@ -168,7 +176,7 @@ fn byte_fallback(token: &str) -> Option<u8> {
 }
 
 /// Ids of BOS and EOS: named by `tokenizer_config.json` beside the file, else by their usual names.
-fn boundary_tokens(path: &Path, inner: &Subword) -> Result<(Option<u32>, Option<u32>)> {
+fn boundary_tokens(path: &Path, inner: &Subword) -> Result<BoundaryTokens> {
     let config_path = path.with_file_name("tokenizer_config.json");
     let config: serde_json::Value = match std::fs::read(&config_path) {
         Ok(bytes) => serde_json::from_slice(&bytes)

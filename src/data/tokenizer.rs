@@ -43,11 +43,25 @@ impl Tokenizer {
     /// Reads a tokenizer: a `tokenizer.json`; GPT-2's `vocab.json` or `encoder.json` with `merges.txt` or `vocab.bpe` beside
     /// it (any of the two files may be named); or a folder that holds either. Errors: missing files, other formats.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        let subword = Tokenizer::load_subword(path.as_ref())?;
-        if subword.is_byte_level() {
-            return Ok(Tokenizer::bytes());
+        Ok(Tokenizer::of_subword(Tokenizer::load_subword(path.as_ref())?))
+    }
+
+    pub(super) fn of_subword(subword: SubwordTokenizer) -> Self {
+        if subword.is_byte_level() { Tokenizer::bytes() } else { Tokenizer { kind: Kind::Subword(Box::new(subword)) } }
+    }
+
+    /// A tokenizer from the text of a `tokenizer.json` that came from `path`, with the ids of BOS and EOS.
+    /// Error: another format.
+    pub fn from_json(path: &Path, json: &[u8], ends: (Option<u32>, Option<u32>)) -> Result<Self> {
+        Ok(Tokenizer::of_subword(SubwordTokenizer::parse(path, json, Some(ends))?))
+    }
+
+    /// The text of the `tokenizer.json`; none for bytes.
+    pub fn subword_json(&self) -> Result<Option<String>> {
+        match &self.kind {
+            Kind::Bytes => Ok(None),
+            Kind::Subword(subword) => Ok(Some(subword.to_json()?.0)),
         }
-        Ok(Tokenizer { kind: Kind::Subword(Box::new(subword)) })
     }
 
     fn load_subword(path: &Path) -> Result<SubwordTokenizer> {

@@ -6,7 +6,9 @@ use std::cell::RefCell;
 
 use super::backend::Call;
 use super::{Context, Operation};
-use crate::kernels::{Activations, MatrixMut, TERNARY_BLOCK_ROWS, panels_len, ternary_block_len, ternary_packed_len};
+use crate::kernels::{
+    Activations, KernelTable, MatrixMut, TERNARY_BLOCK_ROWS, panels_len, ternary_block_len, ternary_packed_len,
+};
 use crate::tensor::AlignedBuffer;
 
 /// Tokens of one task: enough for unpacking a block to cost under 1 % of its product.
@@ -28,6 +30,8 @@ const LEAST_TASK: usize = 1 << 20;
 thread_local! {
     /// Panels of the block a thread works on. Grows to the largest block seen.
     static WORKSPACE: RefCell<AlignedBuffer<u8>> = RefCell::default();
+    /// A block's trits, and the block at two bits a weight, where it comes at five trits a byte.
+    static REPACKED: RefCell<(Vec<i8>, Vec<u8>)> = RefCell::default();
 }
 
 fn with_workspace<R>(len: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
@@ -138,6 +142,52 @@ impl Context {
         };
         let y = MatrixMut::new(y, tokens, rows);
         self.run_tiles(&call, PANEL_TILE, y, &tile);
+    }
+
+    /// [`Context::ternary_matmul`] for weights at five trits a byte. Several tokens: each block is repacked to two bits a
+    /// weight on its way to the product.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length or `cols` exceeds [`crate::kernels::TERNARY_MAX_K`].
+    pub fn pack5_matmul(
+        &self,
+        packed: &[u8],
+        rows: usize,
+        cols: usize,
+        weight_scales: &[f32],
+        x: Activations<'_>,
+        y: &mut [f32],
+    ) {
+        let tokens = x.scales.len();
+        x.check(tokens, cols);
+        assert_eq!(packed.len(), KernelTable::pack5_bytes(rows, cols), "pack5_matmul: length of the packed matrix");
+        assert!(weight_scales.len() == 1 || weight_scales.len() == rows, "pack5_matmul: 1 or {rows} weight scales");
+        assert_eq!(Some(y.len()), tokens.checked_mul(rows), "pack5_matmul: output is not {tokens} x {rows}");
+        if y.is_empty() {
+            return;
+        }
+        if tokens == 1 {
+            return self.pack5_matvec(packed, cols, weight_scales, x, y);
+        }
+        let call = self.product_call(Operation::TernaryMatmul, y.len().saturating_mul(cols), usize::MAX);
+        let kernels = call.kernels;
+        let len = KernelTable::pack5_bytes(TERNARY_BLOCK_ROWS, cols);
+        let work = |y: MatrixMut<'_, f32>, token: usize, row: usize| {
+            let block = &packed[row / TERNARY_BLOCK_ROWS * len..][..len];
+            let (rows, scales) = (y.cols(), part_of(weight_scales, row, y.cols()));
+            REPACKED.with_borrow_mut(|(trits, two_bits)| {
+                trits.resize(rows * cols, 0);
+                two_bits.resize(ternary_block_len(cols), 0);
+                kernels.unpack5(block, rows, cols, trits);
+                kernels.ternary_pack(trits, rows, cols, two_bits);
+                with_workspace(panels_len(cols), |panels| {
+                    kernels.ternary_panels(two_bits, cols, panels);
+                    kernels.panel_matmul(panels, cols, x.tokens(token..token + y.rows(), cols), scales, y);
+                });
+            });
+        };
+        let tile = Tile { tokens: usize::MAX, outputs: TERNARY_BLOCK_ROWS };
+        self.run_tiles(&call, tile, MatrixMut::new(y, tokens, rows), &work);
     }
 
     /// The tile of a product on packed weights: tokens split evenly, and enough tiles for the threads to end together.

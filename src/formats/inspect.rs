@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::Dtype;
 use serde::Serialize;
 
-use super::safetensors::SafetensorsFile;
+use super::gguf::GgufFile;
+use super::safetensors::{PACKED_KEY, PackedTensors, SafetensorsFile};
 use crate::{Error, Result};
 
 /// Bytes of an f32 element, the measure of compression.
@@ -18,8 +18,8 @@ const F32_BYTES: u64 = 4;
 pub struct InspectedTensor {
     /// Name.
     pub name: String,
-    /// Element type.
-    pub dtype: Dtype,
+    /// Element type, as its format names it; how a packed tensor is packed.
+    pub dtype: String,
     /// Dimensions, outermost first.
     pub shape: Vec<usize>,
     /// Elements.
@@ -54,16 +54,17 @@ pub struct Inspection {
     pub ratio_to_f32: f64,
 }
 
-/// Lists the tensors of a safetensors file (a checkpoint is one), or of all safetensors files in a model folder. Every
+/// Lists the tensors of a safetensors file (a checkpoint is one), of a GGUF file, or of all safetensors files in a model folder. Every
 /// header is checked; tensor data is not read. Errors: what cannot be read, a folder without safetensors files.
 pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
     let path = path.as_ref();
     let metadata = std::fs::metadata(path).map_err(|error| Error::io(path, error))?;
     let paths = if metadata.is_dir() { safetensors_in(path)? } else { vec![path.to_path_buf()] };
     let files: Vec<InspectedFile> = paths.iter().map(|path| inspect_file(path)).collect::<Result<_>>()?;
-    let elements = files.iter().flat_map(|file| &file.tensors).map(|tensor| tensor.elements).sum::<u64>();
+    let elements =
+        files.iter().flat_map(|file| &file.tensors).fold(0u64, |sum, tensor| sum.saturating_add(tensor.elements));
     let bytes = files.iter().map(|file| file.bytes).sum::<u64>();
-    let ratio_to_f32 = (F32_BYTES * elements) as f64 / bytes as f64;
+    let ratio_to_f32 = F32_BYTES as f64 * elements as f64 / bytes as f64;
     Ok(Inspection { files, elements, bytes, ratio_to_f32 })
 }
 
@@ -83,18 +84,44 @@ fn safetensors_in(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn inspect_file(path: &Path) -> Result<InspectedFile> {
+    if GgufFile::is_at(path) {
+        return inspect_gguf(path);
+    }
     let file = SafetensorsFile::open(path)?;
-    let tensors = file.tensors().iter().map(|tensor| InspectedTensor {
-        name: tensor.name.clone(),
-        dtype: tensor.dtype,
-        shape: tensor.shape.clone(),
-        elements: tensor.elements() as u64,
-        bytes: tensor.bytes() as u64,
+    let packed = match file.metadata().get(PACKED_KEY) {
+        None => PackedTensors::default(),
+        Some(text) => PackedTensors::from_json(text)
+            .map_err(|error| Error::format(path, None, format!("{PACKED_KEY}: {error}")))?,
+    };
+    let tensors = file.tensors().iter().map(|tensor| {
+        let (dtype, shape) = match packed.tensors.get(&tensor.name) {
+            Some(packed) => (packed.form.clone(), packed.shape.clone()),
+            None => (tensor.dtype.to_string(), tensor.shape.clone()),
+        };
+        let elements = shape.iter().fold(1u64, |product, &size| product.saturating_mul(size as u64));
+        InspectedTensor { name: tensor.name.clone(), dtype, shape, elements, bytes: tensor.bytes() as u64 }
     });
     Ok(InspectedFile {
         path: path.to_path_buf(),
         bytes: file.file_bytes(),
         metadata: file.metadata().clone(),
+        tensors: tensors.collect(),
+    })
+}
+
+fn inspect_gguf(path: &Path) -> Result<InspectedFile> {
+    let file = GgufFile::open(path)?;
+    let tensors = file.tensors().iter().map(|tensor| InspectedTensor {
+        name: tensor.name.clone(),
+        dtype: tensor.kind.to_string(),
+        shape: tensor.shape.clone(),
+        elements: tensor.elements() as u64,
+        bytes: tensor.range.len() as u64,
+    });
+    Ok(InspectedFile {
+        path: path.to_path_buf(),
+        bytes: file.file_bytes(),
+        metadata: file.metadata().iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
         tensors: tensors.collect(),
     })
 }

@@ -1,9 +1,12 @@
 //! Read-only files in memory, paged in as they are read.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
 use crate::{Error, Result};
 
@@ -15,6 +18,12 @@ use crate::{Error, Result};
 pub struct MappedFile {
     path: PathBuf,
     map: Mmap,
+}
+
+impl AsRef<[u8]> for MappedFile {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
 }
 
 impl MappedFile {
@@ -42,5 +51,17 @@ impl MappedFile {
     /// The content.
     pub fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Tells the system that these bytes need not stay in memory; they are read from the file again when asked for.
+    pub fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if range.start < range.end && range.end <= self.map.len() {
+            // SAFETY: the pages of a read-only map of a file hold nothing of their own: dropped ones come back with the
+            // same content. A failed hint changes nothing.
+            let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 }

@@ -2471,6 +2471,86 @@ unsafe extern "C" {
     pub fn hqk_tq2_0_dequantize_neoni8mm(in_: *const u8, blocks: usize, y: *mut f32);
 }
 unsafe extern "C" {
+    pub fn hqk_q8_0_matvec_portable(
+        blocks: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scales: *const f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_q8_0_matvec_avx2(
+        blocks: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scales: *const f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_q8_0_matvec_avxvnni(
+        blocks: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scales: *const f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_q8_0_matvec_avx512(
+        blocks: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scales: *const f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_q8_0_matvec_avx512vnni(
+        blocks: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scales: *const f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_q8_0_matvec_neon(
+        blocks: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scales: *const f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_q8_0_matvec_neondotprod(
+        blocks: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scales: *const f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_q8_0_matvec_neoni8mm(
+        blocks: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scales: *const f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_cross_entropy_rows_portable(
         logits: *mut f32,
         rows: usize,

@@ -17,6 +17,7 @@ use super::kmeans::KMeansKernels;
 use super::matvec::MatvecKernels;
 use super::norm::NormKernels;
 use super::pack5::Pack5Kernels;
+use super::q8_0::Q8Kernels;
 use super::row_norm::RowNormKernels;
 use super::sgd::SgdKernels;
 use super::softmax::SoftmaxKernels;
@@ -43,6 +44,7 @@ pub struct KernelTable {
     pub(super) kmeans: KMeansKernels,
     pub(super) matvec: MatvecKernels,
     pub(super) pack5: Pack5Kernels,
+    pub(super) q8_0: Q8Kernels,
     pub(super) sgd: SgdKernels,
     pub(super) ternary: TernaryKernels,
     pub(super) ternary_pack: TernaryPackKernels,
@@ -132,6 +134,7 @@ impl KernelTable {
             kmeans: KMeansKernels::for_isa(isa),
             matvec: MatvecKernels::for_isa(isa),
             pack5: Pack5Kernels::for_isa(isa),
+            q8_0: Q8Kernels::for_isa(isa),
             sgd: SgdKernels::for_isa(isa),
             ternary: TernaryKernels::for_isa(isa),
             ternary_pack: TernaryPackKernels::for_isa(isa),

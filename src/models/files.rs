@@ -72,8 +72,9 @@ impl Model {
 
     /// Writes `config.json` and `model.safetensors` (the latent weights, F32) into `folder`, which is made if missing.
     /// Each file is replaced in one step. transformers loads the folder and computes the same where
-    /// [`ModelConfig::transformers_obstacle`] finds nothing against it.
+    /// [`ModelConfig::transformers_obstacle`] finds nothing against it. Error: a packed model, which has no such weights.
     pub fn save(&self, folder: &Path) -> Result<()> {
+        self.store.check_weights()?;
         let tensors: Vec<TensorData<'_>> = self
             .store
             .ids()

@@ -5,8 +5,10 @@ mod config_json;
 mod export;
 mod files;
 mod gated;
+mod gguf;
 mod layers;
 mod model;
+mod packed_file;
 mod packed_rows;
 mod plain;
 mod presets;
@@ -15,6 +17,7 @@ mod sharing;
 
 pub use config::{Activation, ModelConfig, ModelType};
 pub use export::ExportType;
+pub use gguf::GgufExportType;
 pub use model::Model;
 pub use presets::{PRESETS, preset};
 pub use sharing::{BlockPart, SharedTensor, Sharing, SharingInfo, SharingRule};

@@ -5,7 +5,8 @@ use super::config::ModelConfig;
 use super::layers::Declaration;
 use super::{gated, plain};
 use crate::Result;
-use crate::nn::{KeyValueCache, ParamStore, Plan};
+use crate::nn::{KeyValueCache, ParamSpec, ParamStore, Plan};
+use crate::quant::QuantizedWeight;
 
 /// A decoder language model.
 #[derive(Debug)]
@@ -25,6 +26,21 @@ impl Model {
         let mut model = Self::with_zeros(config)?;
         model.store.initialize(seed);
         Ok(model)
+    }
+
+    /// A model to compute with, not to train: each parameter in the packed form that `form` gives for it, or in f32 drawn
+    /// from `seed`. Errors: as [`Model::new`], a form of another shape, `form`'s own.
+    pub fn packed(
+        config: ModelConfig,
+        seed: u64,
+        form: impl FnMut(&ParamSpec) -> Result<Option<QuantizedWeight>>,
+    ) -> Result<Self> {
+        config.validate()?;
+        let Declaration { plan, parameters, .. } = Model::declare(&config);
+        let forms = parameters.iter().map(form).collect::<Result<_>>()?;
+        let mut store = ParamStore::packed(parameters, forms)?;
+        store.initialize(seed);
+        Ok(Model { config, plan, store })
     }
 
     fn with_zeros(config: ModelConfig) -> Result<Self> {

@@ -87,6 +87,8 @@ pub struct ParamStore {
     weights: AlignedBuffer<f32>,
     gradients: AlignedBuffer<f32>,
     quantized: Vec<Option<QuantizedWeight>>,
+    /// Which parameters have f32 weights.
+    latent: Vec<bool>,
 }
 
 impl ParamStore {
@@ -103,9 +105,43 @@ impl ParamStore {
             offsets.push(end);
             end += spec.len().next_multiple_of(ALIGN_ELEMENTS);
         }
-        let quantized = specs.iter().map(|_| None).collect();
+        let (quantized, latent) = (specs.iter().map(|_| None).collect(), vec![true; specs.len()]);
         let (weights, gradients) = (AlignedBuffer::zeroed(end), AlignedBuffer::zeroed(end));
-        Ok(ParamStore { specs, offsets, weights, gradients, quantized })
+        Ok(ParamStore { specs, offsets, weights, gradients, quantized, latent })
+    }
+
+    /// A store to compute with, not to train: a parameter has the packed form given for it, in the order of `specs`, or
+    /// zeros to be overwritten. Error: two parameters of one name, a form of another shape.
+    pub fn packed(specs: Vec<ParamSpec>, forms: Vec<Option<QuantizedWeight>>) -> Result<Self> {
+        assert_eq!(specs.len(), forms.len(), "a form for every parameter");
+        let misfit = |(spec, form): (&ParamSpec, &Option<QuantizedWeight>)| {
+            let shape = form.as_ref()?.shape();
+            (spec.shape != [shape.0, shape.1])
+                .then(|| Error::shape("packed", "form", format!("{:?}", spec.shape), format!("{shape:?}")))
+        };
+        if let Some(error) = specs.iter().zip(&forms).find_map(misfit) {
+            return Err(error);
+        }
+        let mut floats = specs.clone();
+        floats.iter_mut().zip(&forms).filter(|(_, form)| form.is_some()).for_each(|(spec, _)| spec.shape = vec![0]);
+        let latent = forms.iter().map(Option::is_none).collect();
+        let store = ParamStore::new(floats)?;
+        Ok(ParamStore { specs, quantized: forms, latent, ..store })
+    }
+
+    /// Whether a parameter has f32 weights: all have, but those of [`ParamStore::packed`].
+    pub fn has_weights(&self, id: ParamId) -> bool {
+        self.latent[id.0]
+    }
+
+    /// Error: a parameter without f32 weights.
+    pub fn check_weights(&self) -> Result<()> {
+        match self.ids().find(|&id| !self.has_weights(id)) {
+            None => Ok(()),
+            Some(id) => {
+                Err(Error::Unsupported(format!("{}: packed, has no weights to train or save", self.spec(id).name)))
+            }
+        }
     }
 
     /// Draws every parameter's initial values from `seed`.
@@ -144,10 +180,10 @@ impl ParamStore {
 
     fn range(&self, id: ParamId) -> std::ops::Range<usize> {
         let start = self.offsets[id.0];
-        start..start + self.specs[id.0].len()
+        start..start + if self.latent[id.0] { self.specs[id.0].len() } else { 0 }
     }
 
-    /// Latent weights, row-major.
+    /// Latent weights, row-major; none where [`ParamStore::has_weights`] says so.
     pub fn weight(&self, id: ParamId) -> &[f32] {
         &self.weights[self.range(id)]
     }

@@ -25,7 +25,7 @@ impl ParamStore {
         for id in self.ids() {
             let (spec, weights, copy) = self.quantize_view(id);
             let precision = spec.precision;
-            if precision == Precision::F32 {
+            if precision == Precision::F32 || weights.is_empty() {
                 continue;
             }
             let found = match copy {

@@ -121,29 +121,33 @@ impl GgufTernaryMatrix {
     /// all zero count with any scale.
     pub fn to_packed(&self, ctx: &Context) -> Result<PackedTernary> {
         let (trits, scales) = self.unpack(ctx);
-        let blocks = self.cols / GGUF_BLOCK;
-        let mut row_scales = Vec::with_capacity(self.rows);
-        for row in 0..self.rows {
-            let mut scale = None;
-            for block in row * blocks..(row + 1) * blocks {
-                if trits[block * GGUF_BLOCK..(block + 1) * GGUF_BLOCK].iter().all(|&trit| trit == 0) {
-                    continue;
-                }
-                if scale.is_some_and(|scale| scale != scales[block]) {
-                    let message = format!("row {row} has blocks of different scales; the 2-bit layout has one a row");
-                    return Err(Error::Unsupported(message));
-                }
-                scale = Some(scales[block]);
-            }
-            row_scales.push(scale.unwrap_or(0.0));
-        }
-        if row_scales.windows(2).all(|pair| pair[0] == pair[1]) {
-            row_scales.truncate(1);
-        }
-        if row_scales.is_empty() {
-            row_scales.push(0.0);
-        }
+        let Some(row_scales) = Self::row_scales(&trits, &scales, self.cols) else {
+            let message = "a row has blocks of different scales; the 2-bit layout has one a row";
+            return Err(Error::Unsupported(message.into()));
+        };
         PackedTernary::from_trits(ctx, &trits, self.rows, self.cols, row_scales)
+    }
+
+    /// The scale of all blocks if they agree, else that of each row; `None` if blocks of one row differ. Blocks whose
+    /// values are all zero go with any scale. `trits` and `scales` as [`GgufTernaryMatrix::unpack`] gives them.
+    pub fn row_scales(trits: &[i8], scales: &[f32], cols: usize) -> Option<Vec<f32>> {
+        let blocks = (cols / GGUF_BLOCK).max(1);
+        let mut rows = Vec::with_capacity(scales.len() / blocks);
+        for (trits, scales) in trits.chunks(cols.max(1)).zip(scales.chunks(blocks)) {
+            let used = trits.chunks(GGUF_BLOCK).zip(scales).filter(|(trits, _)| trits.iter().any(|&trit| trit != 0));
+            let mut scale = None;
+            for (_, &block) in used {
+                if scale.is_some_and(|scale| scale != block) {
+                    return None;
+                }
+                scale = Some(block);
+            }
+            rows.push(scale);
+        }
+        // A row of zeros goes with any scale too.
+        let common = rows.iter().flatten().next().copied().unwrap_or(0.0);
+        let rows: Vec<f32> = rows.into_iter().map(|scale| scale.unwrap_or(common)).collect();
+        Some(if rows.iter().all(|&scale| scale == common) { vec![common] } else { rows })
     }
 }
 

@@ -1,15 +1,20 @@
 //! A ternary matrix at 1.6 bits a weight, with its scales.
 #![forbid(unsafe_code)]
 
+use super::packed_ternary::check_scales;
 use super::{PackedTernary, QuantizedRows};
-use crate::Result;
 use crate::dispatch::Context;
-use crate::kernels::{Activations, KernelTable};
-use crate::tensor::AlignedBuffer;
+use crate::kernels::{Activations, KernelTable, TERNARY_BLOCK_ROWS};
+use crate::tensor::{AlignedBuffer, SharedBytes};
+use crate::{Error, Result};
+
+/// Columns and bytes of a step of 64 rows.
+const STEP_COLS: usize = 20;
+const STEP_BYTES: usize = 256;
 
 /// A ternary matrix `[rows, cols]` at five trits a byte (csrc/README.md, "five trits a byte"): the compact form.
-/// It has the product of one token, which reads a fifth less memory than two bits a weight; others run on
-/// [`PackedTernary`].
+/// The product of one token reads a fifth less memory than at two bits a weight; that of several tokens repacks block by
+/// block.
 #[derive(Clone, Debug)]
 pub struct PackedFiveTrits {
     /// Output features.
@@ -17,7 +22,7 @@ pub struct PackedFiveTrits {
     /// Input features.
     pub cols: usize,
     /// Blocks of 64 rows; `ceil(rows / 64) * ceil(cols / 20) * 256` bytes.
-    pub data: AlignedBuffer<u8>,
+    pub data: SharedBytes,
     /// One scale for the whole matrix, or one per row.
     pub scales: Vec<f32>,
 }
@@ -28,7 +33,22 @@ impl PackedFiveTrits {
         let (rows, cols) = (weights.rows, weights.cols);
         let mut data = AlignedBuffer::zeroed(KernelTable::pack5_bytes(rows, cols));
         ctx.pack5(&weights.unpack(ctx), rows, cols, &mut data);
-        PackedFiveTrits { rows, cols, data, scales: weights.scales.clone() }
+        PackedFiveTrits { rows, cols, data: data.into(), scales: weights.scales.clone() }
+    }
+
+    /// The matrix whose packed bytes and scales (one, or one a row) came from elsewhere, such as a mapped file. Every byte
+    /// is five trits. `tensor` names it in errors.
+    ///
+    /// Errors: another number of bytes or scales than the shape demands; a scale that is not finite.
+    pub fn from_bytes(tensor: &str, data: SharedBytes, rows: usize, cols: usize, scales: Vec<f32>) -> Result<Self> {
+        let blocks = rows.div_ceil(TERNARY_BLOCK_ROWS).checked_mul(cols.div_ceil(STEP_COLS));
+        let expected = rows.checked_mul(cols).and(blocks).and_then(|blocks| blocks.checked_mul(STEP_BYTES));
+        if expected != Some(data.len()) {
+            let expected = expected.map_or("a matrix that fits in memory".into(), |len| format!("{len} bytes"));
+            return Err(Error::invalid(format!("{tensor}: five trits a byte, {rows} x {cols}"), expected, data.len()));
+        }
+        check_scales(tensor, &scales, rows)?;
+        Ok(PackedFiveTrits { rows, cols, data, scales })
     }
 
     /// The same matrix at two bits a weight. Error: as [`PackedTernary::from_trits`], a wrong number of scales.
@@ -55,5 +75,30 @@ impl PackedFiveTrits {
         assert_eq!(y.len(), self.rows, "matvec: output is not {} rows", self.rows);
         let x = Activations { values: &x.values[..self.cols], scales: &x.scales[..1], sums: &x.sums[..1] };
         ctx.pack5_matvec(&self.data, self.cols, &self.scales, x, y);
+    }
+
+    /// `y = x * W^T` for the first `tokens` rows of `x`; `y`: `[tokens, rows]`. Bit for bit what
+    /// [`PackedTernary::matmul`] gives.
+    ///
+    /// # Panics
+    /// If `x` or `y` does not fit.
+    pub fn matmul(&self, ctx: &Context, x: &QuantizedRows, tokens: usize, y: &mut [f32]) {
+        let values = &x.values[..tokens * self.cols];
+        let x = Activations { values, scales: &x.scales[..tokens], sums: &x.sums[..tokens] };
+        ctx.pack5_matmul(&self.data, self.rows, self.cols, &self.scales, x, y);
+    }
+
+    /// Writes `scale(r) * q[r][c]` to `out` `[rows, cols]`.
+    ///
+    /// # Panics
+    /// If `out` does not hold `rows * cols` elements.
+    pub fn dequantize(&self, ctx: &Context, out: &mut [f32]) {
+        assert_eq!(out.len(), self.rows * self.cols, "five trits: length of the output");
+        let trits = self.unpack(ctx);
+        let rows = out.chunks_mut(self.cols.max(1)).zip(trits.chunks(self.cols.max(1)));
+        for (row, (out, trits)) in rows.enumerate() {
+            let scale = if self.scales.len() == 1 { self.scales[0] } else { self.scales[row] };
+            out.iter_mut().zip(trits).for_each(|(out, &trit)| *out = scale * f32::from(trit));
+        }
     }
 }

@@ -232,7 +232,7 @@ fn check_finite(tensor: &str, values: &[f32]) -> Result<()> {
     }
 }
 
-fn check_scales(tensor: &str, scales: &[f32], rows: usize) -> Result<()> {
+pub(super) fn check_scales(tensor: &str, scales: &[f32], rows: usize) -> Result<()> {
     if scales.len() != 1 && scales.len() != rows {
         return Err(Error::invalid(format!("{tensor}: scales"), format!("1 or {rows}"), scales.len()));
     }

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::grid::nearest;
-use super::{Granularity, PackedTernary, Precision, Quantizer};
+use super::{Granularity, PackedFiveTrits, PackedTernary, Precision, Q8Matrix, Quantizer};
 use crate::dispatch::Context;
 use crate::tensor::AlignedBuffer;
 use crate::{Error, Result};
@@ -24,6 +24,10 @@ const LANES: usize = 16;
 pub enum QuantizedWeight {
     /// Ternary and binary weights: packed, multiplied by the integer kernels.
     Packed(PackedTernary),
+    /// Ternary weights of a packed file: multiplied as they are, never trained.
+    FiveTrits(PackedFiveTrits),
+    /// An embedding or head of a packed file: never trained.
+    Q8(Q8Matrix),
     /// Other grids: dequantized values for the dense f32 product.
     Dequantized {
         /// Output features.
@@ -86,6 +90,7 @@ impl QuantizedWeight {
         match self {
             Self::Packed(packed) if precision == Precision::Ternary => packed.requantize(context, weights),
             Self::Packed(packed) => packed.requantize_signs(context, weights),
+            Self::FiveTrits(_) | Self::Q8(_) => Err(Error::Unsupported("a packed matrix is not trained".into())),
             Self::Dequantized { values, scales, .. } => {
                 let new_scales = Quantizer::for_training(precision).scales(context, weights, rows, cols)?;
                 let per_row = new_scales.len() > 1;
@@ -117,14 +122,18 @@ impl QuantizedWeight {
     pub fn shape(&self) -> (usize, usize) {
         match self {
             Self::Packed(packed) => (packed.rows, packed.cols),
+            Self::FiveTrits(packed) => (packed.rows, packed.cols),
+            Self::Q8(matrix) => (matrix.rows, matrix.cols),
             Self::Dequantized { rows, cols, .. } => (*rows, *cols),
         }
     }
 
-    /// Scale of each row, or one for the matrix.
+    /// Scale of each row, or one for the matrix; none for [`QuantizedWeight::Q8`], whose blocks have their own.
     pub fn scales(&self) -> &[f32] {
         match self {
             Self::Packed(packed) => &packed.scales,
+            Self::FiveTrits(packed) => &packed.scales,
+            Self::Q8(_) => &[],
             Self::Dequantized { scales, .. } => scales,
         }
     }
@@ -133,15 +142,28 @@ impl QuantizedWeight {
     pub fn packed(&self) -> Option<&PackedTernary> {
         match self {
             Self::Packed(packed) => Some(packed),
-            Self::Dequantized { .. } => None,
+            _ => None,
         }
     }
 
     /// The dequantized values `[rows, cols]`, where the dense product multiplies them.
     pub fn dense(&self) -> Option<&[f32]> {
         match self {
-            Self::Packed(_) => None,
             Self::Dequantized { values, .. } => Some(values),
+            _ => None,
+        }
+    }
+
+    /// Writes the values that the codes stand for to `out` `[rows, cols]`.
+    ///
+    /// # Panics
+    /// If `out` does not hold `rows * cols` elements.
+    pub fn dequantize(&self, context: &Context, out: &mut [f32]) {
+        match self {
+            Self::Packed(packed) => packed.dequantize(context, out),
+            Self::FiveTrits(packed) => packed.dequantize(context, out),
+            Self::Q8(matrix) => matrix.dequantize(context, out),
+            Self::Dequantized { values, .. } => out.copy_from_slice(values),
         }
     }
 
@@ -149,6 +171,8 @@ impl QuantizedWeight {
     pub fn memory_bytes(&self) -> usize {
         let values = match self {
             Self::Packed(packed) => packed.data.len(),
+            Self::FiveTrits(packed) => packed.data.len(),
+            Self::Q8(matrix) => matrix.data.len(),
             Self::Dequantized { values, .. } => size_of_val(&values[..]),
         };
         values + size_of_val(self.scales())

@@ -2,6 +2,8 @@
 
 mod aligned_buffer;
 mod philox;
+mod shared_bytes;
 
 pub use aligned_buffer::AlignedBuffer;
 pub use philox::{Philox, RandomStream};
+pub use shared_bytes::SharedBytes;

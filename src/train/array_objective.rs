@@ -4,7 +4,6 @@
 use crate::dispatch::Context;
 use crate::kernels::DenseMatrix;
 use crate::nn::{Init, ParamId, ParamKind, ParamSpec, ParamStore, Precision, StepRandomness};
-use crate::quant::QuantizedWeight;
 use crate::{Error, Result};
 
 use super::objective::{Evaluation, Features, Objective};
@@ -84,12 +83,11 @@ impl ArrayObjective {
     fn effective_weights(&self, context: &Context) -> Vec<Vec<f32>> {
         let of = |&(weight, _): &(ParamId, ParamId)| match self.store.quantized(weight) {
             None => self.store.weight(weight).to_vec(),
-            Some(QuantizedWeight::Packed(packed)) => {
-                let mut values = vec![0.0; packed.rows * packed.cols];
-                packed.dequantize(context, &mut values);
+            Some(form) => {
+                let mut values = vec![0.0; self.store.weight(weight).len()];
+                form.dequantize(context, &mut values);
                 values
             }
-            Some(QuantizedWeight::Dequantized { values, .. }) => values.to_vec(),
         };
         self.layers.iter().map(of).collect()
     }

@@ -25,7 +25,10 @@ pub use checkpoint::{Checkpoint, CheckpointHeader};
 pub use config::{ScheduleKind, TrainConfig};
 pub use language_model::LanguageModelObjective;
 pub use metrics::{EvaluationMetrics, History, MetricsLog, StepMetrics};
-pub use model_folder::{export_model, import_model, open_model_tokenizer, resolve_model};
+pub use model_folder::{
+    export_gguf, export_model, export_packed, import_model, open_model, open_model_tokenizer, open_trainable_model,
+    resolve_model,
+};
 pub use objective::{Evaluation, Features, Objective};
 pub use parameter_report::{ClusterReport, ParameterReport};
 pub use run_directory::RunDirectory;

@@ -1,12 +1,14 @@
-//! Model folders: which one a path means, its tokenizer, and moving models in and out.
+//! Models by path: folders, runs and files, their tokenizers, and moving models in and out.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::data::Tokenizer;
-use crate::dispatch::Context;
-use crate::formats::SafetensorsFolder;
-use crate::models::{ExportType, Model};
+use crate::dispatch::{Context, ContextOptions};
+use crate::formats::{GgufFile, SafetensorsFile, SafetensorsFolder};
+use crate::models::{ExportType, GgufExportType, Model};
 use crate::{Error, Result};
 
 /// Files that hold a tokenizer, any one of them.
@@ -54,12 +56,45 @@ pub fn open_model_tokenizer(folder: &Path) -> Result<Tokenizer> {
     if has_tokenizer(folder) { Tokenizer::load(folder) } else { Ok(Tokenizer::bytes()) }
 }
 
-/// Reads the Hugging Face folder `from` and writes it into the new model folder `out` as hybridq keeps models: all weights
+/// The model behind `path` (a run, a model folder, a Hugging Face folder, a GGUF file, a packed file) ready to compute with, and its
+/// tokenizer. Errors: what [`Model::load`], [`Model::load_gguf`] and [`Model::load_packed`] refuse, a tokenizer with more ids than the model.
+pub fn open_model(context: &Context, path: &Path) -> Result<(Model, Tokenizer)> {
+    let (model, tokenizer) = if GgufFile::is_at(path) {
+        let file = GgufFile::open(path)?;
+        (Model::load_gguf(context, &file)?, Tokenizer::from_gguf(&file)?)
+    } else if Model::is_packed_file(path) {
+        let file = Arc::new(SafetensorsFile::open(path)?);
+        (Model::load_packed(&file)?, packed_tokenizer(&file)?)
+    } else {
+        let folder = resolve_model(path)?;
+        let mut model = Model::load(&folder)?;
+        model.store.quantize(context)?;
+        (model, open_model_tokenizer(&folder)?)
+    };
+    tokenizer.check_vocabulary(model.config.vocab_size)?;
+    Ok((model, tokenizer))
+}
+
+/// As [`open_model`], with weights to train.
+pub fn open_trainable_model(context: &Context, path: &Path) -> Result<(Model, Tokenizer)> {
+    let (model, tokenizer) = open_model(context, path)?;
+    let trainable = model.store.check_weights().is_ok();
+    Ok((if trainable { model } else { model.into_trainable(context)? }, tokenizer))
+}
+
+/// Reads the Hugging Face folder or GGUF file `from` and writes it into the new model folder `out` as hybridq keeps models: all weights
 /// f32 in one file, with the tokenizer if there is one. Gives the model. Errors: what [`Model::load`] refuses, a
 /// tokenizer with more ids than the model, an `out` that holds a model.
 pub fn import_model(from: &Path, out: &Path) -> Result<Model> {
-    let from = resolve_model(from)?;
     check_free(out)?;
+    if GgufFile::is_at(from) {
+        let context = Context::new(ContextOptions::default())?;
+        let (model, tokenizer) = open_trainable_model(&context, from)?;
+        model.save(out)?;
+        tokenizer.save(out)?;
+        return Ok(model);
+    }
+    let from = resolve_model(from)?;
     let model = Model::load(&from)?;
     let tokenizer = fitting_tokenizer(&from, &model)?;
     model.save(out)?;
@@ -79,6 +114,48 @@ pub fn export_model(context: &Context, from: &Path, out: &Path, kind: ExportType
     model.export(context, out, kind)?;
     write_companions(&from, out, tokenizer.as_ref())?;
     Ok(model)
+}
+
+/// Writes the model behind `from` (a run, a model folder, a Hugging Face folder, a GGUF file) as a GGUF file for
+/// llama.cpp. Gives the model and the file's bytes. Errors: those of [`open_model`] and [`Model::export_gguf`], a tokenizer
+/// that llama.cpp has no equal of, an `out` that exists.
+pub fn export_gguf(context: &Context, from: &Path, out: &Path, kind: GgufExportType) -> Result<(Model, u64)> {
+    if out.exists() {
+        return Err(Error::invalid("--out", "a new file", out.display()));
+    }
+    let (model, tokenizer) = open_model(context, from)?;
+    let metadata = tokenizer.gguf_metadata(model.config.vocab_size)?;
+    let bytes = model.export_gguf(context, out, kind, metadata)?;
+    Ok((model, bytes))
+}
+
+/// Metadata of packed files: the text of a `tokenizer.json`, and the ids of BOS and EOS.
+const TOKENIZER_KEY: &str = "tokenizer";
+const BOS_KEY: &str = "bos";
+const EOS_KEY: &str = "eos";
+
+/// Writes the model behind `from` (anything [`open_model`] opens) as one file at 1.6 bits a ternary weight, with its
+/// tokenizer. Gives the model and the file's bytes. Errors: those of [`open_model`] and [`Model::save_packed`], an `out`
+/// that exists.
+pub fn export_packed(context: &Context, from: &Path, out: &Path) -> Result<(Model, u64)> {
+    if out.exists() {
+        return Err(Error::invalid("--out", "a new file", out.display()));
+    }
+    let (model, tokenizer) = open_model(context, from)?;
+    let mut extra = BTreeMap::new();
+    if let Some(json) = tokenizer.subword_json()? {
+        extra.insert(TOKENIZER_KEY.to_string(), json);
+        let ends = [(BOS_KEY, tokenizer.bos()), (EOS_KEY, tokenizer.eos())];
+        extra.extend(ends.into_iter().filter_map(|(key, id)| Some((key.to_string(), id?.to_string()))));
+    }
+    let bytes = model.save_packed(context, out, extra)?;
+    Ok((model, bytes))
+}
+
+fn packed_tokenizer(file: &SafetensorsFile) -> Result<Tokenizer> {
+    let Some(json) = file.metadata().get(TOKENIZER_KEY) else { return Ok(Tokenizer::bytes()) };
+    let id = |key: &str| file.metadata().get(key).and_then(|id| id.parse().ok());
+    Tokenizer::from_json(file.path(), json.as_bytes(), (id(BOS_KEY), id(EOS_KEY)))
 }
 
 fn check_free(out: &Path) -> Result<()> {

@@ -6,14 +6,13 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use hybridq::data::{TextSource, TokenDataset};
 use hybridq::eval::language_model;
-use hybridq::models::Model;
-use hybridq::train::{open_model_tokenizer, resolve_model};
+use hybridq::train::open_model;
 use hybridq::{Error, Result};
 
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Arguments {
-    /// A run, a model folder or a Hugging Face folder
+    /// A run, a model folder, a Hugging Face folder, a GGUF file or a packed file
     #[arg(long)]
     model: PathBuf,
     /// Text file or folder; all of it is read
@@ -51,11 +50,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
         return Err(Error::invalid("--eval-windows", "1 to 1000000000", arguments.eval_windows));
     }
     let context = crate::context(arguments.threads)?;
-    let folder = resolve_model(&arguments.model)?;
-    let tokenizer = open_model_tokenizer(&folder)?;
-    let mut model = Model::load(&folder)?;
-    tokenizer.check_vocabulary(model.config.vocab_size)?;
-    model.store.quantize(&context)?;
+    let (mut model, tokenizer) = open_model(&context, &arguments.model)?;
     let source = TextSource::open(&arguments.data)?;
     // The text is all validation: the dataset's training part is the same text, unused.
     let dataset = TokenDataset::new(&context, &tokenizer, &source, Some(&source))?;

@@ -7,14 +7,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use hybridq::generate::{GenerateOptions, SamplerOptions, generate};
-use hybridq::models::Model;
-use hybridq::train::{open_model_tokenizer, resolve_model};
+use hybridq::train::open_model;
 use hybridq::{Error, Result};
 
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Arguments {
-    /// A run, a model folder or a Hugging Face folder
+    /// A run, a model folder, a Hugging Face folder, a GGUF file or a packed file
     #[arg(long)]
     model: PathBuf,
     /// Text to continue; an empty one starts from BOS
@@ -60,10 +59,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
         other => other,
     })?;
     let options = GenerateOptions { sampler, tokens: arguments.tokens, stop: arguments.stop.clone() };
-    let folder = resolve_model(&arguments.model)?;
-    let tokenizer = open_model_tokenizer(&folder)?;
-    let mut model = Model::load(&folder)?;
-    model.store.quantize(&context)?;
+    let (mut model, tokenizer) = open_model(&context, &arguments.model)?;
     let mut failure = None;
     let piece = |text: &str| {
         if arguments.json {

@@ -9,7 +9,7 @@ use hybridq::train::import_model;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// A Hugging Face folder: config.json with model.safetensors or its shards
+    /// A Hugging Face folder (config.json with model.safetensors or its shards) or a GGUF file
     #[arg(long)]
     from: PathBuf,
     /// The model folder to make

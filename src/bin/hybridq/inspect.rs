@@ -12,7 +12,7 @@ use hybridq::{Error, Result};
 
 #[derive(Args)]
 pub struct Arguments {
-    /// A safetensors file (a model, a checkpoint), a folder of them, or a run
+    /// A safetensors file (a model, a checkpoint), a GGUF file, a folder of them, or a run
     path: PathBuf,
 }
 
@@ -33,9 +33,9 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
         }
         let width = file.tensors.iter().map(|tensor| tensor.name.chars().count()).max().unwrap_or(0);
         for tensor in &file.tensors {
-            let (name, dtype) = (&tensor.name, tensor.dtype.to_string());
+            let (name, dtype) = (&tensor.name, &tensor.dtype);
             let shape = format!("{:?}", tensor.shape);
-            let _ = writeln!(text, "  {name:width$}  {dtype:5} {shape:16} {} bytes", tensor.bytes);
+            let _ = writeln!(text, "  {name:width$}  {dtype:6} {shape:16} {} bytes", tensor.bytes);
         }
     }
     let _ = writeln!(

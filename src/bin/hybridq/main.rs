@@ -50,9 +50,9 @@ enum Command {
     Eval(eval::Arguments),
     /// Continue a prompt
     Generate(generate::Arguments),
-    /// Write a model as a Hugging Face folder
+    /// Write a model as a Hugging Face folder, a GGUF file or a packed file
     Export(export::Arguments),
-    /// Make a model folder of a Hugging Face folder
+    /// Make a model folder of a Hugging Face folder or a GGUF file
     Import(import::Arguments),
     /// Tensors and metadata of a file or folder
     Inspect(inspect::Arguments),

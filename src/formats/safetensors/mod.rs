@@ -7,9 +7,11 @@
 
 mod folder;
 mod header;
+mod packed;
 mod reader;
 mod writer;
 
 pub use folder::SafetensorsFolder;
+pub use packed::{PACKED_KEY, PackedTensor, PackedTensors};
 pub use reader::{Element, SafetensorsFile, TensorEntry};
 pub use writer::{TensorData, write_safetensors};

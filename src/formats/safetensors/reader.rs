@@ -48,6 +48,12 @@ pub struct SafetensorsFile {
     by_name: BTreeMap<String, usize>,
 }
 
+impl AsRef<[u8]> for SafetensorsFile {
+    fn as_ref(&self) -> &[u8] {
+        self.file.bytes()
+    }
+}
+
 impl SafetensorsFile {
     /// Opens and checks `path`. Errors name the file, the byte offset and the tensor.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {

@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
+use crate::quant::QuantizedWeight;
 use crate::{Error, Result};
 
 /// Tokens of a parallel block of the forward pass.
@@ -59,6 +60,12 @@ impl Operation for Embedding {
         let mut y = pass.buffers.take_float(self.y);
         let (len, width) = (pass.buffers.len(self.y), pass.buffers.width(self.y));
         let table = pass.store.weight(self.table);
+        if let Some(QuantizedWeight::Q8(table)) = pass.store.quantized(self.table) {
+            let rows = y[..len].par_chunks_mut(width).zip(tokens);
+            rows.for_each(|(y, &token)| table.row(token as usize, y));
+            pass.buffers.put_float(self.y, y);
+            return Ok(());
+        }
         y[..len].par_chunks_mut(BLOCK_TOKENS * width).zip(tokens.par_chunks(BLOCK_TOKENS)).for_each(|(y, tokens)| {
             for (y, &token) in y.chunks_exact_mut(width).zip(tokens) {
                 y.copy_from_slice(&table[token as usize * width..][..width]);

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernels::DenseMatrix;
 use crate::nn::{BufferId, BufferKind, Mode, Operation, ParamId, Pass, PlanBuilder};
+use crate::quant::QuantizedWeight;
+use crate::tensor::AlignedBuffer;
 use crate::{Error, Result};
 
 /// Arithmetic of the head's three products in training; evaluation and generation use f32.
@@ -121,7 +123,16 @@ impl LanguageModelHead {
         let mut losses = pass.workspace.take_float(chunk);
         let mut dx = pass.buffers.take_float(self.dx);
         let x = pass.buffers.float(self.x);
-        let (table, d_table, _) = pass.store.backward_view(self.table);
+        let (table, d_table, form) = pass.store.backward_view(self.table);
+        let mut values: AlignedBuffer<f32>;
+        let table = match form {
+            Some(QuantizedWeight::Q8(matrix)) => {
+                values = AlignedBuffer::zeroed(vocabulary * width);
+                matrix.dequantize(pass.context, &mut values);
+                &values[..]
+            }
+            _ => table,
+        };
         let mut total = 0f64;
         let chunks = x.chunks(chunk * width).zip(dx.chunks_mut(chunk * width)).zip(targets.chunks(chunk));
         for ((x, dx), targets) in chunks {
@@ -160,6 +171,12 @@ impl LanguageModelHead {
         let (x, width) = (pass.buffers.float(self.x), pass.buffers.width(self.x));
         let table = pass.store.weight(self.table);
         let mut logits = vec![0.0; pass.batch.sequences * self.vocabulary];
+        if let Some(QuantizedWeight::Q8(matrix)) = pass.store.quantized(self.table) {
+            for (x, logits) in x.chunks(pass.batch.length * width).zip(logits.chunks_mut(self.vocabulary)) {
+                matrix.matvec(pass.context, &x[x.len() - width..], logits);
+            }
+            return logits;
+        }
         for (x, logits) in x.chunks(pass.batch.length * width).zip(logits.chunks_mut(self.vocabulary)) {
             let last = DenseMatrix::transposed(&x[x.len() - width..], width);
             let blocks = logits.par_chunks_mut(BLOCK_ENTRIES).zip(table.par_chunks(BLOCK_ENTRIES * width));

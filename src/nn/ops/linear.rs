@@ -4,11 +4,11 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::dispatch::{Context, Int8Matrix};
 use crate::kernels::{DenseMatrix, StochasticRounding};
 use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder, Precision};
 use crate::quant::{QuantizedRows, QuantizedWeight};
+use crate::{Error, Result};
 
 /// Random streams of the rounding of gradients (see [`crate::tensor::RandomStream::new`]).
 const WEIGHT_GRADIENT_PURPOSE: u32 = 51;
@@ -94,6 +94,8 @@ impl Operation for Linear {
             let x = pass.buffers.quantized(self.x);
             match pass.store.quantized_or_error(self.weight)? {
                 QuantizedWeight::Packed(packed) => packed.matmul(context, x, tokens, out),
+                QuantizedWeight::FiveTrits(packed) => packed.matmul(context, x, tokens, out),
+                QuantizedWeight::Q8(_) => return Err(Error::Unsupported("a linear layer in Q8_0".into())),
                 QuantizedWeight::Dequantized { values, .. } => {
                     let mut dense = pass.workspace.take_float(tokens * inputs);
                     dequantize_rows(x, inputs, &mut dense[..tokens * inputs]);
@@ -162,6 +164,9 @@ impl Linear {
             }
             QuantizedWeight::Dequantized { values, .. } => {
                 dense_gradients(pass.context, shape, dy, &dense_x, values, dw, dx)
+            }
+            QuantizedWeight::FiveTrits(_) | QuantizedWeight::Q8(_) => {
+                return Err(Error::Unsupported("training of a packed model".into()));
             }
         }
         pass.workspace.put_float(dense_x);

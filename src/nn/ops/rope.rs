@@ -84,6 +84,11 @@ fn frequencies(theta: f64, head_dim: usize) -> Vec<f32> {
 }
 
 impl RotaryTable {
+    /// Radians of each pair from one position to the next (with [`RopeScaling::Dynamic`] those of short texts).
+    pub fn frequencies(&self) -> &[f32] {
+        &self.frequencies
+    }
+
     /// Angles for heads of `head_dim` elements in a model trained on sequences of up to `trained` tokens.
     ///
     /// # Panics

@@ -3,6 +3,7 @@
 
 mod ceilings;
 mod compare;
+mod decode;
 mod dispatch;
 mod kernels;
 mod measure;
@@ -33,6 +34,9 @@ pub struct Arguments {
     /// Print this record (of --json) beside what is measured, or beside a second one without measuring
     #[arg(long, value_name = "FILE", num_args = 1..=2)]
     compare: Vec<PathBuf>,
+    /// Suite decode: keep the model's GGUF file here, or use the one that is there
+    #[arg(long, value_name = "FILE")]
+    gguf: Option<PathBuf>,
     /// JSON Lines instead of a table
     #[arg(long)]
     json: bool,
@@ -59,6 +63,8 @@ enum Suite {
     Kernels,
     /// Whole training steps
     Train,
+    /// Generation with a model of a billion ternary weights
+    Decode,
     /// The dispatcher's choices against every backend, and what a choice costs
     Dispatch,
 }
@@ -83,6 +89,9 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     }
     if matches!(arguments.suite, None | Some(Suite::Train)) {
         train::run(&report, &context, arguments)?;
+    }
+    if arguments.suite == Some(Suite::Decode) {
+        decode::run(&report, &context, arguments.gguf.as_deref())?;
     }
     if arguments.suite == Some(Suite::Dispatch) {
         dispatch::run(&report, &context)?;

@@ -1,0 +1,3 @@
+#include "portable_body.h"
+
+MATVEC(hqk_q8_0_matvec_portable)

@@ -1535,8 +1535,8 @@ hq_status hq_model_special_tokens(const hq_model *model, int64_t *bos, int64_t *
 // Frees a model; NULL is fine. Decoders made for it stay valid, but have nothing to read with.
 void hq_model_free(hq_model *model);
 
-// Reads a model: a folder in Hugging Face layout (`config.json`, `model.safetensors`, perhaps `tokenizer.json`), or a run
-// of the trainer. HQ_IO: it cannot be read; HQ_FORMAT: it is damaged or of another kind.
+// Reads a model: a folder in Hugging Face layout (`config.json`, `model.safetensors`, perhaps `tokenizer.json`), a run of
+// the trainer, or a GGUF file (a model to compute with, not to train). HQ_IO: it cannot be read; HQ_FORMAT: it is damaged or of another kind.
 hq_status hq_model_load(const hq_context *context,
                         const char *path,
                         hq_model **out);

@@ -72,7 +72,8 @@ fn theirs(python: &str, file: &Path, tokens: &[u32], text: &str) -> (Vec<f32>, V
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{python} {}", file.display());
     let logits = std::fs::read(out).unwrap();
-    (bytemuck::pod_collect_to_vec(&logits), serde_json::from_slice(&output.stdout).unwrap())
+    let floats = logits.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+    (floats, serde_json::from_slice(&output.stdout).unwrap())
 }
 
 fn argmax(row: &[f32]) -> usize {

@@ -23,8 +23,8 @@ fn small(name: &str, hidden_size: usize, precision: Precision) -> Model {
         hidden_size,
         intermediate_size: hidden_size + 20,
         num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 4,
+        num_attention_heads: 2,
+        num_key_value_heads: 2,
         vocab_size: 70,
         max_position_embeddings: 19,
         initializer_range: 0.1,
@@ -88,7 +88,9 @@ fn a_packed_model_computes_the_same() {
 #[test]
 fn paths_lead_to_packed_files() {
     let (context, folder) = (context(2), tempfile::tempdir().unwrap());
-    let model = small("small", 64, Precision::Ternary);
+    let mut model = small("small", 64, Precision::Ternary);
+    model = Model::new(ModelConfig { vocab_size: 256, ..model.config }, 4).unwrap();
+    model.store.quantize(&context).unwrap();
     model.save(&folder.path().join("m")).unwrap();
     let out = folder.path().join("m.packed");
     let (_, bytes) = export_packed(&context, &folder.path().join("m"), &out).unwrap();

@@ -27,6 +27,12 @@ pub(super) struct Declaration {
     pub(super) roles: Vec<(String, ParamId)>,
 }
 
+/// The embedding or the head, not a table of positions.
+pub(super) fn is_token_table(spec: &ParamSpec) -> bool {
+    let positions = spec.name.ends_with(".wpe.weight") || spec.name == "pos.weight";
+    spec.kind == ParamKind::Embedding && !positions
+}
+
 impl<'a> Layers<'a> {
     pub(super) fn new(config: &'a ModelConfig) -> Self {
         let (plan, roles, declared) = Default::default();

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::config::ModelConfig;
 use super::files::scale_name;
-use super::layers::Declaration;
+use super::layers::{Declaration, is_token_table};
 use super::model::Model;
 use crate::dispatch::Context;
 use crate::formats::{
@@ -56,7 +56,7 @@ impl Model {
                     tensors.extend(self.five_trits(context, id, spec)?);
                     FIVE_TRITS
                 }
-                ParamKind::Embedding if shape[1].is_multiple_of(Q8_0_BLOCK) => {
+                ParamKind::Embedding if is_packed(spec) => {
                     let make = move || match self.store.quantized(id) {
                         Some(QuantizedWeight::Q8(matrix)) => matrix.data.to_vec(),
                         _ => q8_0_bytes(self.store.weight(id)),
@@ -140,7 +140,7 @@ impl Model {
 }
 
 fn is_packed(spec: &ParamSpec) -> bool {
-    spec.kind == ParamKind::Linear || spec.kind == ParamKind::Embedding && spec.shape[1].is_multiple_of(Q8_0_BLOCK)
+    spec.kind == ParamKind::Linear || is_token_table(spec) && spec.shape[1].is_multiple_of(Q8_0_BLOCK)
 }
 
 fn five_trits_shape(shape: &[usize]) -> [usize; 2] {

@@ -9,7 +9,7 @@ use super::rope_factors::scaling_of;
 use crate::dispatch::Context;
 use crate::formats::{GgmlType, GgufFile, GgufTensor};
 use crate::kernels::GgufTernary;
-use crate::models::layers::Declaration;
+use crate::models::layers::{Declaration, is_token_table};
 use crate::models::{Model, ModelConfig};
 use crate::nn::{ParamKind, ParamSpec, ParamStore, Precision};
 use crate::quant::{GgufTernaryMatrix, PackedTernary, Q8Matrix, QuantizedWeight};
@@ -135,11 +135,6 @@ fn read(context: &Context, file: &GgufFile, config: &ModelConfig) -> Result<Opti
         read_floats(context, file, tensor, heads, store.weight_mut(id))?;
     }
     Ok(Some(Model { config: config.clone(), plan, store }))
-}
-
-/// The embedding or the head, not a table of positions.
-fn is_token_table(spec: &ParamSpec) -> bool {
-    spec.kind == ParamKind::Embedding && !spec.name.ends_with("wpe.weight")
 }
 
 fn damaged(file: &GgufFile, tensor: &GgufTensor, error: &Error) -> Error {

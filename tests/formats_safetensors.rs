@@ -291,7 +291,7 @@ fn inspection_lists_files_and_tensors() {
     assert_eq!((found.files[0].path.as_path(), found.files[0].tensors[0].elements), (a.as_path(), 1));
     assert_eq!(found.files[1].metadata["step"], "7");
     let q = &found.files[1].tensors[1];
-    assert_eq!((q.name.as_str(), q.dtype, &q.shape[..], q.bytes), ("q", Dtype::I8, &[100][..], 100));
+    assert_eq!((q.name.as_str(), q.dtype.as_str(), &q.shape[..], q.bytes), ("q", "I8", &[100][..], 100));
     assert_eq!(inspect(&b).unwrap().files, found.files[1..]);
     std::fs::write(&a, "nonsense").unwrap();
     assert!(inspect(folder.path()).unwrap_err().to_string().contains("a.safetensors"));

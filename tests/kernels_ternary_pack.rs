@@ -189,10 +189,7 @@ fn requantizing_measures_the_distance_to_the_codes() {
         let mut matrix = QuantizedWeight::zeroed(precision, rows, cols).unwrap();
         let found = matrix.requantize(&ctx, precision, &weights).unwrap();
         let mut values = vec![0.0; rows * cols];
-        match &matrix {
-            QuantizedWeight::Packed(packed) => packed.dequantize(&ctx, &mut values),
-            QuantizedWeight::Dequantized { values: dense, .. } => values.copy_from_slice(dense),
-        }
+        matrix.dequantize(&ctx, &mut values);
         let sum = |f: &dyn Fn(usize) -> f64| (0..rows * cols).map(|i| f(i).powi(2)).sum::<f64>();
         let error = sum(&|i| f64::from(weights[i]) - f64::from(values[i]));
         let squares = sum(&|i| f64::from(weights[i]));

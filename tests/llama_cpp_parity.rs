@@ -114,12 +114,13 @@ fn llama_cpp_computes_the_same() {
             assert_eq!(sample_ids, tokenizer.encode(&sample).unwrap(), "{}: ids of a text", path.display());
             assert_eq!(found.len(), expected.len());
             let vocabulary = model.config.vocab_size;
-            let rows = || expected.chunks(vocabulary).zip(found.chunks(vocabulary)).zip(targets);
-            let same = rows().filter(|((a, b), _)| argmax(a) == argmax(b)).count() as f64 / TOKENS as f64;
-            let mean = |pick: fn((&[f32], &[f32])) -> Vec<f32>| {
-                rows().map(|((a, b), &target)| nats(&pick((a, b)), target)).sum::<f64>() / TOKENS as f64
+            let rows = expected.chunks(vocabulary).zip(found.chunks(vocabulary));
+            let same = rows.filter(|(a, b)| argmax(a) == argmax(b)).count() as f64 / TOKENS as f64;
+            let perplexity = |logits: &[f32]| {
+                let nats = logits.chunks(vocabulary).zip(targets).map(|(row, &target)| nats(row, target));
+                (nats.sum::<f64>() / TOKENS as f64).exp()
             };
-            let (here, there) = (mean(|(a, _)| a.to_vec()).exp(), mean(|(_, b)| b.to_vec()).exp());
+            let (here, there) = (perplexity(&expected), perplexity(&found));
             let off = there / here - 1.0;
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let line = format!(

@@ -37,12 +37,12 @@ impl Model {
             let unknown = || file.tensor_error(tensor, "expected the divisors of a llama3 rope_scaling");
             config.rope_scaling = Some(scaling.ok_or_else(unknown)?);
         }
-        let linear = Model::declare(&config).parameters.into_iter().filter(|spec| spec.kind == ParamKind::Linear);
+        let mut linear = Model::declare(&config).parameters.into_iter().filter(|spec| spec.kind == ParamKind::Linear);
         let is_ternary = |spec: ParamSpec| {
             let tensor = gguf_name(&spec.name).and_then(|name| file.find(&name));
             tensor.is_some_and(|tensor| ternary_format(tensor.kind).is_some())
         };
-        if linear.map(is_ternary).all(|ternary| ternary) {
+        if linear.all(is_ternary) {
             config.precision = Precision::Ternary;
             if let Some(model) = read(context, file, &config)? {
                 return Ok(model);

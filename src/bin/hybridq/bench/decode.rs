@@ -121,7 +121,8 @@ fn random_form(spec: &ParamSpec) -> Result<Option<QuantizedWeight>> {
         let mut data = AlignedBuffer::zeroed(rows * cols / 4);
         for (i, byte) in data.iter_mut().enumerate() {
             let quad = scrambled(seed, i) % QUADS;
-            *byte = (quad % 3 | quad / 3 % 3 << 2 | quad / 9 % 3 << 4 | quad / 27 << 6) as u8;
+            let trit = |place: u32| quad / 3u32.pow(place) % 3;
+            *byte = (0..4).fold(0, |byte, place| byte | (trit(place) << (2 * place))) as u8;
         }
         // Outputs of about the size of the inputs, in half precision exactly.
         let scale = (1.5 / cols as f32).sqrt();

@@ -9,7 +9,7 @@ use super::state::OptimizerState;
 use crate::Result;
 use crate::dispatch::Context;
 use crate::kernels::{AdamWSettings, UpdateSums};
-use crate::nn::ParamStore;
+use crate::nn::{ParamSpec, ParamStore};
 
 /// AdamW with bias correction, as `torch.optim.AdamW` computes it:
 /// `m += (1-beta1)(g-m)`, `v = beta2 v + (1-beta2) g^2`, `u = m/(1-beta1^t) / (sqrt(v)/sqrt(1-beta2^t) + epsilon)`,
@@ -31,7 +31,18 @@ impl AdamW {
     /// For the parameters of `store`. The betas lie in [0, 1) and `epsilon` above 0, as
     /// [`super::OptimizerConfig::build`] checks.
     pub fn new(store: &ParamStore, beta1: f64, beta2: f64, epsilon: f32) -> Self {
-        let moments = Moments::new(store, &["adamw.first_moment", "adamw.second_moment"]);
+        Self::covering(store, beta1, beta2, epsilon, |_| true)
+    }
+
+    /// For the parameters that `covers`; the others stay as they are.
+    pub(super) fn covering(
+        store: &ParamStore,
+        beta1: f64,
+        beta2: f64,
+        epsilon: f32,
+        covers: impl Fn(&ParamSpec) -> bool,
+    ) -> Self {
+        let moments = Moments::covering(store, &["adamw.first_moment", "adamw.second_moment"], covers);
         let settings = AdamWSettings {
             new_share1: 0.0,
             beta2: 0.0,

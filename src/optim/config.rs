@@ -7,7 +7,7 @@ use super::adamw::AdamW;
 use super::hybrid::HybridOptimizer;
 use super::optimizer::Optimizer;
 use super::sgd::Sgd;
-use super::trust_region::{RadiusMode, TrustScope};
+use super::trust_region::{RadiusMode, TrustNorm, TrustScope};
 use crate::nn::ParamStore;
 use crate::{Error, Result};
 
@@ -59,6 +59,14 @@ pub struct OptimizerConfig {
     pub initial_trust_radius: f32,
     /// Whether the auxiliary network's radius replaces the initial one.
     pub trust_radius_adaptation: bool,
+    /// The norm of the trust region, and with it the shape of the steps.
+    pub trust_norm: TrustNorm,
+    /// Momentum of the steps in the `max` and `spectral` norms; [0, 1).
+    pub steepest_momentum: f64,
+    /// Root mean square of the elements of such a step for a learning rate of 1; AdamW's own is 0.2 to 0.4.
+    pub steepest_rms: f32,
+    /// Newton-Schulz iterations of the `spectral` norm, 1 to 8.
+    pub newton_schulz_iterations: usize,
     /// What the trust region bounds.
     pub trust_scope: TrustScope,
     /// What the radius counts.
@@ -85,6 +93,10 @@ impl Default for OptimizerConfig {
             use_trust_region: true,
             initial_trust_radius: 0.01,
             trust_radius_adaptation: true,
+            trust_norm: TrustNorm::L2,
+            steepest_momentum: 0.95,
+            steepest_rms: 0.2,
+            newton_schulz_iterations: 3,
             trust_scope: TrustScope::Global,
             radius_mode: RadiusMode::Relative,
             seed: 0,
@@ -124,6 +136,10 @@ impl OptimizerConfig {
         check("auxiliary_nn_output_size", (2..=3).contains(&outputs), "2 or 3", outputs)?;
         let radius = self.initial_trust_radius;
         check("initial_trust_radius", (0.001..=1.0).contains(&radius), "0.001 to 1", radius)?;
+        check("steepest_momentum", share(self.steepest_momentum), "0 to below 1", self.steepest_momentum)?;
+        check("steepest_rms", rate(self.steepest_rms), "a number above 0", self.steepest_rms)?;
+        let iterations = self.newton_schulz_iterations;
+        check("newton_schulz_iterations", (1..=8).contains(&iterations), "1 to 8", iterations)?;
         check("inner", self.inner != OptimizerKind::Hybrid, "adamw or sgd", "hybrid")
     }
 }

@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::optimizer::{TrainingState, UpdateReport};
 use super::state::{OptimizerState, StateTensor};
+use super::trust_region::Ball;
 use crate::dispatch::Context;
 use crate::kernels::UpdateSums;
-use crate::nn::{ParamKind, ParamStore};
+use crate::nn::{ParamKind, ParamSpec, ParamStore};
 use crate::tensor::AlignedBuffer;
 use crate::{Error, Result};
 
@@ -16,7 +17,7 @@ use crate::{Error, Result};
 pub(super) const BLOCK: usize = 1 << 14;
 
 /// A plain optimizer split in two, so that a controller can set the rate of each parameter between the passes.
-pub(super) trait Direction: std::fmt::Debug + Send {
+pub(super) trait Direction: std::fmt::Debug + Send + Sync {
     fn moments(&self) -> &Moments;
     fn moments_mut(&mut self) -> &mut Moments;
 
@@ -25,6 +26,20 @@ pub(super) trait Direction: std::fmt::Debug + Send {
 
     /// Pass 2: applies the update of the last pass 1 with one rate per parameter.
     fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32]);
+
+    /// Moments beside the first ones, of tensors those do not cover.
+    fn more_moments(&self) -> Option<&Moments> {
+        None
+    }
+
+    fn more_moments_mut(&mut self) -> Option<&mut Moments> {
+        None
+    }
+
+    /// The ball that the update of a parameter fills, where its norm is not l2.
+    fn ball(&self, _parameter: usize) -> Option<Ball> {
+        None
+    }
 
     /// The decay that pass 2 adds to the update (`rate * decay * weight`); 0 where the update contains it already.
     fn decoupled_decay(&self, parameter: usize, weight_decay: f32) -> f32;
@@ -37,8 +52,17 @@ pub(super) struct Entry {
     pub shape: Vec<usize>,
     /// Whether weight decay applies: to linear weights and embeddings.
     pub decays: bool,
-    start: usize,
     pub len: usize,
+    start: usize,
+    /// Elements of each moment: `len`, or 0 for a tensor that is not covered.
+    held: usize,
+}
+
+impl Entry {
+    /// Whether these moments are of this tensor.
+    pub fn is_covered(&self) -> bool {
+        self.held == self.len
+    }
 }
 
 /// How often an optimizer ran.
@@ -51,7 +75,7 @@ pub(super) struct Counters {
 }
 
 /// Full-size state: `buffers[i]` holds moment `i` of every parameter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Moments {
     pub entries: Vec<Entry>,
     pub counters: Counters,
@@ -60,20 +84,23 @@ pub(super) struct Moments {
 }
 
 impl Moments {
-    pub fn new(store: &ParamStore, names: &'static [&'static str]) -> Self {
+    /// Moments of the tensors that `covers`; the others have entries and empty moments.
+    pub fn covering(store: &ParamStore, names: &'static [&'static str], covers: impl Fn(&ParamSpec) -> bool) -> Self {
         let mut entries = Vec::new();
         let mut end = 0;
         for id in store.ids() {
             let spec = store.spec(id);
             let decays = matches!(spec.kind, ParamKind::Linear | ParamKind::Embedding);
+            let held = if covers(spec) { spec.len() } else { 0 };
             entries.push(Entry {
                 name: spec.name.clone(),
                 shape: spec.shape.clone(),
                 decays,
-                start: end,
                 len: spec.len(),
+                start: end,
+                held,
             });
-            end += spec.len().next_multiple_of(16);
+            end += held.next_multiple_of(16);
         }
         let buffers = names.iter().map(|_| AlignedBuffer::zeroed(end)).collect();
         Moments { entries, counters: Counters::default(), names, buffers }
@@ -81,24 +108,39 @@ impl Moments {
 
     pub fn get(&self, moment: usize, parameter: usize) -> &[f32] {
         let entry = &self.entries[parameter];
-        &self.buffers[moment][entry.start..entry.start + entry.len]
+        &self.buffers[moment][entry.start..entry.start + entry.held]
     }
 
     pub fn first_mut(&mut self, parameter: usize) -> &mut [f32] {
         let entry = &self.entries[parameter];
-        &mut self.buffers[0][entry.start..entry.start + entry.len]
+        &mut self.buffers[0][entry.start..entry.start + entry.held]
     }
 
     pub fn both_mut(&mut self, parameter: usize) -> (&mut [f32], &mut [f32]) {
-        let range = self.entries[parameter].start..self.entries[parameter].start + self.entries[parameter].len;
+        let range = self.entries[parameter].start..self.entries[parameter].start + self.entries[parameter].held;
         let [first, second] = &mut self.buffers[..] else { unreachable!("two moments") };
         (&mut first[range.clone()], &mut second[range])
+    }
+
+    /// Both moments of every parameter at once.
+    pub fn pairs_mut(&mut self) -> Vec<(&mut [f32], &mut [f32])> {
+        let [first, second] = &mut self.buffers[..] else { unreachable!("two moments") };
+        let (mut first, mut second) = (&mut first[..], &mut second[..]);
+        let mut pairs = Vec::new();
+        for entry in &self.entries {
+            let padded = entry.held.next_multiple_of(16);
+            let (own_first, rest_first) = first.split_at_mut(padded);
+            let (own_second, rest_second) = second.split_at_mut(padded);
+            pairs.push((&mut own_first[..entry.held], &mut own_second[..entry.held]));
+            (first, second) = (rest_first, rest_second);
+        }
+        pairs
     }
 
     pub fn tensors(&self) -> Vec<StateTensor<'_>> {
         let mut tensors = Vec::new();
         for (moment, name) in self.names.iter().enumerate() {
-            for (parameter, entry) in self.entries.iter().enumerate() {
+            for (parameter, entry) in self.entries.iter().enumerate().filter(|(_, entry)| entry.is_covered()) {
                 tensors.push(StateTensor {
                     name: format!("{name}.{}", entry.name),
                     shape: entry.shape.clone(),
@@ -111,20 +153,24 @@ impl Moments {
 
     /// Copies tensors from `state`, sets the counters; checks all before it changes anything.
     pub fn load(&mut self, state: &OptimizerState<'_>, counters: Counters) -> Result<()> {
-        let mut sources = Vec::new();
-        for name in self.names {
-            for entry in &self.entries {
-                sources.push(state.tensor(&format!("{name}.{}", entry.name), &entry.shape)?);
-            }
-        }
-        let mut sources = sources.into_iter();
-        for buffer in &mut self.buffers {
-            for entry in &self.entries {
-                let source = sources.next().expect("one source for each moment of each parameter");
+        self.check_state(state)?;
+        for (buffer, name) in self.buffers.iter_mut().zip(self.names) {
+            for entry in self.entries.iter().filter(|entry| entry.is_covered()) {
+                let source = state.tensor(&format!("{name}.{}", entry.name), &entry.shape)?;
                 buffer[entry.start..entry.start + entry.len].copy_from_slice(source);
             }
         }
         self.counters = counters;
+        Ok(())
+    }
+
+    /// Error: a tensor that [`Moments::load`] needs is missing or of another shape.
+    pub fn check_state(&self, state: &OptimizerState<'_>) -> Result<()> {
+        for name in self.names {
+            for entry in self.entries.iter().filter(|entry| entry.is_covered()) {
+                state.tensor(&format!("{name}.{}", entry.name), &entry.shape)?;
+            }
+        }
         Ok(())
     }
 

@@ -6,23 +6,27 @@ use serde::{Deserialize, Serialize};
 use super::adamw::AdamW;
 use super::auxiliary_network::{AuxiliaryNetwork, AuxiliaryOutput, Feedback};
 use super::config::{OptimizerConfig, OptimizerKind};
-use super::direction::{Counters, Direction, GradientCheck};
+use super::direction::{Counters, Direction, GradientCheck, Moments};
 use super::features::StateFeatures;
 use super::optimizer::{Optimizer, TrainingState, UpdateReport};
 use super::sgd::Sgd;
 use super::state::OptimizerState;
-use super::trust_region::{Part, TrustRegion};
+use super::steepest::{SteepestDescent, SteepestSettings, reaches};
+use super::trust_region::{Part, TrustNorm, TrustRegion};
 use crate::dispatch::Context;
 use crate::kernels::UpdateSums;
-use crate::nn::ParamStore;
+use crate::nn::{ParamSpec, ParamStore};
 use crate::{Error, Result};
 
 /// An inner optimizer whose step passes, in turn: direction (moments of the inner optimizer), multiplier and radius
 /// (auxiliary network), bound (trust region), weights. Every part has its switch in [`OptimizerConfig`]; with all of
 /// them off the result is that of the inner optimizer, bit for bit.
 ///
-/// The network costs no extra buffer: the update of the step before is recomputed from the old moments while they are
-/// advanced, and every sum is taken in that same pass.
+/// With the trust region in the max or spectral norm ([`TrustNorm`]) the direction of the tensors it reaches is the exact
+/// step on that ball instead of the inner optimizer's.
+///
+/// The network costs no extra buffer: the inner optimizers' update of the step before is recomputed from the old moments
+/// while they are advanced, and every sum is taken in that same pass.
 ///
 /// With a third output the direction leans on momentum by `b` in (-1, 1): the inner optimizer's mean gradient `m`
 /// becomes `m + b (m - g)`, from the bare gradient (-1) over the inner optimizer (0) to momentum carried further (+1).
@@ -68,10 +72,21 @@ impl HybridOptimizer {
     /// For the parameters of `store`. Error: a value of `config` outside its range.
     pub fn new(store: &ParamStore, config: &OptimizerConfig) -> Result<Self> {
         config.validate()?;
-        let inner: Box<dyn Direction> = match config.inner {
-            OptimizerKind::Sgd => Box::new(Sgd::new(store, config.momentum)),
-            _ => Box::new(AdamW::new(store, config.momentum, config.beta2, config.epsilon)),
+        let norm = if config.use_trust_region { config.trust_norm } else { TrustNorm::L2 };
+        let covers = |spec: &ParamSpec| !reaches(norm, spec);
+        let mut inner: Box<dyn Direction> = match config.inner {
+            OptimizerKind::Sgd => Box::new(Sgd::covering(store, config.momentum, covers)),
+            _ => Box::new(AdamW::covering(store, config.momentum, config.beta2, config.epsilon, covers)),
         };
+        if norm != TrustNorm::L2 {
+            let settings = SteepestSettings {
+                norm,
+                momentum: config.steepest_momentum,
+                rms: f64::from(config.steepest_rms),
+                iterations: config.newton_schulz_iterations,
+            };
+            inner = Box::new(SteepestDescent::new(store, inner, settings));
+        }
         let network = AuxiliaryNetwork::new(
             config.auxiliary_nn_hidden_size,
             config.auxiliary_nn_output_size,
@@ -110,13 +125,12 @@ impl HybridOptimizer {
     }
 
     /// Feedback on the last step, then the decision for this one.
-    fn consult_network(&mut self, state: &TrainingState, gradient_squares: f64, sums: &UpdateSums) -> AuxiliaryOutput {
+    fn consult_network(&mut self, state: &TrainingState, alignment: f32) -> AuxiliaryOutput {
         let off = AuxiliaryOutput { multiplier: 1.0, radius: self.initial_radius, direction_bias: 0.0 };
         let HybridState { network: Some(network), features, last, .. } = &mut self.state else { return off };
         if let Some(last) = last {
-            let lengths = gradient_squares.sqrt() * f64::from(last.update_norm);
             network.update_with_feedback(&Feedback {
-                alignment: if lengths > 0.0 { (sums.gradient_previous / lengths) as f32 } else { 0.0 },
+                alignment,
                 actual_reduction: last.loss - state.loss,
                 predicted_reduction: last.predicted_reduction,
                 constraint_active: last.constraint_active,
@@ -156,7 +170,11 @@ impl Optimizer for HybridOptimizer {
             whole += *sums;
             whole
         });
-        let output = self.consult_network(state, gradient_squares, &whole);
+        let lengths = self.state.last.map_or(0.0, |last| gradient_squares.sqrt() * f64::from(last.update_norm));
+        if lengths > 0.0 {
+            report.alignment = (whole.gradient_previous / lengths) as f32;
+        }
+        let output = self.consult_network(state, report.alignment);
         self.state.direction_bias = output.direction_bias;
         report.lr_multiplier = output.multiplier;
         if self.trust_region.is_some() {
@@ -172,6 +190,7 @@ impl Optimizer for HybridOptimizer {
                 sums,
                 decay: f64::from(self.inner.decoupled_decay(parameter, state.weight_decay)),
                 len: entry.len,
+                ball: self.inner.ball(parameter),
             })
             .collect();
         let region = self.trust_region.unwrap_or_default();
@@ -202,10 +221,9 @@ impl Optimizer for HybridOptimizer {
     fn state(&self) -> OptimizerState<'_> {
         let moments = self.inner.moments();
         let scalars = Scalars { inner: moments.counters, hybrid: self.state.clone() };
-        OptimizerState {
-            tensors: moments.tensors(),
-            scalars: serde_json::to_value(scalars).expect("finite numbers are JSON"),
-        }
+        let mut tensors = moments.tensors();
+        tensors.extend(self.inner.more_moments().into_iter().flat_map(Moments::tensors));
+        OptimizerState { tensors, scalars: serde_json::to_value(scalars).expect("finite numbers are JSON") }
     }
 
     fn load_state(&mut self, state: &OptimizerState<'_>) -> Result<()> {
@@ -215,7 +233,13 @@ impl Optimizer for HybridOptimizer {
             (Some(stored), Some(own)) if own.has_shape_of(stored) => stored.validate()?,
             _ => return Err(Error::invalid("auxiliary network", "the configured shape", "another")),
         }
+        if let Some(more) = self.inner.more_moments() {
+            more.check_state(state)?;
+        }
         self.inner.moments_mut().load(state, scalars.inner)?;
+        if let Some(more) = self.inner.more_moments_mut() {
+            more.load(state, Counters::default())?;
+        }
         self.state = scalars.hybrid;
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Optimizers: AdamW and SGD over a [`crate::nn::ParamStore`], and the hybrid optimizer around either of them: an l2
-//! trust region and a small network that steers step size and radius.
+//! Optimizers: AdamW and SGD over a [`crate::nn::ParamStore`], and the hybrid optimizer around either of them: a trust
+//! region in a norm of choice and a small network that steers step size and radius.
 //!
 //! [`OptimizerConfig::build`] makes one from a configuration; the trainer then calls [`Optimizer::step`] once per step
 //! with the scheduled learning rate ([`LearningRateSchedule`]) in a [`TrainingState`].
@@ -10,10 +10,12 @@ mod config;
 mod direction;
 mod features;
 mod hybrid;
+mod newton_schulz;
 mod optimizer;
 mod schedule;
 mod sgd;
 mod state;
+mod steepest;
 mod trust_region;
 
 pub use adamw::AdamW;
@@ -21,8 +23,9 @@ pub use auxiliary_network::{AuxiliaryNetwork, AuxiliaryOutput, AuxiliaryStatisti
 pub use config::{OptimizerConfig, OptimizerKind};
 pub use features::{FEATURES, StateFeatures};
 pub use hybrid::HybridOptimizer;
+pub use newton_schulz::NewtonSchulz;
 pub use optimizer::{Optimizer, TrainingState, UpdateReport};
 pub use schedule::LearningRateSchedule;
 pub use sgd::Sgd;
 pub use state::{OptimizerState, StateTensor};
-pub use trust_region::{RadiusMode, TrustRegion, TrustScope};
+pub use trust_region::{RadiusMode, TrustNorm, TrustRegion, TrustScope};

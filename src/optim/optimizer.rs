@@ -67,6 +67,9 @@ pub struct UpdateReport {
     pub efficiency: f32,
     /// Lean on momentum, (-1, 1); 0 unless the network has a third output.
     pub direction_bias: f32,
+    /// Cosine of this gradient with the update of the step before, the hypergradient of the learning rate with its sign
+    /// turned; 0 at the first step and for plain optimizers.
+    pub alignment: f32,
     /// The first parameter with a gradient that is not finite: the step was skipped.
     pub skipped: Option<String>,
 }

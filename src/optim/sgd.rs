@@ -9,7 +9,7 @@ use super::state::OptimizerState;
 use crate::Result;
 use crate::dispatch::Context;
 use crate::kernels::{SgdSettings, UpdateSums};
-use crate::nn::{ParamId, ParamStore};
+use crate::nn::{ParamId, ParamSpec, ParamStore};
 
 /// SGD with momentum, as `torch.optim.SGD` computes it without dampening: `v = momentum v + g + decay w`,
 /// `w = w - lr v`. Decay acts on linear weights and embeddings only.
@@ -26,13 +26,18 @@ pub struct Sgd {
 impl Sgd {
     /// For the parameters of `store`; `momentum` lies in [0, 1), as [`super::OptimizerConfig::build`] checks.
     pub fn new(store: &ParamStore, momentum: f64) -> Self {
+        Self::covering(store, momentum, |_| true)
+    }
+
+    /// For the parameters that `covers`; the others stay as they are.
+    pub(super) fn covering(store: &ParamStore, momentum: f64, covers: impl Fn(&ParamSpec) -> bool) -> Self {
         let settings = SgdSettings {
             momentum: momentum as f32,
             weight_decay: 0.0,
             whole: (1.0 / (1.0 - momentum)) as f32,
             bias: 0.0,
         };
-        Sgd { momentum, moments: Moments::new(store, &["sgd.velocity"]), settings }
+        Sgd { momentum, moments: Moments::covering(store, &["sgd.velocity"], covers), settings }
     }
 
     fn settings_of(&self, parameter: usize) -> SgdSettings {

@@ -1,4 +1,4 @@
-//! The l2 trust region: the length of an update is bounded relative to the weights it changes.
+//! The trust region: the length of an update is bounded relative to the weights it changes.
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,21 @@ use crate::kernels::UpdateSums;
 /// Root mean square below which weights count as this large for a relative radius, so that tensors that start at zero
 /// can move (the device of Adafactor, Shazeer and Stern 2018, with a value near the usual initial weights).
 const RMS_FLOOR: f64 = 0.01;
+
+/// The norm of the ball an update stays in. With the steps of each norm, an update that fills the ball of a relative radius
+/// has the same l2 length: the norms differ in shape, a radius means the same in all of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrustNorm {
+    /// Euclidean: the inner optimizer's update, rescaled if too long.
+    #[default]
+    L2,
+    /// The largest element: steps along the signs of the momentum.
+    Max,
+    /// The largest singular value of a matrix: steps along the orthogonal factor of the momentum; tensors other than
+    /// linear matrices as with `l2`.
+    Spectral,
+}
 
 /// What is bounded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -33,14 +48,28 @@ pub enum RadiusMode {
     Absolute,
 }
 
-/// `||update|| <= radius` in the l2 norm: a longer update is rescaled onto the ball, which is the exact solution of the
-/// linearised problem for a given direction. The update includes weight decay.
+/// `||update|| <= radius`: a longer update is rescaled onto the ball, which is the exact solution of the linearised problem
+/// for the direction of the inner optimizer (l2), of the signs (max) and of the orthogonal factor (spectral).
+///
+/// A relative l2 radius counts the l2 norm of the weights. In the other norms it counts their root mean square, of the
+/// elements (max) or of the singular values (spectral, `|W|_F / sqrt(shorter side)`). The norm of several tensors together
+/// is the largest of theirs in these norms, so their scope is always the tensor. The l2 update includes weight decay; in
+/// the other norms decay, a step towards zero, is not counted.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct TrustRegion {
-    /// What is bounded.
+    /// What is bounded, of tensors bounded in the l2 norm.
     pub scope: TrustScope,
     /// What the radius counts.
     pub mode: RadiusMode,
+}
+
+/// The ball of a max or spectral norm that an update fills.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Ball {
+    /// Norm of the update for a rate of 1.
+    pub length: f64,
+    /// Elements, or singular values.
+    pub count: usize,
 }
 
 /// One parameter's part in a step.
@@ -48,6 +77,8 @@ pub(super) struct Part {
     pub sums: UpdateSums,
     pub decay: f64,
     pub len: usize,
+    /// `None`: bounded in the l2 norm.
+    pub ball: Option<Ball>,
 }
 
 /// The outcome of [`TrustRegion::constrain`].
@@ -63,24 +94,23 @@ impl TrustRegion {
     /// The factors that keep a step of `rate` within `radius` (infinite: no bound).
     pub(super) fn constrain(&self, radius: f64, rate: f64, parts: &[Part]) -> Constrained {
         let wanted: Vec<f64> = parts.iter().map(|part| rate * rate * step_squares(&part.sums, part.decay)).collect();
-        let whole: f64 = wanted.iter().sum();
         let floored = |part: &Part| part.sums.weight_squares.max(RMS_FLOOR * RMS_FLOOR * part.len as f64);
         let bound = |weight_squares: f64| match self.mode {
             RadiusMode::Relative => radius * weight_squares.sqrt(),
             RadiusMode::Absolute => radius,
         };
-        let factor = |wanted_squares: f64, bound: f64| {
-            let norm = wanted_squares.sqrt();
-            if norm > bound { bound / norm } else { 1.0 }
+        let factor = |norm: f64, bound: f64| if norm > bound { bound / norm } else { 1.0 };
+        let in_l2 = || parts.iter().zip(&wanted).filter(|(part, _)| part.ball.is_none());
+        let global = factor(
+            in_l2().map(|(_, wanted)| wanted).sum::<f64>().sqrt(),
+            bound(in_l2().map(|(part, _)| floored(part)).sum()),
+        );
+        let of_part = |(part, wanted): (&Part, &f64)| match (part.ball, self.scope) {
+            (Some(ball), _) => factor(rate * ball.length, bound(floored(part) / ball.count.max(1) as f64)),
+            (None, TrustScope::Tensor) => factor(wanted.sqrt(), bound(floored(part))),
+            (None, TrustScope::Global) => global,
         };
-        let factors: Vec<f64> = match self.scope {
-            TrustScope::Tensor => {
-                parts.iter().zip(&wanted).map(|(part, &wanted)| factor(wanted, bound(floored(part)))).collect()
-            }
-            TrustScope::Global => {
-                vec![factor(whole, bound(parts.iter().map(floored).sum())); parts.len()]
-            }
-        };
+        let factors: Vec<f64> = parts.iter().zip(&wanted).map(of_part).collect();
         let active = parts.iter().zip(&factors).filter(|&(_, &factor)| factor < 1.0);
         Constrained {
             constrained_elements: active.map(|(part, _)| part.len).sum(),
@@ -90,7 +120,7 @@ impl TrustRegion {
                 .map(|(wanted, factor)| wanted * factor * factor)
                 .sum::<f64>()
                 .sqrt(),
-            unconstrained_norm: whole.sqrt(),
+            unconstrained_norm: wanted.iter().sum::<f64>().sqrt(),
             factors,
         }
     }

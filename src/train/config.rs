@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::BatchStrategy;
 use crate::nn::{GradPrecision, HeadPrecision, Precision};
-use crate::optim::{LearningRateSchedule, OptimizerConfig, OptimizerKind};
+use crate::optim::{LearningRateSchedule, OptimizerConfig, OptimizerKind, RadiusMode, TrustNorm, TrustScope};
 use crate::{Error, Result};
 
 /// Vocabulary entries from which the head's products are worth rounding to integers.
@@ -54,6 +54,18 @@ pub struct TrainConfig {
     pub use_trust_region: bool,
     /// Radius at the start, relative to the norm of the parameters.
     pub initial_trust_radius: f64,
+    /// Norm of the trust region: `l2`, `max` or `spectral`.
+    pub trust_norm: TrustNorm,
+    /// What an l2 trust region bounds: all weights together (`global`) or each tensor (`tensor`).
+    pub trust_scope: TrustScope,
+    /// Whether the radius is `relative` to the weights' norm or `absolute`.
+    pub radius_mode: RadiusMode,
+    /// Momentum of the steps in the `max` and `spectral` norms.
+    pub steepest_momentum: f64,
+    /// Root mean square of the elements of such a step for a learning rate of 1 (AdamW's own is 0.2 to 0.4).
+    pub steepest_rms: f64,
+    /// Newton-Schulz iterations of the `spectral` norm.
+    pub newton_schulz_iterations: usize,
     /// Whether the auxiliary network moves the radius.
     pub trust_radius_adaptation: bool,
     /// Learning rate before schedule and multiplier.
@@ -162,6 +174,12 @@ impl Default for TrainConfig {
             auxiliary_nn_learning_rate: 0.001,
             use_trust_region: true,
             initial_trust_radius: 0.01,
+            trust_norm: TrustNorm::default(),
+            trust_scope: TrustScope::default(),
+            radius_mode: RadiusMode::default(),
+            steepest_momentum: 0.95,
+            steepest_rms: 0.2,
+            newton_schulz_iterations: 3,
             trust_radius_adaptation: true,
             base_learning_rate: 0.001,
             use_adaptive_lr: true,
@@ -263,6 +281,12 @@ impl TrainConfig {
             use_adaptive_lr: self.use_adaptive_lr,
             use_trust_region: self.use_trust_region,
             initial_trust_radius: self.initial_trust_radius as f32,
+            trust_norm: self.trust_norm,
+            trust_scope: self.trust_scope,
+            radius_mode: self.radius_mode,
+            steepest_momentum: self.steepest_momentum,
+            steepest_rms: self.steepest_rms as f32,
+            newton_schulz_iterations: self.newton_schulz_iterations,
             trust_radius_adaptation: self.trust_radius_adaptation,
             seed: self.seed,
             ..OptimizerConfig::default()

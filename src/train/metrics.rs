@@ -35,6 +35,9 @@ pub struct StepMetrics {
     pub quant_error: f64,
     /// Share of quantized values that the update changed.
     pub flip_rate: f64,
+    /// Cosine of the gradient with the update of the step before: below 0, steps undo each other. 0 for plain optimizers.
+    #[serde(default)]
+    pub alignment: f32,
     /// Cluster the batch came from, where it came from one.
     pub cluster: Option<usize>,
     /// Training time so far, without evaluation and checkpoints; over all parts of a resumed run.

@@ -258,6 +258,7 @@ impl<O: Objective> Trainer<O> {
             grad_norm,
             quant_error: quantized.quant_error,
             flip_rate: quantized.flip_rate,
+            alignment: report.alignment,
             cluster: batch.cluster,
             seconds: self.seconds,
             tokens_per_s: tokens as f64 / elapsed.max(1e-9),

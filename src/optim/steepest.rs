@@ -1,0 +1,206 @@
+//! Steepest descent under the max or the spectral norm: the exact step of the linearised problem on such a ball.
+#![forbid(unsafe_code)]
+
+use rayon::prelude::*;
+
+use super::direction::{BLOCK, Direction, Moments, total};
+use super::newton_schulz::NewtonSchulz;
+use super::trust_region::{Ball, TrustNorm};
+use crate::dispatch::Context;
+use crate::kernels::UpdateSums;
+use crate::nn::{ParamKind, ParamSpec, ParamStore};
+
+/// Lanes of the sums: fixed, as in the kernels.
+const LANES: usize = 16;
+
+/// What the steps of [`SteepestDescent`] are made with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SteepestSettings {
+    pub norm: TrustNorm,
+    /// Of the running mean of the gradients, `m = momentum m + (1 - momentum) g`.
+    pub momentum: f64,
+    /// Root mean square of a step's elements for a learning rate of 1.
+    pub rms: f64,
+    pub iterations: usize,
+}
+
+/// A direction for the tensors a norm reaches, and another optimizer's for the others.
+///
+/// Over a ball `|u| <= b`, `<m, u>` is largest for `b sign(m)` in the max norm and for `b U V^T` (of `m = U S V^T`) in the
+/// spectral norm: every element, or every singular value, moves equally far. `m` is Nesterov's momentum, `momentum m +
+/// (1 - momentum) g`. The spectral norm reaches linear matrices ("Muon", Jordan 2024; Bernstein and Newhouse, "Old
+/// Optimizer, New Norm", 2024), the max norm every tensor. The length is chosen so that the elements' root mean square is
+/// [`SteepestSettings::rms`]: the learning rate then means the same as for AdamW, whose steps have 0.2 to 0.4.
+///
+/// State: two f32 per weight of its tensors, the momentum and the step before (for the hypergradient).
+#[derive(Debug)]
+pub(super) struct SteepestDescent {
+    inner: Box<dyn Direction>,
+    settings: SteepestSettings,
+    moments: Moments,
+    newton_schulz: NewtonSchulz,
+    weight_decay: f32,
+}
+
+/// Whether the steps of a tensor are shaped by `norm`.
+pub(super) fn reaches(norm: TrustNorm, spec: &ParamSpec) -> bool {
+    match norm {
+        TrustNorm::L2 => false,
+        TrustNorm::Max => true,
+        TrustNorm::Spectral => {
+            spec.kind == ParamKind::Linear && matches!(spec.shape[..], [rows, cols] if rows > 1 && cols > 1)
+        }
+    }
+}
+
+impl SteepestDescent {
+    /// `inner` must cover the tensors that [`reaches`] leaves out.
+    pub fn new(store: &ParamStore, inner: Box<dyn Direction>, settings: SteepestSettings) -> Self {
+        let moments =
+            Moments::covering(store, &["steepest.momentum", "steepest.update"], |spec| reaches(settings.norm, spec));
+        let newton_schulz = NewtonSchulz::new(settings.iterations);
+        SteepestDescent { inner, settings, moments, newton_schulz, weight_decay: 0.0 }
+    }
+
+    /// Largest element, or singular value, of a step at rate 1.
+    fn length(&self, shape: &[usize]) -> f64 {
+        match (self.settings.norm, shape) {
+            // Of a matrix with equal singular values s, the root mean square is s / sqrt(longer side).
+            (TrustNorm::Spectral, &[rows, cols]) => self.settings.rms * (rows.max(cols) as f64).sqrt(),
+            _ => self.settings.rms,
+        }
+    }
+
+    /// Turns the momentum in `update` into the step.
+    fn shape_update(&self, shape: &[usize], update: &mut [f32]) {
+        let length = self.length(shape) as f32;
+        match (self.settings.norm, shape) {
+            (TrustNorm::Spectral, &[rows, cols]) => self.newton_schulz.orthogonalize(rows, cols, length, update),
+            _ => update.par_chunks_mut(BLOCK).for_each(|block| {
+                // A zero stays where it is.
+                block.iter_mut().for_each(|u| *u = if *u == 0.0 { 0.0 } else { length.copysign(*u) });
+            }),
+        }
+    }
+}
+
+impl Direction for SteepestDescent {
+    fn moments(&self) -> &Moments {
+        self.inner.moments()
+    }
+
+    fn moments_mut(&mut self) -> &mut Moments {
+        self.inner.moments_mut()
+    }
+
+    fn more_moments(&self) -> Option<&Moments> {
+        Some(&self.moments)
+    }
+
+    fn more_moments_mut(&mut self) -> Option<&mut Moments> {
+        Some(&mut self.moments)
+    }
+
+    fn advance(&mut self, context: &Context, store: &mut ParamStore, weight_decay: f32, bias: f32) -> Vec<UpdateSums> {
+        let mut all = self.inner.advance(context, store, weight_decay, bias);
+        self.weight_decay = weight_decay;
+        let new_share = (1.0 - self.settings.momentum) as f32;
+        let lean = bias - new_share;
+        let mut moments = std::mem::take(&mut self.moments);
+        let covered: Vec<_> =
+            moments.pairs_mut().into_iter().zip(store.ids()).filter(|((m, _), _)| !m.is_empty()).collect();
+        let found: Vec<_> = context.install(|| {
+            let each = |((momentum, update), id): ((&mut [f32], &mut [f32]), crate::nn::ParamId)| {
+                let (gradient, weight) = (store.gradient(id), store.weight(id));
+                let inputs = gradient.par_chunks(BLOCK).zip(weight.par_chunks(BLOCK));
+                let blocks = momentum.par_chunks_mut(BLOCK).zip(update.par_chunks_mut(BLOCK)).zip(inputs);
+                let mut sums = total(
+                    blocks
+                        .map(|((m, u), (g, w))| {
+                            let sums = UpdateSums {
+                                gradient_previous: dot(g, u),
+                                weight_squares: dot(w, w),
+                                ..UpdateSums::default()
+                            };
+                            for ((m, u), &g) in m.iter_mut().zip(u).zip(g) {
+                                *m += new_share * (g - *m);
+                                *u = *m + lean * (*m - g);
+                            }
+                            sums
+                        })
+                        .collect(),
+                );
+                self.shape_update(&store.spec(id).shape, update);
+                let inputs = gradient.par_chunks(BLOCK).zip(weight.par_chunks(BLOCK));
+                sums += total(
+                    update
+                        .par_chunks(BLOCK)
+                        .zip(inputs)
+                        .map(|(u, (g, w))| UpdateSums {
+                            update_squares: dot(u, u),
+                            update_weight: dot(u, w),
+                            gradient_update: dot(g, u),
+                            ..UpdateSums::default()
+                        })
+                        .collect(),
+                );
+                (id.index(), sums)
+            };
+            // One task a tensor: a product of this size is not worth splitting between threads.
+            covered.into_par_iter().with_max_len(1).map(each).collect()
+        });
+        self.moments = moments;
+        found.into_iter().for_each(|(index, sums)| all[index] = sums);
+        all
+    }
+
+    fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32]) {
+        self.inner.apply(context, store, rates);
+        context.install(|| {
+            for id in store.ids() {
+                let update = self.moments.get(1, id.index());
+                let rate = rates[id.index()];
+                let decay = f64::from(self.decoupled_decay(id.index(), self.weight_decay));
+                let keep = (1.0 - f64::from(rate) * decay) as f32;
+                store.weight_mut(id).par_chunks_mut(BLOCK).zip(update.par_chunks(BLOCK)).for_each(
+                    |(weight, update)| {
+                        weight.iter_mut().zip(update).for_each(|(w, u)| *w = *w * keep - rate * u);
+                    },
+                );
+            }
+        });
+    }
+
+    fn decoupled_decay(&self, parameter: usize, weight_decay: f32) -> f32 {
+        let entry = &self.moments.entries[parameter];
+        match (entry.is_covered(), entry.decays) {
+            (true, true) => weight_decay,
+            (true, false) => 0.0,
+            (false, _) => self.inner.decoupled_decay(parameter, weight_decay),
+        }
+    }
+
+    fn ball(&self, parameter: usize) -> Option<Ball> {
+        let entry = &self.moments.entries[parameter];
+        entry.is_covered().then(|| Ball {
+            length: self.length(&entry.shape),
+            count: match self.settings.norm {
+                TrustNorm::Spectral => entry.shape.iter().copied().min().unwrap_or(1),
+                _ => entry.len,
+            },
+        })
+    }
+}
+
+/// `<x, y>` in 16 fixed f64 lanes.
+fn dot(x: &[f32], y: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    let (x_chunks, y_chunks) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
+    let rest = x_chunks.remainder().iter().zip(y_chunks.remainder());
+    for (x, y) in x_chunks.zip(y_chunks) {
+        for ((lane, &x), &y) in lanes.iter_mut().zip(x).zip(y) {
+            *lane += f64::from(x) * f64::from(y);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>()
+}

@@ -7,6 +7,8 @@ mod checkpoint;
 mod config;
 mod config_check;
 mod config_layers;
+#[cfg(feature = "cli")]
+mod experiment;
 mod language_model;
 mod metrics;
 mod model_folder;
@@ -23,6 +25,10 @@ pub use array_objective::{ArrayData, ArrayObjective};
 pub use batch_objective::{BatchObjective, BatchSource};
 pub use checkpoint::{Checkpoint, CheckpointHeader};
 pub use config::{ScheduleKind, TrainConfig};
+#[cfg(feature = "cli")]
+pub use experiment::{
+    Arm, Experiment, ExperimentOptions, ExperimentOutcome, ExperimentProgress, PlannedRun, RunRecord, run_experiment,
+};
 pub use language_model::LanguageModelObjective;
 pub use metrics::{EvaluationMetrics, History, MetricsLog, StepMetrics};
 pub use model_folder::{

@@ -3,6 +3,7 @@
 
 mod bench;
 mod eval;
+mod experiment;
 mod export;
 mod generate;
 mod import;
@@ -13,7 +14,8 @@ mod train;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use clap::{Parser, Subcommand};
 use hybridq::dispatch::{Context, ContextOptions};
@@ -48,6 +50,8 @@ enum Command {
     Train(Box<train::Arguments>),
     /// Loss, perplexity and bits per byte of a model on a text
     Eval(eval::Arguments),
+    /// A grid of settings over several seeds: a table and a plot
+    Experiment(experiment::Arguments),
     /// Continue a prompt
     Generate(generate::Arguments),
     /// Write a model as a Hugging Face folder, a GGUF file or a packed file
@@ -80,6 +84,7 @@ fn main() -> ExitCode {
         Command::Info(arguments) => info::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
+        Command::Experiment(arguments) => experiment::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
@@ -143,6 +148,20 @@ fn describe(model: &Model, folder: &Path) -> String {
         config.precision,
         folder.display()
     )
+}
+
+/// The first Ctrl-C asks runs to end with a checkpoint, and says `notice`; the second one ends the process.
+fn cancel_on_interrupt(notice: &'static str) -> Result<Arc<AtomicBool>> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let flag = cancel.clone();
+    let handler = move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        eprintln!("{notice}; Ctrl-C again stops at once");
+    };
+    ctrlc::set_handler(handler).map_err(|error| Error::Unsupported(format!("cannot watch for Ctrl-C: {error}")))?;
+    Ok(cancel)
 }
 
 /// Writes to stdout; a reader that closed the pipe ends the program quietly.

@@ -1,7 +1,7 @@
 //! `report.html`: one page without scripts or network, for a phone or a desk, light or dark.
 #![forbid(unsafe_code)]
 
-mod plot;
+pub(super) mod plot;
 
 use std::fmt::Write;
 use std::path::Path;

@@ -4,7 +4,7 @@
 use plotters::prelude::*;
 
 /// A named line.
-pub(super) struct Curve<'a> {
+pub(in crate::train) struct Curve<'a> {
     pub name: &'a str,
     /// (step, value), finite, by rising step.
     pub points: Vec<(f64, f64)>,
@@ -18,10 +18,17 @@ const INK: RGBColor = RGBColor(1, 2, 3);
 const INK_HEX: &str = "#010203";
 
 /// Colours that can be told apart on light and dark ground, also without red-green sight.
-const COLOURS: [RGBColor; 2] = [RGBColor(42, 120, 214), RGBColor(230, 126, 34)];
+pub(in crate::train) const COLOURS: [RGBColor; 6] = [
+    RGBColor(42, 120, 214),
+    RGBColor(230, 126, 34),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(140, 140, 60),
+    RGBColor(120, 90, 200),
+];
 
 /// The plot of `curves`; `None` if none of them has a point, or if it cannot be drawn.
-pub(super) fn plot(curves: &[Curve<'_>]) -> Option<String> {
+pub(in crate::train) fn plot(curves: &[Curve<'_>]) -> Option<String> {
     let points = || curves.iter().flat_map(|curve| curve.points.iter());
     let last = points().map(|point| point.0).fold(f64::NAN, f64::max);
     let low = points().map(|point| point.1).fold(f64::NAN, f64::min);

@@ -4,8 +4,6 @@
 mod progress;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use hybridq::train::{LanguageModelTrainer, RunDirectory, RunPlace, StopReason, Summary, TrainConfig};
@@ -165,7 +163,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     let context = crate::context(config.threads)?;
     let lines = ProgressLines::new(config.log_interval);
     let mut trainer = LanguageModelTrainer::open(&context, config, place)?
-        .cancelled_by(cancel_on_interrupt()?)
+        .cancelled_by(crate::cancel_on_interrupt("stopping with a checkpoint")?)
         .on_progress(lines.callback());
     let directory = trainer.directory().expect("the program trains in a folder").clone();
     lines.begin(&trainer, &context);
@@ -174,20 +172,6 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     let summary = summary?;
     crate::write_stdout(&closing(&trainer, &directory, &summary))?;
     Ok(if summary.stop == StopReason::Interrupted { crate::INTERRUPTED } else { crate::DONE })
-}
-
-/// The first Ctrl-C asks the run to end with a checkpoint, the second one ends the process.
-fn cancel_on_interrupt() -> Result<Arc<AtomicBool>> {
-    let cancel = Arc::new(AtomicBool::new(false));
-    let flag = cancel.clone();
-    let handler = move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(crate::INTERRUPTED));
-        }
-        eprintln!("stopping with a checkpoint; Ctrl-C again stops at once");
-    };
-    ctrlc::set_handler(handler).map_err(|error| Error::Unsupported(format!("cannot watch for Ctrl-C: {error}")))?;
-    Ok(cancel)
 }
 
 /// What a run ends with: the result, where it is, what to try next.

@@ -1,11 +1,11 @@
 /* 8 floats of a row become 8 codes; the packs of four rows leave one field of all four in each 128-bit lane, so a shift
  * by lane and an OR of the lanes is a quarter of a tile. */
 #define HQK_NAME(op) op##_avx2
+#define HQK_TRITS_BY_EIGHT_ROWS
 #include "body.h"
 #include "../lanes.h"
 #include "../prefetch.h"
-
-#include <immintrin.h>
+#include "trits256.h"
 
 /* Bytes read ahead in each of four rows: measured from DRAM. */
 #define AHEAD 2048

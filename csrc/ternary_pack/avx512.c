@@ -1,11 +1,11 @@
 /* 16 floats of a row become 16 codes; the packs of four rows leave field f of all four in lane f, so a shift by lane
  * and an OR of the lanes is a quarter of a tile. */
 #define HQK_NAME(op) op##_avx512
+#define HQK_TRITS_BY_EIGHT_ROWS
 #include "body.h"
 #include "../lanes.h"
 #include "../prefetch.h"
-
-#include <immintrin.h>
+#include "trits256.h"
 
 /* Bytes read ahead in each of four rows: measured from DRAM, twice the speed of none. */
 #define AHEAD 2048

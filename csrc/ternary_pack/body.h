@@ -23,22 +23,42 @@ static void fill_padding(size_t rows, size_t cols, uint8_t *packed) {
             memset(row_start(packed, r, cols) + s * HQK_STEP_BYTES, HQK_ZERO_BYTE, 4);
 }
 
-void HQK_NAME(hqk_ternary_pack)(const int8_t *trits, size_t rows, size_t cols, uint8_t *packed) {
-    fill_padding(rows, cols, packed);
-    for (size_t r = 0; r < rows; r++, trits += cols) {
-        uint8_t *out = row_start(packed, r, cols), code[HQK_STEP_COLS];
-        for (size_t c = 0; c < cols; c += HQK_STEP_COLS, out += HQK_STEP_BYTES) {
+/* The word of 16 columns of a row in its tile. */
+static inline uint32_t pack_columns(const int8_t trits[HQK_STEP_COLS]) {
+    uint8_t code[HQK_STEP_COLS];
+    for (int l = 0; l < HQK_STEP_COLS; l++) code[l] = (uint8_t)(1 + (trits[l] > 0) - (trits[l] < 0));
+    return join_fields(code);
+}
+
+/* Rows `first` to `rows`; `trits` is the first of them. */
+static void pack_trits(const int8_t *trits, size_t first, size_t rows, size_t cols, uint8_t *packed) {
+    size_t whole = cols / HQK_STEP_COLS * HQK_STEP_COLS;
+    for (size_t r = first; r < rows; r++, trits += cols) {
+        uint8_t *out = row_start(packed, r, cols);
+        uint32_t word;
+        for (size_t c = 0; c < whole; c += HQK_STEP_COLS, out += HQK_STEP_BYTES) {
+            word = pack_columns(trits + c);
+            memcpy(out, &word, sizeof word);
+        }
+        if (whole < cols) {
             int8_t part[HQK_STEP_COLS] = {0};
-            memcpy(part, trits + c, cols - c < HQK_STEP_COLS ? cols - c : HQK_STEP_COLS);
-            for (int l = 0; l < HQK_STEP_COLS; l++) code[l] = (uint8_t)(1 + (part[l] > 0) - (part[l] < 0));
-            uint32_t word = join_fields(code);
+            memcpy(part, trits + whole, cols - whole);
+            word = pack_columns(part);
             memcpy(out, &word, sizeof word);
         }
     }
 }
 
-void HQK_NAME(hqk_ternary_unpack)(const uint8_t *packed, size_t rows, size_t cols, int8_t *trits) {
-    for (size_t r = 0; r < rows; r++, trits += cols) {
+#ifndef HQK_TRITS_BY_EIGHT_ROWS
+void HQK_NAME(hqk_ternary_pack)(const int8_t *trits, size_t rows, size_t cols, uint8_t *packed) {
+    fill_padding(rows, cols, packed);
+    pack_trits(trits, 0, rows, cols, packed);
+}
+#endif
+
+/* Rows `first` to `rows`; `trits` is the first of them. */
+static void unpack_trits(const uint8_t *packed, size_t first, size_t rows, size_t cols, int8_t *trits) {
+    for (size_t r = first; r < rows; r++, trits += cols) {
         const uint8_t *in = packed + hqk_byte_of(r, 0, cols);
         for (size_t c = 0; c < cols; c += HQK_STEP_COLS, in += HQK_STEP_BYTES) {
             uint32_t word, field[4];
@@ -54,6 +74,12 @@ void HQK_NAME(hqk_ternary_unpack)(const uint8_t *packed, size_t rows, size_t col
         }
     }
 }
+
+#ifndef HQK_TRITS_BY_EIGHT_ROWS
+void HQK_NAME(hqk_ternary_unpack)(const uint8_t *packed, size_t rows, size_t cols, int8_t *trits) {
+    unpack_trits(packed, 0, rows, cols, trits);
+}
+#endif
 
 /* Number of set bits of a word in which only even bits are set. */
 static inline uint64_t count_even_bits(uint64_t x) {

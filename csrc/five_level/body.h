@@ -46,21 +46,36 @@ static void fill_five_padding(size_t rows, size_t cols, uint8_t *packed) {
         for (size_t c = 0; c < cols; c += HQK_STEP_COLS) store_pair(&zeros, r, packed + hqk_five_step(r, c, cols));
 }
 
+static inline void code_row(const int8_t levels[HQK_STEP_COLS], uint8_t code[HQK_STEP_COLS]) {
+    for (int l = 0; l < HQK_STEP_COLS; l++) {
+        int level = levels[l] > 2 ? 2 : levels[l];
+        code[l] = (uint8_t)(2 + (level < -2 ? -2 : level));
+    }
+}
+
+/* Packs two rows of a step, `stride` apart. */
+static inline void pack_pair(const int8_t *levels, size_t stride, size_t row, uint8_t *step) {
+    pair p;
+    code_row(levels, p.code[0]);
+    code_row(levels + stride, p.code[1]);
+    store_pair(&p, row, step);
+}
+
 void HQK_NAME(hqk_five_level_pack)(const int8_t *levels, size_t rows, size_t cols, uint8_t *packed) {
     fill_five_padding(rows, cols, packed);
-    for (size_t r = 0; r < rows; r += 2)
-        for (size_t c = 0; c < cols; c += HQK_STEP_COLS) {
-            pair p;
-            for (size_t i = 0; i < 2; i++) {
-                int8_t part[HQK_STEP_COLS] = {0};
-                if (r + i < rows) memcpy(part, levels + (r + i) * cols + c, hqk_min(cols - c, HQK_STEP_COLS));
-                for (int l = 0; l < HQK_STEP_COLS; l++) {
-                    int level = part[l] > 2 ? 2 : part[l];
-                    p.code[i][l] = (uint8_t)(2 + (level < -2 ? -2 : level));
-                }
-            }
-            store_pair(&p, r, packed + hqk_five_step(r, c, cols));
+    for (size_t r = 0; r < rows; r += 2, levels += 2 * cols) {
+        uint8_t *step = packed + hqk_five_step(r, 0, cols);
+        size_t c = 0;
+        if (r + 1 < rows)
+            for (; c + HQK_STEP_COLS <= cols; c += HQK_STEP_COLS, step += HQK_FIVE_STEP_BYTES)
+                pack_pair(levels + c, cols, r, step);
+        for (; c < cols; c += HQK_STEP_COLS, step += HQK_FIVE_STEP_BYTES) {
+            int8_t part[2 * HQK_STEP_COLS] = {0};
+            for (size_t i = 0; i < 2 && r + i < rows; i++)
+                memcpy(part + i * HQK_STEP_COLS, levels + i * cols + c, hqk_min(cols - c, HQK_STEP_COLS));
+            pack_pair(part, HQK_STEP_COLS, r, step);
         }
+    }
 }
 
 void HQK_NAME(hqk_five_level_unpack)(const uint8_t *packed, size_t rows, size_t cols, int8_t *levels) {

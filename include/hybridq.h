@@ -49,6 +49,12 @@
 // A note.
 #define HQ_LOG_INFO 3
 
+// Blocks of 256 values in 54 bytes, 1.6875 bits a value (GGUF's type number).
+#define HQ_GGUF_TQ1_0 34
+
+// Blocks of 256 values in 66 bytes, 2.0625 bits a value (GGUF's type number).
+#define HQ_GGUF_TQ2_0 35
+
 // One scale for the matrix: absmean, `max(mean|W|, 1e-5)`.
 #define HQ_SCALE_PER_TENSOR 0
 
@@ -576,6 +582,45 @@ typedef struct {
 // caller's pointer, on the calling thread. A result other than 0 stops the generation.
 typedef int32_t (*hq_text_callback)(const char *piece, size_t bytes, void *user_data);
 
+// Where a call runs. Set `struct_size` to `sizeof(hq_backend)` before the call.
+typedef struct {
+  // `sizeof(hq_backend)`.
+  uint32_t struct_size;
+  // 1: on the context's threads; 0: on the calling one alone.
+  uint32_t parallel;
+  // Name of the instruction set ("avx2"). Static storage.
+  const char *isa;
+  // 1: a ternary product straight from the packed weights instead of through unpacked panels.
+  uint32_t direct;
+} hq_backend;
+
+// The calls of one operation on one backend, in nanoseconds. Later versions may be larger (`struct_size`).
+typedef struct {
+  // Bytes of this struct.
+  uint32_t struct_size;
+  // As in hq_backend.
+  uint32_t parallel;
+  // Name of the operation ("ternary_matmul"). Static storage.
+  const char *operation;
+  // As in hq_backend.
+  const char *isa;
+  // As in hq_backend.
+  uint32_t direct;
+  // Number of calls.
+  uint64_t count;
+  // All calls together.
+  uint64_t total_ns;
+  // The shortest call.
+  uint64_t min_ns;
+  // The longest call.
+  uint64_t max_ns;
+  // The mean of a call.
+  double mean_ns;
+} hq_backend_metrics;
+
+// Gets the metrics of one backend (valid during the call) and the caller's pointer. A result other than 0 ends the list.
+typedef int32_t (*hq_metrics_callback)(const hq_backend_metrics *metrics, void *user_data);
+
 // Writes `count` examples of a split (HQ_SPLIT_TRAINING or HQ_SPLIT_VALIDATION), numbered by `examples`: `tokens` and
 // `targets`, `count x length` ids each, row-major. The same example must have the same ids every time. A result other than
 // 0 is a failure: the call that needed the batch returns HQ_CANCELLED.
@@ -829,9 +874,95 @@ hq_status hq_relu2_gate_backward(const hq_context *context,
                                  float *dgate,
                                  float *dup);
 
+// Bytes that a five-level matrix of `rows` outputs and `cols` inputs takes at 3 bits a weight, padding included. The layout
+// (csrc/README.md, "five_level", version 1) is the same on every machine: it can be stored and mapped.
+hq_status hq_five_level_packed_bytes(size_t rows,
+                                     size_t cols,
+                                     size_t *bytes);
+
+// Quantizes `weights` (`rows x cols`, row-major) to {-1, -1/2, 0, 1/2, 1} times a scale of 2.1 absmean (as `hq_quantize` with
+// HQ_PRECISION_FIVE_LEVEL) and packs them. `granularity` is HQ_SCALE_PER_TENSOR (`scale_count` 1) or HQ_SCALE_PER_ROW
+// (`scale_count` = `rows`). `packed_len` is what `hq_five_level_packed_bytes` tells. HQ_NOT_FINITE: a weight is NaN or
+// infinite, named by its index.
+hq_status hq_five_level_pack(const hq_context *context,
+                             const float *weights,
+                             size_t rows,
+                             size_t cols,
+                             uint32_t granularity,
+                             uint8_t *packed,
+                             size_t packed_len,
+                             float *scales,
+                             size_t scale_count);
+
+// Packs `levels` (`rows x cols`, -2 to 2: halves of the scale). `packed_len` is what `hq_five_level_packed_bytes` tells.
+// HQ_INVALID_VALUE: another value.
+hq_status hq_five_level_pack_levels(const hq_context *context,
+                                    const int8_t *levels,
+                                    size_t rows,
+                                    size_t cols,
+                                    uint8_t *packed,
+                                    size_t packed_len);
+
+// Unpacks a five-level matrix to `levels` (`rows x cols`, -2 to 2). HQ_INVALID_VALUE: a code above 4, which stands for no
+// level; the message tells where.
+hq_status hq_five_level_unpack(const hq_context *context,
+                               const uint8_t *packed,
+                               size_t packed_len,
+                               size_t rows,
+                               size_t cols,
+                               int8_t *levels);
+
+// Bytes of `count` values (a multiple of 256: the columns of a row) in blocks of `format`, HQ_GGUF_TQ1_0 or HQ_GGUF_TQ2_0.
+hq_status hq_gguf_ternary_bytes(uint32_t format,
+                                size_t count,
+                                size_t *bytes);
+
+// Quantizes `weights` (`count` of them, whole rows one after the other) byte for byte as llama.cpp does: a scale
+// `max |w|` in half precision for each block of 256, values `round(w / scale)`. (That is not the absmean rule: pack trained
+// ternary weights by `hq_gguf_ternary_pack`.) `bytes_len` is what `hq_gguf_ternary_bytes` tells. HQ_NOT_FINITE: a weight is
+// NaN or infinite, named by its index; HQ_INVALID_VALUE: a magnitude of 65,520 or more.
+hq_status hq_gguf_ternary_quantize(const hq_context *context,
+                                   uint32_t format,
+                                   const float *weights,
+                                   size_t count,
+                                   uint8_t *bytes,
+                                   size_t bytes_len);
+
+// Packs `trits` (`count`, each -1, 0 or 1) under known `scales`: `scale_count` is 1 or the number of blocks, `count / 256`.
+// Scales are rounded to half precision. HQ_INVALID_VALUE: another value, or a scale that half precision cannot hold.
+hq_status hq_gguf_ternary_pack(const hq_context *context,
+                               uint32_t format,
+                               const int8_t *trits,
+                               size_t count,
+                               const float *scales,
+                               size_t scale_count,
+                               uint8_t *bytes,
+                               size_t bytes_len);
+
+// The `trits` (`count`, each -1, 0 or 1) and `scales` (`count / 256` of them, `scale_count`) of blocks. HQ_INVALID_VALUE: a scale
+// that is not finite, or code 3 in HQ_GGUF_TQ2_0, which stands for no value; the message tells where.
+hq_status hq_gguf_ternary_unpack(const hq_context *context,
+                                 uint32_t format,
+                                 const uint8_t *bytes,
+                                 size_t bytes_len,
+                                 size_t count,
+                                 int8_t *trits,
+                                 float *scales,
+                                 size_t scale_count);
+
+// The `values` (`count`) that blocks stand for, bit for bit what llama.cpp gives. HQ_INVALID_VALUE: as
+// `hq_gguf_ternary_unpack`.
+hq_status hq_gguf_ternary_dequantize(const hq_context *context,
+                                     uint32_t format,
+                                     const uint8_t *bytes,
+                                     size_t bytes_len,
+                                     size_t count,
+                                     float *values);
+
 // Quantizes each row of `x` (`rows x cols`) to int8 with its own scale: `a = max(max|x|, 1e-5)`,
 // `values = rint(x * (127 / a))` (ties to even), `scales = a / 127` (`rows`). `sums` (`rows`) gets the sum of each row's
-// values. A row with NaN or infinity gets scale NaN and zeros.
+// values. HQ_NOT_FINITE names the first element that is NaN or infinite: since one pass finds and quantizes, the outputs are
+// written then, such a row as zeros with scale NaN.
 hq_status hq_quantize_rows(const hq_context *context,
                            const float *x,
                            size_t rows,
@@ -841,7 +972,7 @@ hq_status hq_quantize_rows(const hq_context *context,
                            int32_t *sums);
 
 // As `hq_quantize_rows` with unbiased stochastic rounding and no floor under the maximum: for gradients. The rounding is
-// a function of `seed`, `step`, `tensor`, row and column alone.
+// a function of `seed`, `step`, `tensor`, row and column alone. HQ_NOT_FINITE as there.
 hq_status hq_quantize_rows_stochastic(const hq_context *context,
                                       const float *x,
                                       size_t rows,
@@ -855,7 +986,8 @@ hq_status hq_quantize_rows_stochastic(const hq_context *context,
 
 // Quantizes `x` (`rows x cols`) with one scale for each column: `x[t][c] * row_factors[t] ~ column_scales[c] *
 // values[t][c]`, stochastic rounding as in `hq_quantize_rows_stochastic`. For weight gradients, whose sum runs over rows:
-// `row_factors` (`rows`) are the scales of the other factor.
+// `row_factors` (`rows`) are the scales of the other factor. HQ_NOT_FINITE: an element, a factor or a product of both is NaN
+// or infinite; the outputs are written then, such a column as zeros with scale NaN.
 hq_status hq_quantize_columns_stochastic(const hq_context *context,
                                          const float *x,
                                          size_t rows,
@@ -1583,6 +1715,56 @@ hq_status hq_decoder_truncate(hq_decoder *decoder, size_t length);
 
 // Frees a decoder; NULL is fine.
 void hq_decoder_free(hq_decoder *decoder);
+
+// Where a call of `operation` ("norm", "ternary_matmul"; the error of a wrong name lists all) with `work` runs in this context. `work` counts multiply-adds for products and k-means, else
+// elements; `tokens` matters to ternary products. HQ_INVALID_VALUE: no such operation.
+hq_status hq_dispatch_choose(const hq_context *context,
+                             const char *operation,
+                             uint64_t work,
+                             uint64_t tokens,
+                             hq_backend *backend);
+
+// Turns the timing of calls on or off; it is off at first. Contexts made by `hq_dispatch_configure` count for themselves.
+hq_status hq_dispatch_metrics_enable(const hq_context *context,
+                                     bool on);
+
+// Calls `callback` with every operation and backend that was called since timing was turned on or cleared.
+hq_status hq_dispatch_metrics(const hq_context *context, hq_metrics_callback callback, void *user_data);
+
+// Forgets the calls so far.
+hq_status hq_dispatch_metrics_clear(const hq_context *context);
+
+// The thresholds of a context that differ from the defaults, as TOML: `direct_tokens` and, for each operation, a table
+// `[operations.NAME]` of `serial_below`, `isa`, `small_below`, `small_isa`. `length` gets the bytes without the NUL;
+// `buffer` (`capacity` bytes, or NULL to ask for the length) gets the text with it.
+hq_status hq_dispatch_thresholds(const hq_context *context, char *buffer, size_t capacity, size_t *length);
+
+// Makes a context that shares the threads of `context` and chooses by the thresholds in `toml` (the form of
+// `hq_dispatch_thresholds`; what is left out has its default, "" is all defaults). `context` stays as it is; both are
+// freed. HQ_INVALID_VALUE: not such TOML, or an instruction set beyond the context's.
+hq_status hq_dispatch_configure(const hq_context *context, const char *toml, hq_context **out);
+
+// As `hq_dispatch_configure`, with the thresholds that the cache file `path` keeps for this machine. `path` NULL: the file
+// HYBRIDQ_DISPATCH_CACHE names, or the usual one (`hq_context_new` has read it already, if it could). HQ_IO: the file
+// cannot be read; HQ_FORMAT: it is no cache, or has nothing for this CPU, version and instruction set.
+hq_status hq_dispatch_load(const hq_context *context,
+                           const char *path,
+                           hq_context **out);
+
+// As `hq_dispatch_configure`, with thresholds learned by timing (half a minute or so, on a quiet machine), which are put
+// into the cache file `path` (NULL: as for `hq_dispatch_load`; "": none). `progress` gets the name of each operation before
+// it is timed, and `user_data`; a result other than 0 ends the work: HQ_CANCELLED. `progress` may be NULL.
+hq_status hq_dispatch_calibrate(const hq_context *context,
+                                const char *path,
+                                hq_text_callback progress,
+                                void *user_data,
+                                hq_context **out);
+
+// Calls `callback` with each sentence of advice on this CPU, build and context, the most useful first. A result other than
+// 0 ends the list.
+hq_status hq_dispatch_advice(const hq_context *context,
+                             hq_text_callback callback,
+                             void *user_data);
 
 // Makes a trainer of a language model from a JSON object with the fields of the program's configuration
 // (`hybridq help train`); `data` (a text file or folder) is the only one without a default. Nothing is written to disk.

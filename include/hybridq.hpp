@@ -134,6 +134,12 @@ inline std::int32_t give_piece(const char *piece, std::size_t bytes, void *user)
     return static_cast<guarded<std::function<std::int32_t(const char *, std::size_t)>> *>(user)->call(piece, bytes);
 }
 
+using metrics_function = std::function<std::int32_t(const hq_backend_metrics *)>;
+
+inline std::int32_t give_metrics(const hq_backend_metrics *metrics, void *user) {
+    return static_cast<guarded<metrics_function> *>(user)->call(metrics);
+}
+
 }  // namespace detail
 
 // Options start from zeros with their size set: `auto options = make<hq_context_options>();`.
@@ -143,6 +149,22 @@ Struct make() {
 }
 
 inline std::string version() { return hq_version(); }
+
+// Gets each piece of text; false stops.
+using text_function = std::function<bool(const std::string &)>;
+
+namespace detail {
+
+// Runs `call(callback, user_data)` with a text function behind it.
+template <class Call>
+void with_pieces(const text_function &pieces, Call call) {
+    guarded<std::function<std::int32_t(const char *, std::size_t)>> guard{
+        [&](const char *piece, std::size_t bytes) { return pieces(std::string(piece, bytes)) ? 0 : 1; }, nullptr};
+    const hq_status status = call(give_piece, &guard);
+    guard.finish(status);
+}
+
+}  // namespace detail
 
 class context : public detail::owner<hq_context, hq_context_free> {
 public:
@@ -154,6 +176,61 @@ public:
     }
     unsigned threads() const noexcept { return hq_context_threads(get()); }
     std::string isa() const { return hq_context_isa(get()); }
+
+    // Where a call of `operation` with `work` runs.
+    hq_backend choose(const std::string &operation, std::uint64_t work, std::uint64_t tokens = 1) const {
+        auto backend = make<hq_backend>();
+        check(hq_dispatch_choose(get(), operation.c_str(), work, tokens, &backend));
+        return backend;
+    }
+    std::string thresholds() const {
+        return detail::text([this](char *buffer, std::size_t capacity, std::size_t *length) {
+            return hq_dispatch_thresholds(get(), buffer, capacity, length);
+        });
+    }
+    // This context's threads under other thresholds (TOML).
+    context configured(const std::string &toml) const {
+        hq_context *handle = nullptr;
+        check(hq_dispatch_configure(get(), toml.c_str(), &handle));
+        return context(handle, adopted());
+    }
+    // The same with what the cache file keeps for this machine; "" is the usual file.
+    context loaded(const std::string &path = "") const {
+        hq_context *handle = nullptr;
+        check(hq_dispatch_load(get(), path.empty() ? nullptr : path.c_str(), &handle));
+        return context(handle, adopted());
+    }
+    // The same with what half a minute's timing learns, kept in `path` ("": the usual file). `progress` gets the name of each
+    // operation; false stops, which is an error of HQ_CANCELLED.
+    context calibrated(const std::string &path = "", const text_function &progress = nullptr) const {
+        hq_context *handle = nullptr;
+        const text_function tell = progress ? progress : [](const std::string &) { return true; };
+        detail::with_pieces(tell, [&](hq_text_callback callback, void *user) {
+            return hq_dispatch_calibrate(get(), path.empty() ? nullptr : path.c_str(), callback, user, &handle);
+        });
+        return context(handle, adopted());
+    }
+    void time_calls(bool on) const { check(hq_dispatch_metrics_enable(get(), on)); }
+    void forget_calls() const { check(hq_dispatch_metrics_clear(get())); }
+    std::vector<hq_backend_metrics> calls() const {
+        std::vector<hq_backend_metrics> found;
+        detail::guarded<detail::metrics_function> guard{
+            [&](const hq_backend_metrics *one) { return found.push_back(*one), 0; }, nullptr};
+        guard.finish(hq_dispatch_metrics(get(), detail::give_metrics, &guard));
+        return found;
+    }
+    std::vector<std::string> advice() const {
+        std::vector<std::string> lines;
+        detail::with_pieces([&](const std::string &line) { return lines.push_back(line), true; },
+                            [&](hq_text_callback callback, void *user) {
+                                return hq_dispatch_advice(get(), callback, user);
+                            });
+        return lines;
+    }
+
+private:
+    struct adopted {};
+    context(hq_context *handle, adopted) { adopt(handle); }
 };
 
 // int8 rows with a scale and a sum each.
@@ -310,22 +387,6 @@ public:
         return report;
     }
 };
-
-// Gets each piece of text; false stops.
-using text_function = std::function<bool(const std::string &)>;
-
-namespace detail {
-
-// Runs `call(callback, user_data)` with a text function behind it.
-template <class Call>
-void with_pieces(const text_function &pieces, Call call) {
-    guarded<std::function<std::int32_t(const char *, std::size_t)>> guard{
-        [&](const char *piece, std::size_t bytes) { return pieces(std::string(piece, bytes)) ? 0 : 1; }, nullptr};
-    const hq_status status = call(give_piece, &guard);
-    guard.finish(status);
-}
-
-}  // namespace detail
 
 class model : public detail::owner<hq_model, hq_model_free> {
 public:

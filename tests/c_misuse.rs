@@ -12,7 +12,7 @@ use c_library::header::{Function, Header};
 use c_library::{Program, SANITIZERS, has, run};
 
 /// Parameters that are one of some constants.
-const ENUMERATED: [&str; 4] = ["precision", "granularity", "strategy", "kind"];
+const ENUMERATED: [&str; 5] = ["precision", "granularity", "strategy", "kind", "format"];
 
 /// Sizes and texts of the calls that are right but for one argument, where the names' usual values do not fit.
 fn value_of(function: &str, name: &str) -> Option<&'static str> {
@@ -20,6 +20,13 @@ fn value_of(function: &str, name: &str) -> Option<&'static str> {
         ("hq_parameter_clustering_quantize" | "hq_parameter_clustering_fit", "count") => "4",
         ("hq_codes_pack" | "hq_codes_unpack", "bytes_len") => "1",
         ("hq_optimizer_step_arrays" | "hq_parameters_new", "count") => "1",
+        ("hq_dispatch_choose", "operation") => "\"norm\"",
+        ("hq_dispatch_configure", "toml") => "\"direct_tokens = 3\"",
+        ("hq_dispatch_calibrate", "progress") => "stop_at_once",
+        ("hq_five_level_pack" | "hq_five_level_pack_levels" | "hq_five_level_unpack", "packed_len") => "384",
+        (name, "format") if name.starts_with("hq_gguf_") => "HQ_GGUF_TQ2_0",
+        (name, "count") if name.starts_with("hq_gguf_") => "256",
+        (name, "bytes_len") if name.starts_with("hq_gguf_") => "66",
         ("hq_model_load", "path") | ("hq_export_model" | "hq_import_model", "from") => "\"model\"",
         ("hq_export_model" | "hq_import_model", "out_folder") => "new_folder()",
         ("hq_decoder_new", "capacity") => "8",
@@ -99,7 +106,8 @@ fn wrong(header: &Header, function: &Function, kind: &str, name: &str, right: &s
     if pointer && bare != "void" {
         values.push(("NULL".into(), !optional));
     }
-    if bare.ends_with("_callback") {
+    // Without a callback that stops it, calibration takes half a minute.
+    if bare.ends_with("_callback") && function.name != "hq_dispatch_calibrate" {
         values.push(("NULL".into(), !optional && !function.comment.contains("NULL: no")));
     }
     if !pointer {

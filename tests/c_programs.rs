@@ -65,6 +65,16 @@ fn kernels_grids_clusters_and_struct_sizes() {
 }
 
 #[test]
+fn packed_forms_follow_their_layouts() {
+    check("packing.c", &[]);
+}
+
+#[test]
+fn dispatcher_chooses_counts_and_advises() {
+    check("dispatch.c", &[]);
+}
+
+#[test]
 fn own_batches_own_loss_progress_and_cancellation() {
     check("callbacks.c", &[]);
 }

@@ -63,6 +63,11 @@ impl Opaque for hq_context {
 }
 
 impl ContextValue {
+    /// The same log beside another context of the same level.
+    pub(super) fn with(&self, context: Context) -> Self {
+        ContextValue { context, ..self.clone() }
+    }
+
     /// Runs `work` with its warnings going to the context's log.
     pub(super) fn logged<R>(&self, work: impl FnOnce() -> R) -> R {
         match &self.log {

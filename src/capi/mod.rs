@@ -22,6 +22,8 @@ mod log;
 mod vectors;
 
 mod activation;
+mod five_level;
+mod gguf_ternary;
 mod products;
 mod rows;
 mod ternary;
@@ -44,6 +46,8 @@ mod model_files;
 
 mod decoder;
 
+mod dispatch;
+
 mod objective;
 mod progress;
 mod step_report;
@@ -54,7 +58,10 @@ pub use auxiliary::*;
 pub use clustering::*;
 pub use context::*;
 pub use decoder::*;
+pub use dispatch::*;
+pub use five_level::*;
 pub use generate::*;
+pub use gguf_ternary::*;
 pub use kmeans::*;
 pub use log::*;
 pub use model::*;

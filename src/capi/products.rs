@@ -4,15 +4,22 @@ use super::arguments::{input, output, size};
 use super::boundary::{Failure, guard};
 use super::context::{context_of, hq_context};
 use super::status::hq_status;
+use super::vectors::check_finite;
 use crate::dispatch::{Int8Matrix, StochasticRounding};
 use crate::kernels::DenseMatrix;
 
 /// Random streams of stochastic rounding asked for from C (see [`crate::tensor::RandomStream::new`]).
 const ROUNDING_PURPOSE: u32 = 71;
 
+/// The kernels mark what is not finite by a scale of NaN: looking for it costs nothing where all is well.
+fn check_scaled(scales: &[f32], x: &[f32]) -> Result<(), Failure> {
+    if scales.iter().any(|scale| scale.is_nan()) { check_finite(x, "x") } else { Ok(()) }
+}
+
 /// Quantizes each row of `x` (`rows x cols`) to int8 with its own scale: `a = max(max|x|, 1e-5)`,
 /// `values = rint(x * (127 / a))` (ties to even), `scales = a / 127` (`rows`). `sums` (`rows`) gets the sum of each row's
-/// values. A row with NaN or infinity gets scale NaN and zeros.
+/// values. HQ_NOT_FINITE names the first element that is NaN or infinite: since one pass finds and quantizes, the outputs are
+/// written then, such a row as zeros with scale NaN.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.
@@ -34,12 +41,12 @@ pub unsafe extern "C" fn hq_quantize_rows(
         let (values, scales) = unsafe { (output(values, len, "values")?, output(scales, rows, "scales")?) };
         // SAFETY: as the caller vouches.
         context.quantize_rows(x, cols, values, scales, unsafe { output(sums, rows, "sums") }?);
-        Ok(())
+        check_scaled(scales, x)
     })
 }
 
 /// As `hq_quantize_rows` with unbiased stochastic rounding and no floor under the maximum: for gradients. The rounding is
-/// a function of `seed`, `step`, `tensor`, row and column alone.
+/// a function of `seed`, `step`, `tensor`, row and column alone. HQ_NOT_FINITE as there.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.
@@ -66,13 +73,14 @@ pub unsafe extern "C" fn hq_quantize_rows_stochastic(
         let sums = unsafe { output(sums, rows, "sums") }?;
         let rounding = StochasticRounding::new(seed, ROUNDING_PURPOSE, step, tensor);
         context.quantize_rows_stochastic(x, cols, rounding, values, scales, sums);
-        Ok(())
+        check_scaled(scales, x)
     })
 }
 
 /// Quantizes `x` (`rows x cols`) with one scale for each column: `x[t][c] * row_factors[t] ~ column_scales[c] *
 /// values[t][c]`, stochastic rounding as in `hq_quantize_rows_stochastic`. For weight gradients, whose sum runs over rows:
-/// `row_factors` (`rows`) are the scales of the other factor.
+/// `row_factors` (`rows`) are the scales of the other factor. HQ_NOT_FINITE: an element, a factor or a product of both is NaN
+/// or infinite; the outputs are written then, such a column as zeros with scale NaN.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.
@@ -99,7 +107,11 @@ pub unsafe extern "C" fn hq_quantize_columns_stochastic(
         let scales = unsafe { output(column_scales, cols, "column_scales") }?;
         let rounding = StochasticRounding::new(seed, ROUNDING_PURPOSE, step, tensor);
         context.quantize_columns_stochastic(x, cols, factors, rounding, values, scales);
-        Ok(())
+        let Some(column) = scales.iter().position(|scale| scale.is_nan()) else { return Ok(()) };
+        check_finite(factors, "row_factors")?;
+        check_finite(x, "x")?;
+        let message = format!("x: column {column} times row_factors is beyond f32");
+        Err(Failure::new(hq_status::HQ_NOT_FINITE, message))
     })
 }
 

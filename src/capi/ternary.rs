@@ -41,7 +41,7 @@ fn check_reduction(k: usize, name: &str) -> Result<(), Failure> {
     if k <= TERNARY_MAX_K { Ok(()) } else { Err(Failure::shape(name, format!("at most {TERNARY_MAX_K}"), k)) }
 }
 
-fn check_trits(trits: &[i8]) -> Result<(), Failure> {
+pub(super) fn check_trits(trits: &[i8]) -> Result<(), Failure> {
     match trits.iter().position(|trit| !(-1..=1).contains(trit)) {
         Some(at) => Err(Failure::invalid(&format!("trits[{at}]"), "-1, 0 or 1", trits[at])),
         None => Ok(()),

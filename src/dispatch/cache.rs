@@ -93,24 +93,20 @@ pub fn cache_path(given: Option<&Path>) -> Option<PathBuf> {
     Some(folder.join("hybridq/dispatch.toml"))
 }
 
-/// The thresholds stored for `key`, and one line of warning if the file cannot serve. Of several entries that fit, the
-/// one of the same number of threads. A file that does not exist warns only if somebody asked for it (`asked`).
-pub fn load_cached(path: &Path, key: &CacheKey, asked: bool) -> (Option<DispatchConfig>, Option<String>) {
-    let warn = |what: &str| (None, Some(format!("{}: {what}; the dispatcher uses its defaults", path.display())));
-    let text = match read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !asked => return (None, None),
-        Err(error) => return warn(&error.to_string()),
+/// The thresholds stored for `key`; of several entries that fit, those of the same number of threads.
+///
+/// Errors: the system's; a file that is no cache; a cache in which no entry fits.
+pub fn load_cached(path: &Path, key: &CacheKey) -> Result<DispatchConfig> {
+    let text = read(path).map_err(|error| Error::io(path, error))?;
+    let not_one = |error: toml::de::Error| {
+        let message = format!("not a dispatcher's cache: {}", error.message().replace('\n', " "));
+        Error::format(path, None, message)
     };
-    let file: CacheFile = match toml::from_str(&text) {
-        Ok(file) => file,
-        Err(error) => return warn(&format!("not a dispatcher's cache: {}", error.message().replace('\n', " "))),
-    };
+    let file: CacheFile = toml::from_str(&text).map_err(not_one)?;
     let fitting = || file.entry.iter().filter(|entry| entry.key.fits(key));
-    match fitting().find(|entry| entry.key.threads == key.threads).or_else(|| fitting().next()) {
-        Some(entry) => (Some(entry.config.clone()), None),
-        None => warn("nothing learned on this CPU with this version (hybridq bench --calibrate)"),
-    }
+    let found = fitting().find(|entry| entry.key.threads == key.threads).or_else(|| fitting().next());
+    let none = "nothing learned on this CPU with this version (hybridq bench --calibrate)";
+    found.map(|entry| entry.config.clone()).ok_or_else(|| Error::format(path, None, none))
 }
 
 fn read(path: &Path) -> std::io::Result<String> {
@@ -137,17 +133,21 @@ pub fn store_cached(path: &Path, key: &CacheKey, config: &DispatchConfig) -> Res
     Ok(())
 }
 
-/// The thresholds for a new context: the cache's, or the defaults and, once in a process, a warning.
+/// The thresholds for a new context: the cache's, or the defaults and, once in a process, a warning. A file that does not
+/// exist is worth one only if somebody named it.
 pub(super) fn config_for(isa: Isa, threads: usize, given: Option<&Path>) -> (DispatchConfig, ConfigSource) {
     static WARNED: Once = Once::new();
     let none = (DispatchConfig::default(), ConfigSource::Defaults);
     let Some(path) = cache_path(given) else { return none };
-    let asked = given.is_some() || std::env::var_os(CACHE_VARIABLE).is_some_and(|value| !value.is_empty());
-    let (config, warning) = load_cached(&path, &CacheKey::of_this_machine(isa, threads), asked);
-    if let Some(warning) = warning {
-        WARNED.call_once(|| tracing::warn!("{warning}"));
+    let named = given.is_some() || std::env::var_os(CACHE_VARIABLE).is_some_and(|value| !value.is_empty());
+    match load_cached(&path, &CacheKey::of_this_machine(isa, threads)) {
+        Ok(config) => (config, ConfigSource::Cache(path)),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound && !named => none,
+        Err(error) => {
+            WARNED.call_once(|| tracing::warn!("{error}; the dispatcher uses its defaults"));
+            none
+        }
     }
-    config.map_or(none, |config| (config, ConfigSource::Cache(path)))
 }
 
 /// What tells one CPU model from another: on Linux the identifying lines of /proc/cpuinfo, elsewhere the architecture.
@@ -188,9 +188,9 @@ mod tests {
         store_cached(&path, &one, &learned(1)).unwrap();
         store_cached(&path, &key(), &learned(9)).unwrap();
         store_cached(&path, &key(), &learned(2)).unwrap();
-        assert_eq!(load_cached(&path, &key(), true), (Some(learned(2)), None));
-        assert_eq!(load_cached(&path, &one, true), (Some(learned(1)), None));
-        assert_eq!(load_cached(&path, &four, true), (Some(learned(1)), None), "another number of threads serves too");
+        assert_eq!(load_cached(&path, &key()).unwrap(), learned(2));
+        assert_eq!(load_cached(&path, &one).unwrap(), learned(1));
+        assert_eq!(load_cached(&path, &four).unwrap(), learned(1), "another number of threads serves too");
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
     }
 
@@ -198,12 +198,9 @@ mod tests {
     fn what_is_wrong_costs_one_line_and_no_more() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache.toml");
-        assert_eq!(load_cached(&path, &key(), false), (None, None), "never calibrated is no fault");
         let warned = |path: &Path| {
-            let (config, warning) = load_cached(path, &key(), true);
-            let warning = warning.unwrap();
-            assert!(config.is_none() && !warning.contains('\n') && warning.contains("defaults"), "{warning}");
-            assert!(warning.starts_with(&path.display().to_string()), "{warning}");
+            let message = load_cached(path, &key()).unwrap_err().to_string();
+            assert!(!message.contains('\n') && message.starts_with(&path.display().to_string()), "{message}");
         };
         warned(&path);
         warned(folder.path());
@@ -211,7 +208,7 @@ mod tests {
             std::fs::write(&path, content).unwrap();
             warned(&path);
             store_cached(&path, &key(), &learned(5)).unwrap();
-            assert_eq!(load_cached(&path, &key(), true), (Some(learned(5)), None), "calibrating again mends the file");
+            assert_eq!(load_cached(&path, &key()).unwrap(), learned(5), "calibrating again mends the file");
         }
         for stale in [
             CacheKey { cpu: "another".into(), ..key() },

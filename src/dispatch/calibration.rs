@@ -120,12 +120,15 @@ impl Timed {
     }
 }
 
-/// The thresholds of this context's level and threads, learned by timing. `progress` is told each operation as it begins.
-/// Half a minute or so; wants a quiet machine. Errors: none on a sound table.
-pub fn calibrate(context: &Context, mut progress: impl FnMut(Operation)) -> Result<DispatchConfig> {
-    let mut config = DispatchConfig { direct_tokens: learn_direct_tokens(context)?, ..Default::default() };
+/// The thresholds of this context's level and threads, learned by timing. `progress` is told each operation before it is
+/// timed; an error of its own ends the work. Half a minute or so; wants a quiet machine. Errors: `progress`'s.
+pub fn calibrate(context: &Context, mut progress: impl FnMut(Operation) -> Result<()>) -> Result<DispatchConfig> {
+    let mut config = DispatchConfig::default();
     for operation in Operation::ALL {
-        progress(operation);
+        progress(operation)?;
+        if operation == Operation::TernaryMatmul {
+            config.direct_tokens = learn_direct_tokens(context)?;
+        }
         let candidates = context.candidates(operation)?;
         let mut sizes = Vec::new();
         for step in 0..STEPS {

@@ -34,15 +34,54 @@ impl GgufTernaryMatrix {
             return Err(Error::shape("gguf_quantize", "weights", format!("{rows} x {cols} elements"), weights.len()));
         }
         check_cols(cols)?;
-        if let Some(index) = weights.iter().position(|w| !w.is_finite()) {
-            return Err(Error::NonFinite { tensor: "weights".into(), index, value: weights[index] });
-        }
-        if let Some(index) = weights.iter().position(|w| w.abs() >= LARGEST_SCALE) {
-            return Err(Error::invalid(format!("weights[{index}]"), "below 65520 (half precision)", weights[index]));
-        }
+        Self::check_weights(weights)?;
         let mut bytes = vec![0; weights.len() / GGUF_BLOCK * format.block_bytes()];
         ctx.gguf_ternary_quantize(format, weights, &mut bytes);
         Ok(GgufTernaryMatrix { format, rows, cols, bytes })
+    }
+
+    /// Whether blocks can hold `weights`. Errors: the first that is not finite, or whose magnitude is 65,520 or more.
+    pub fn check_weights(weights: &[f32]) -> Result<()> {
+        if let Some(index) = weights.iter().position(|w| !w.is_finite()) {
+            return Err(Error::NonFinite { tensor: "weights".into(), index, value: weights[index] });
+        }
+        match weights.iter().position(|w| w.abs() >= LARGEST_SCALE) {
+            Some(at) => Err(Error::invalid(format!("weights[{at}]"), "below 65520 (half precision)", weights[at])),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether half precision can hold `scales`. Errors: the first beyond 65,519, or so small that it would become 0.
+    pub fn check_scales(scales: &[f32]) -> Result<()> {
+        let holds = |scale: f32| scale == 0.0 || scale.abs() < LARGEST_SCALE && scale.abs() > 3e-8;
+        match scales.iter().position(|&scale| !holds(scale)) {
+            Some(at) => {
+                let expected = "a half-precision number (3e-8 to 65519)";
+                Err(Error::invalid(format!("scales[{at}]"), expected, scales[at]))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether `bytes`, whole blocks of `format`, stand for numbers. Errors: a scale that is not finite; code 3 in TQ2_0,
+    /// which stands for no value; each with its offset in `tensor`.
+    pub fn check_blocks(tensor: &str, format: GgufTernary, bytes: &[u8]) -> Result<()> {
+        let size = format.block_bytes();
+        for (block, bytes) in bytes.chunks_exact(size).enumerate() {
+            let at = |offset: usize| format!("{tensor}: byte {}", block * size + offset);
+            if bytes[size - 1] & 0x7C == 0x7C {
+                let found = format!("{:#06x}", u16::from_le_bytes([bytes[size - 2], bytes[size - 1]]));
+                return Err(Error::invalid(at(size - 2), "a finite half-precision scale", found));
+            }
+            let bad = |&offset: &usize| bytes[offset] & bytes[offset] >> 1 & 0x55 != 0;
+            if format == GgufTernary::Tq2_0
+                && let Some(offset) = (0..size - 2).find(bad)
+            {
+                let found = format!("code 3 in byte {:#04x}", bytes[offset]);
+                return Err(Error::invalid(at(offset), "codes 0, 1 and 2", found));
+            }
+        }
+        Ok(())
     }
 
     /// The same ternary values; scales are rounded to half precision.
@@ -52,11 +91,7 @@ impl GgufTernaryMatrix {
     pub fn from_packed(ctx: &Context, format: GgufTernary, weights: &PackedTernary) -> Result<Self> {
         let (rows, cols) = (weights.rows, weights.cols);
         check_cols(cols)?;
-        for (row, scale) in weights.scales.iter().enumerate() {
-            if !(scale.abs() < LARGEST_SCALE && scale.abs() > 3e-8 || *scale == 0.0) {
-                return Err(Error::invalid(format!("scale {row}"), "a half-precision number (3e-8 to 65519)", scale));
-            }
-        }
+        Self::check_scales(&weights.scales)?;
         let trits = weights.unpack(ctx);
         let blocks = cols / GGUF_BLOCK;
         let scales = match weights.scales[..] {
@@ -82,21 +117,7 @@ impl GgufTernaryMatrix {
             let what = format!("{tensor}: {} {rows} x {cols}", format.name());
             return Err(Error::invalid(what, expected, bytes.len()));
         }
-        let size = format.block_bytes();
-        for (block, bytes) in bytes.chunks_exact(size).enumerate() {
-            let at = |offset: usize| format!("{tensor}: byte {}", block * size + offset);
-            if bytes[size - 1] & 0x7C == 0x7C {
-                let found = format!("{:#06x}", u16::from_le_bytes([bytes[size - 2], bytes[size - 1]]));
-                return Err(Error::invalid(at(size - 2), "a finite half-precision scale", found));
-            }
-            let bad = |&offset: &usize| bytes[offset] & bytes[offset] >> 1 & 0x55 != 0;
-            if format == GgufTernary::Tq2_0
-                && let Some(offset) = (0..size - 2).find(bad)
-            {
-                let found = format!("code 3 in byte {:#04x}", bytes[offset]);
-                return Err(Error::invalid(at(offset), "codes 0, 1 and 2", found));
-            }
-        }
+        Self::check_blocks(tensor, format, bytes)?;
         Ok(GgufTernaryMatrix { format, rows, cols, bytes: bytes.to_vec() })
     }
 

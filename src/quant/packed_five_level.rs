@@ -29,19 +29,41 @@ impl PackedFiveLevel {
     ///
     /// Errors: a length other than `rows * cols`; a NaN or infinite weight (named by its index); a granularity of groups.
     pub fn pack(ctx: &Context, weights: &[f32], rows: usize, cols: usize, granularity: Granularity) -> Result<Self> {
+        if rows.checked_mul(cols) != Some(weights.len()) {
+            return Err(Error::shape("five_level_pack", "weights", format!("{rows} x {cols} elements"), weights.len()));
+        }
+        let mut data = AlignedBuffer::zeroed(five_level_packed_len(rows, cols));
+        let scales = Self::pack_into(ctx, weights, rows, cols, granularity, &mut data)?;
+        Ok(PackedFiveLevel { rows, cols, data, scales })
+    }
+
+    /// As [`PackedFiveLevel::pack`] into bytes of the caller's; gives the scales. On an error the bytes are unchanged.
+    ///
+    /// Errors: as [`PackedFiveLevel::pack`]; `packed` has another length than [`five_level_packed_len`] tells.
+    pub fn pack_into(
+        ctx: &Context,
+        weights: &[f32],
+        rows: usize,
+        cols: usize,
+        granularity: Granularity,
+        packed: &mut [u8],
+    ) -> Result<Vec<f32>> {
         if let Granularity::Group(size) = granularity {
             return Err(Error::invalid("granularity", "tensor or row", format!("groups of {size}")));
         }
         let quantizer = Quantizer::new(Precision::FiveLevel).granularity(granularity);
         let mut scales = quantizer.scales(ctx, weights, rows, cols)?;
+        if five_level_packed_len(rows, cols) != packed.len() {
+            let expected = format!("the bytes of {rows} x {cols} weights");
+            return Err(Error::shape("five_level_pack", "packed", expected, packed.len()));
+        }
         if cols == 0 {
             // No weights tell a scale.
             scales = vec![1.0; if granularity == Granularity::Row { rows } else { 1 }];
         }
         let limits: Vec<FiveLevelLimits> = scales.iter().map(|&scale| limits_of(scale)).collect();
-        let mut data = AlignedBuffer::zeroed(five_level_packed_len(rows, cols));
-        ctx.five_level_quantize_pack(weights, rows, cols, &limits, &mut data);
-        Ok(PackedFiveLevel { rows, cols, data, scales })
+        ctx.five_level_quantize_pack(weights, rows, cols, &limits, packed);
+        Ok(scales)
     }
 
     /// Packs levels that are already -2, .., 2 under known scales (one, or one a row).

@@ -67,6 +67,17 @@ static inline int32_t a_hq_text_callback(const char *piece, size_t bytes, void *
     return ++pieces % 32 == 0; /* a wrong number of tokens may be a large one */
 }
 
+/* Calibration takes half a minute. */
+static inline int32_t stop_at_once(const char *name, size_t bytes, void *user_data) {
+    (void)user_data;
+    return name != NULL && bytes > 0;
+}
+
+static inline int32_t a_hq_metrics_callback(const hq_backend_metrics *metrics, void *user_data) {
+    (void)user_data;
+    return metrics == NULL;
+}
+
 static inline int32_t a_hq_progress_callback(const hq_progress *progress, void *user_data) {
     (void)user_data;
     return progress == NULL;
@@ -111,6 +122,7 @@ static inline void *keep(const void *from, size_t bytes, size_t room) {
 static const size_t a_shape[2] = {2, 2};
 
 RIGHT(hq_context_options, value.threads = 1)
+RIGHT(hq_backend, (void)0)
 RIGHT(hq_quantizer, (void)0)
 RIGHT(hq_gradient_quantizer, (void)0)
 RIGHT(hq_kmeans_options, value.clusters = 1)

@@ -48,6 +48,22 @@ void multiply(const hybridq::context &context) {
     expect(status_of([&] { hybridq::quantize_rows(context, x, tokens, cols + 1); }) == HQ_SHAPE, "sizes are checked");
 }
 
+void choose(const hybridq::context &context) {
+    const auto tuned = context.configured("[operations.norm]\nserial_below = 1000");
+    expect(tuned.choose("norm", 999).parallel == 0, "small calls stay on the calling thread");
+    expect(tuned.configured(tuned.thresholds()).thresholds() == tuned.thresholds(), "thresholds read back");
+    tuned.time_calls(true);
+    float values[4] = {3, 4, 0, 0};
+    hybridq::clip_norm(tuned, values, 1.0);
+    const auto calls = tuned.calls();
+    expect(!calls.empty() && calls[0].count == 1, "calls are counted");
+    for (const auto &line : tuned.advice()) std::printf("advice: %s\n", line.c_str());
+    expect(status_of([&] { tuned.choose("dance", 1); }) == HQ_INVALID_VALUE, "operations have names");
+    expect(status_of([&] { tuned.loaded("no/such/file"); }) == HQ_IO, "a cache file must be there");
+    const auto stop = [](const std::string &) { return false; };
+    expect(status_of([&] { tuned.calibrated("", stop); }) == HQ_CANCELLED, "calibration can be stopped");
+}
+
 void cluster(const hybridq::context &context) {
     std::vector<float> points;
     for (const auto &flower : iris)
@@ -158,7 +174,8 @@ int main(int argc, char **argv) {
         hybridq::context context;
         std::printf("libhybridq %s, %u threads, %s\n", hybridq::version().c_str(), context.threads(), context.isa().c_str());
         multiply(context);
-        cluster(context);
+        choose(context);
+    cluster(context);
         const double hybrid = regress(context, "{\"inner\": \"sgd\", \"initial_trust_radius\": 0.1}");
         const double sgd = regress(context, "{\"optimizer\": \"sgd\"}");
         std::printf("logistic regression: hybrid %.4f, sgd %.4f nats\n", hybrid, sgd);

@@ -28,6 +28,7 @@ pub fn learn(report: &Report, context: &Context, cache: Option<&std::path::Path>
         if !std::mem::take(&mut first) {
             report.done();
         }
+        Ok(())
     })?;
     let learned = context.with_dispatch(config.clone())?;
     match cache_path(cache) {

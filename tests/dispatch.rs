@@ -85,7 +85,7 @@ fn a_level_beyond_the_cap_is_refused() {
 #[test]
 fn metrics_count_what_is_called() {
     let context = context(2);
-    let mut x = vec![1.0f32; 1 << 17];
+    let mut x = vec![1.0f32; 1 << 18];
     context.scale(&mut x, 1.0);
     assert!(context.metrics().is_empty(), "off at first");
     context.set_metrics(true);
@@ -107,6 +107,15 @@ fn metrics_count_what_is_called() {
     assert_eq!(context.metrics(), metrics);
     context.clear_metrics();
     assert!(context.metrics().is_empty());
+}
+
+/// One token's product on weights in the caches takes less than a hand-over between threads up to millions of weights.
+#[test]
+fn small_products_of_one_token_are_not_handed_over() {
+    let two = context(2);
+    for (rows, cols, parallel) in [(1024, 2048, false), (3072, 768, false), (4096, 4096, true)] {
+        assert_eq!(two.backend(Operation::TernaryMatvec, rows * cols, 1).parallel, parallel, "{rows} x {cols}");
+    }
 }
 
 #[test]

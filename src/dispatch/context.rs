@@ -113,6 +113,12 @@ impl Context {
         self.dispatcher.call(operation, work, self.is_direct(operation, tokens))
     }
 
+    /// Runs `calls` on the context's threads if one of `operation` with `work` would use them: several calls then share one
+    /// hand-over.
+    pub(crate) fn region<R: Send>(&self, operation: Operation, work: usize, calls: impl FnOnce() -> R + Send) -> R {
+        if self.dispatcher.choose(operation, work, false).parallel { self.install(calls) } else { calls() }
+    }
+
     /// Turns the times of calls on or off (off at first: then a call costs one load more).
     pub fn set_metrics(&self, on: bool) {
         self.dispatcher.metrics.enable(on);

@@ -3,11 +3,8 @@
 
 use rayon::prelude::*;
 
-use super::Context;
+use super::{Context, Operation};
 use crate::kernels::{FiveLevelLimits, TERNARY_BLOCK_ROWS, five_level_packed_len};
-
-/// Matrices of fewer weights stay on the calling thread: waking another costs more.
-const SERIAL_BELOW: usize = 1 << 19;
 
 impl Context {
     /// Quantizes and packs `weights` `[rows, cols]` to the levels -2, .., 2: `sign(w)` times the number of limits that
@@ -25,8 +22,9 @@ impl Context {
     ) {
         check_lengths(weights.len(), rows, cols, packed.len());
         assert!(limits.len() == 1 || limits.len() == rows, "five_level_quantize_pack: 1 or {rows} pairs of limits");
-        let kernels = self.kernels();
-        if weights.len() < SERIAL_BELOW {
+        let call = self.call(Operation::TernaryQuantizePack, weights.len());
+        let kernels = call.kernels;
+        if weights.is_empty() || !call.parallel {
             return kernels.five_level_quantize_pack(weights, rows, cols, limits, packed);
         }
         let blocks = packed.par_chunks_mut(five_level_packed_len(TERNARY_BLOCK_ROWS, cols));
@@ -47,8 +45,9 @@ impl Context {
     /// If a slice has the wrong length.
     pub fn five_level_pack(&self, levels: &[i8], rows: usize, cols: usize, packed: &mut [u8]) {
         check_lengths(levels.len(), rows, cols, packed.len());
-        let kernels = self.kernels();
-        if levels.len() < SERIAL_BELOW {
+        let call = self.call(Operation::TernaryPack, levels.len());
+        let kernels = call.kernels;
+        if levels.is_empty() || !call.parallel {
             return kernels.five_level_pack(levels, rows, cols, packed);
         }
         let blocks = packed.par_chunks_mut(five_level_packed_len(TERNARY_BLOCK_ROWS, cols));
@@ -64,8 +63,9 @@ impl Context {
     /// If a slice has the wrong length.
     pub fn five_level_unpack(&self, packed: &[u8], rows: usize, cols: usize, levels: &mut [i8]) {
         check_lengths(levels.len(), rows, cols, packed.len());
-        let kernels = self.kernels();
-        if levels.len() < SERIAL_BELOW {
+        let call = self.call(Operation::TernaryUnpack, levels.len());
+        let kernels = call.kernels;
+        if levels.is_empty() || !call.parallel {
             return kernels.five_level_unpack(packed, rows, cols, levels);
         }
         let blocks = packed.par_chunks(five_level_packed_len(TERNARY_BLOCK_ROWS, cols));

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::Context;
+use super::{Context, Operation};
 use crate::kernels::{GGUF_BLOCK, GgufTernary};
 
 /// Blocks of one task.
@@ -17,7 +17,11 @@ impl Context {
     /// If a length does not fit.
     pub fn gguf_ternary_quantize(&self, format: GgufTernary, x: &[f32], bytes: &mut [u8]) {
         check_lengths(format, x.len(), bytes.len());
-        let kernels = self.kernels();
+        let call = self.call(Operation::TernaryQuantizePack, x.len());
+        let kernels = call.kernels;
+        if !call.parallel {
+            return kernels.gguf_ternary_quantize(format, x, bytes);
+        }
         let tasks = bytes.par_chunks_mut(TASK_BLOCKS * format.block_bytes());
         let tasks = tasks.zip(x.par_chunks(TASK_BLOCKS * GGUF_BLOCK));
         self.install(|| tasks.for_each(|(bytes, x)| kernels.gguf_ternary_quantize(format, x, bytes)));
@@ -31,7 +35,11 @@ impl Context {
     pub fn gguf_ternary_pack(&self, format: GgufTernary, trits: &[i8], scales: &[f32], bytes: &mut [u8]) {
         let blocks = check_lengths(format, trits.len(), bytes.len());
         assert!(scales.len() == 1 || scales.len() == blocks, "gguf_ternary_pack: 1 or {blocks} scales");
-        let kernels = self.kernels();
+        let call = self.call(Operation::TernaryPack, trits.len());
+        let kernels = call.kernels;
+        if !call.parallel {
+            return kernels.gguf_ternary_pack(format, trits, scales, bytes);
+        }
         let tasks = bytes.par_chunks_mut(TASK_BLOCKS * format.block_bytes());
         let tasks = tasks.zip(trits.par_chunks(TASK_BLOCKS * GGUF_BLOCK)).enumerate();
         self.install(|| {
@@ -50,7 +58,11 @@ impl Context {
     pub fn gguf_ternary_unpack(&self, format: GgufTernary, bytes: &[u8], trits: &mut [i8], scales: &mut [f32]) {
         let blocks = check_lengths(format, trits.len(), bytes.len());
         assert_eq!(scales.len(), blocks, "gguf_ternary_unpack: one scale a block");
-        let kernels = self.kernels();
+        let call = self.call(Operation::TernaryUnpack, trits.len());
+        let kernels = call.kernels;
+        if !call.parallel {
+            return kernels.gguf_ternary_unpack(format, bytes, trits, scales);
+        }
         let outputs = trits.par_chunks_mut(TASK_BLOCKS * GGUF_BLOCK).zip(scales.par_chunks_mut(TASK_BLOCKS));
         let tasks = outputs.zip(bytes.par_chunks(TASK_BLOCKS * format.block_bytes()));
         self.install(|| {
@@ -64,7 +76,11 @@ impl Context {
     /// If a length does not fit.
     pub fn gguf_ternary_dequantize(&self, format: GgufTernary, bytes: &[u8], y: &mut [f32]) {
         check_lengths(format, y.len(), bytes.len());
-        let kernels = self.kernels();
+        let call = self.call(Operation::TernaryUnpack, y.len());
+        let kernels = call.kernels;
+        if !call.parallel {
+            return kernels.gguf_ternary_dequantize(format, bytes, y);
+        }
         let tasks = y.par_chunks_mut(TASK_BLOCKS * GGUF_BLOCK);
         let tasks = tasks.zip(bytes.par_chunks(TASK_BLOCKS * format.block_bytes()));
         self.install(|| tasks.for_each(|(y, bytes)| kernels.gguf_ternary_dequantize(format, bytes, y)));

@@ -27,11 +27,11 @@ pub enum Operation {
     Norm,
     /// Scaling in place.
     Scale,
-    /// Floats to packed ternary weights.
+    /// Floats to packed weights: ternary, five-level, GGUF's blocks.
     TernaryQuantizePack,
-    /// Trits to packed ternary weights.
+    /// Trits or levels to packed weights.
     TernaryPack,
-    /// Packed ternary weights to trits.
+    /// Packed weights to trits or levels.
     TernaryUnpack,
     /// Ternary weights times one token.
     TernaryMatvec,
@@ -106,15 +106,17 @@ impl Operation {
         )
     }
 
-    /// Work below which a call stays on the calling thread unless a configuration says otherwise: about what a core does
-    /// in the ten microseconds that waking another one takes.
+    /// Work below which a call stays on the calling thread unless a configuration says otherwise: about what a core with
+    /// AVX-512 does in the twenty microseconds below which sharing it with another one, which takes ten, does not pay.
     pub fn default_serial_below(self) -> u64 {
         match self {
-            Operation::QuantizeRowsStochastic | Operation::QuantizeColumnsStochastic => 1 << 14,
-            Operation::DenseMatmul | Operation::KmeansAssign | Operation::KmeansIteration => 1 << 19,
-            Operation::TernaryMatvec | Operation::TernaryMatmul => 1 << 20,
-            Operation::Int8Matmul | Operation::TernaryMatmulTransposed => 1 << 20,
-            _ => 1 << 16,
+            Operation::QuantizeRowsStochastic | Operation::QuantizeColumnsStochastic => 1 << 15,
+            Operation::QuantizeRows | Operation::Norm | Operation::Scale | Operation::TernaryQuantizePack => 1 << 18,
+            Operation::TernaryPack | Operation::TernaryUnpack => 1 << 20,
+            Operation::KmeansAssign | Operation::KmeansIteration => 1 << 20,
+            Operation::DenseMatmul => 1 << 21,
+            Operation::Int8Matmul | Operation::TernaryMatmul | Operation::TernaryMatmulTransposed => 1 << 22,
+            Operation::TernaryMatvec => 1 << 23,
         }
     }
 
@@ -128,8 +130,11 @@ impl Operation {
             Operation::Int8Matmul => KernelFamily::Int8,
             Operation::KmeansAssign | Operation::KmeansIteration => KernelFamily::KMeans,
             Operation::Norm | Operation::Scale => KernelFamily::Norm,
+            Operation::TernaryQuantizePack | Operation::TernaryPack | Operation::TernaryUnpack => {
+                KernelFamily::TernaryPack
+            }
             Operation::TernaryMatvec => KernelFamily::Matvec,
-            _ => KernelFamily::Ternary,
+            Operation::TernaryMatmul | Operation::TernaryMatmulTransposed => KernelFamily::Ternary,
         })
     }
 }

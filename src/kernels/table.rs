@@ -62,8 +62,14 @@ pub enum KernelFamily {
     KMeans,
     /// Sums and scaling.
     Norm,
-    /// Packed ternary weights times many tokens, packing and unpacking.
+    /// Packing and unpacking of five levels.
+    FiveLevel,
+    /// GGUF's ternary blocks.
+    GgufTernary,
+    /// Packed ternary weights times many tokens.
     Ternary,
+    /// Packing and unpacking of ternary weights.
+    TernaryPack,
     /// Packed ternary weights times one token.
     Matvec,
 }
@@ -77,7 +83,10 @@ impl KernelTable {
             KernelFamily::Int8 => format!("{:?}", table.int8),
             KernelFamily::KMeans => format!("{:?}", table.kmeans),
             KernelFamily::Norm => format!("{:?}", table.norm),
+            KernelFamily::FiveLevel => format!("{:?}", table.five_level),
+            KernelFamily::GgufTernary => format!("{:?}", table.gguf_ternary),
             KernelFamily::Ternary => format!("{:?}", table.ternary),
+            KernelFamily::TernaryPack => format!("{:?}", (table.ternary_pack, table.pack5)),
             KernelFamily::Matvec => format!("{:?}", table.matvec),
         };
         addresses(self) == addresses(other)

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::{Granularity, QuantizedRows, Requantized};
-use crate::dispatch::Context;
+use crate::dispatch::{Context, Operation};
 use crate::kernels::{TERNARY_BLOCK_ROWS, ternary_block_len, ternary_packed_len};
 use crate::tensor::AlignedBuffer;
 use crate::{Error, Result};
@@ -73,9 +73,11 @@ impl PackedTernary {
             let expected = format!("the bytes of {rows} x {cols} weights");
             return Err(Error::shape("ternary_pack", "packed", expected, packed.len()));
         }
-        let scales = mean_scales(ctx, weights, cols, count)?;
-        ctx.ternary_quantize_pack(weights, rows, cols, &thresholds_of(&scales), packed);
-        Ok(scales)
+        ctx.region(Operation::TernaryQuantizePack, weights.len(), || {
+            let scales = mean_scales(ctx, weights, cols, count)?;
+            ctx.ternary_quantize_pack(weights, rows, cols, &thresholds_of(&scales), packed);
+            Ok(scales)
+        })
     }
 
     /// The matrix whose packed bytes and scales (one, or one a row) came from elsewhere: a file, another process.
@@ -128,10 +130,12 @@ impl PackedTernary {
     /// Errors: as [`PackedTernary::pack`].
     pub fn repack(&mut self, ctx: &Context, weights: &[f32]) -> Result<usize> {
         check_len("ternary_pack", weights.len(), self.rows, self.cols)?;
-        let scales = mean_scales(ctx, weights, self.cols, self.scales.len())?;
-        let changed = ctx.ternary_repack(weights, self.rows, self.cols, &thresholds_of(&scales), &mut self.data);
-        self.scales = scales;
-        Ok(changed)
+        ctx.region(Operation::TernaryQuantizePack, weights.len(), || {
+            let scales = mean_scales(ctx, weights, self.cols, self.scales.len())?;
+            let changed = ctx.ternary_repack(weights, self.rows, self.cols, &thresholds_of(&scales), &mut self.data);
+            self.scales = scales;
+            Ok(changed)
+        })
     }
 
     /// As [`PackedTernary::repack`] under one scale, and what the rounding lost: `sum (w - s q)^2` falls into sums that
@@ -264,7 +268,8 @@ fn mean_scales(ctx: &Context, weights: &[f32], cols: usize, count: usize) -> Res
         return Ok(vec![MIN_SCALE as f32; count]);
     }
     let kernels = ctx.kernels();
-    let sums: Vec<f64> = ctx.install(|| weights.par_chunks(cols).map(|row| kernels.abs_sum(row)).collect());
+    let sums: Vec<f64> = ctx
+        .region(Operation::Norm, weights.len(), || weights.par_chunks(cols).map(|row| kernels.abs_sum(row)).collect());
     sums.iter().try_for_each(|&sum| check_sum(sum, weights))?;
     Ok(sums.into_iter().map(|sum| scale_of(sum, cols)).collect())
 }

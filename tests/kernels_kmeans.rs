@@ -257,3 +257,45 @@ fn iterations_are_the_same_everywhere() {
         }
     }
 }
+
+/// Bounds that did not pay were given up, points changed their label meanwhile, and bounds are taken up again: what was kept
+/// of the first time says nothing about the new label. One far centroid's jumps make the bounds fail; 24 others, two beside
+/// every point, take turns as the nearest.
+#[test]
+fn bounds_given_up_are_forgotten_before_they_are_taken_up_again() {
+    let (n, dim, k) = (18 * 640, 12, 36);
+    let noise = random(n * dim, 5, 0.0);
+    let at = |pair: usize, aside: f32, axis: usize| {
+        let aside = if axis == (pair + 1) % dim { aside } else { 0.0 };
+        aside + if axis == pair { 10.0 } else { 0.0 }
+    };
+    let place = |i: usize| at(i / dim % dim, 0.5, i % dim) + 0.01 * noise[i];
+    let points: Vec<f32> = (0..n * dim).map(place).collect();
+    let centroids = |first: f32, second: f32, jumper: f32| -> Vec<f32> {
+        let value = |i: usize| match (i / dim / 12, i / dim % 12, i % dim) {
+            (0, pair, axis) => at(pair, first, axis),
+            (1, pair, axis) => at(pair, second, axis),
+            (_, 0, _) => jumper,
+            (_, far, _) => 1000.0 + far as f32,
+        };
+        (0..k * dim).map(value).collect()
+    };
+    let still = centroids(0.0, 2.0, 1000.0);
+    let steps = [
+        vec![still; 4],
+        vec![centroids(0.0, 2.0, 1500.0), centroids(0.0, 0.7, 2000.0), centroids(0.0, 0.7, 2000.0)],
+        vec![centroids(0.5, 0.7, 2000.0), centroids(0.5, 0.7, 2000.0), centroids(0.0, 0.7, 2000.0)],
+    ];
+    for context in contexts(2) {
+        let lloyd = |pruning| Lloyd::new(&context, &points, dim, k, pruning);
+        let (mut pruned, mut plain) = (lloyd(true), lloyd(false));
+        let mut changes = Vec::new();
+        for (step, centroids) in steps.iter().flatten().enumerate() {
+            let isa = context.kernels().isa();
+            changes.push(plain.assign(centroids));
+            assert_eq!(pruned.assign(centroids), changes[step], "{isa:?}, step {step}");
+            assert_eq!(pruned.labels(), plain.labels(), "{isa:?}, step {step}");
+        }
+        assert_eq!(changes, [n, 0, 0, 0, 0, n, 0, n, 0, n]);
+    }
+}

@@ -268,8 +268,8 @@ fn mean_scales(ctx: &Context, weights: &[f32], cols: usize, count: usize) -> Res
         return Ok(vec![MIN_SCALE as f32; count]);
     }
     let kernels = ctx.kernels();
-    let sums: Vec<f64> = ctx
-        .region(Operation::Norm, weights.len(), || weights.par_chunks(cols).map(|row| kernels.abs_sum(row)).collect());
+    // On the context's threads in any case: outside them rayon would take all of the machine's.
+    let sums: Vec<f64> = ctx.install(|| weights.par_chunks(cols).map(|row| kernels.abs_sum(row)).collect());
     sums.iter().try_for_each(|&sum| check_sum(sum, weights))?;
     Ok(sums.into_iter().map(|sum| scale_of(sum, cols)).collect())
 }

@@ -56,6 +56,15 @@ static void direct(size_t rows, size_t cols, size_t tokens) {
     free_all();
 }
 
+static void q8_0(size_t rows, size_t blocks) {
+    size_t cols = 32 * blocks;
+    uint8_t *weights = (uint8_t *)bytes(rows * blocks * 34);
+    int8_t *x = bytes(cols);
+    float *x_scales = floats(blocks), *y = floats(rows);
+    RUN(q8_0_matvec, weights, rows, cols, x, x_scales, y);
+    free_all();
+}
+
 static void int8_product(size_t tokens) {
     size_t geometry[4] = {0};
     RUN(int8_geometry, geometry);
@@ -123,6 +132,8 @@ void run_products(void) {
             matrix(rows[r], lengths[c]);
             for (size_t tokens = 0; tokens < 14; tokens++) direct(rows[r], lengths[c], tokens);
         }
+    for (size_t r = 0; r < COUNT(rows); r++)
+        for (size_t blocks = 0; blocks < 10; blocks++) q8_0(rows[r], blocks);
     for (size_t i = 0; i < COUNT(few); i++) {
         int8_product(few[i]);
         for (size_t d = 0; d < COUNT(few); d++)

@@ -82,7 +82,7 @@ impl Operation for WeightedSum {
     fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
         let mut dx = pass.buffers.take_gradient(self.x);
         dx[..self.weights.len()].copy_from_slice(&self.weights);
-        pass.buffers.put_gradient(self.x, dx);
+        pass.buffers.put_gradient(pass.context, self.x, dx);
         Ok(())
     }
 }

@@ -4,8 +4,6 @@
 //! the threads.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::seeding::seed_centroids;
 use crate::dispatch::{Context, Lloyd};
 use crate::{Error, Result};
@@ -174,7 +172,7 @@ const CHECKED_BLOCK: usize = 1 << 16;
 fn check_finite(context: &Context, what: &str, values: &[f32], dim: usize) -> Result<()> {
     // A sum of finite magnitudes is finite in f64: one that is not tells of a block to look through.
     let strange = |block: &[f32]| !context.kernels().abs_sum(block).is_finite();
-    let block = context.install(|| values.par_chunks(CHECKED_BLOCK).position_first(strange));
+    let block = context.map(values.chunks(CHECKED_BLOCK), strange).into_iter().position(|strange| strange);
     let first = block.map_or(values.len(), |block| block * CHECKED_BLOCK);
     match values[first..].iter().position(|value| !value.is_finite()) {
         None => Ok(()),

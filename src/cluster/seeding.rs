@@ -1,8 +1,6 @@
 //! k-means++ (Arthur and Vassilvitskii, 2007).
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::distance::squared_distance;
 use crate::dispatch::Context;
 use crate::tensor::RandomStream;
@@ -52,7 +50,7 @@ pub(super) fn seed_centroids(context: &Context, points: &[f32], dim: usize, k: u
 /// The index at the share `at` (0 to 1) of the sum of all weights; `None` if they are all zero.
 fn draw(context: &Context, weights: &[f32], at: f64) -> Option<usize> {
     let sum = |block: &[f32]| context.kernels().abs_sum(block); // weights are not negative
-    let sums: Vec<f64> = context.install(|| weights.par_chunks(BLOCK_POINTS).map(sum).collect());
+    let sums = context.map(weights.chunks(BLOCK_POINTS), sum);
     let total: f64 = sums.iter().sum();
     let mut left = at * total;
     for (index, (block, sum)) in weights.chunks(BLOCK_POINTS).zip(sums).enumerate() {

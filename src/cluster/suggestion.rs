@@ -1,8 +1,6 @@
 //! How many clusters a set of points has.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::distance::squared_distance;
 use super::kmeans::check_points;
 use super::{KMeans, KMeansOptions};
@@ -60,11 +58,9 @@ pub fn suggest_clusters(
 fn distance_matrix(context: &Context, points: &[f32], dim: usize) -> Vec<f32> {
     let n = points.len() / dim;
     let mut matrix = vec![0.0f32; n * n];
-    context.install(|| {
-        matrix.par_chunks_mut(n).zip(points.par_chunks(dim)).for_each(|(row, point)| {
-            let distances = points.chunks_exact(dim).map(|other| squared_distance(point, other).sqrt() as f32);
-            row.iter_mut().zip(distances).for_each(|(d, value)| *d = value);
-        });
+    context.for_each(matrix.chunks_mut(n).zip(points.chunks(dim)), |(row, point)| {
+        let distances = points.chunks_exact(dim).map(|other| squared_distance(point, other).sqrt() as f32);
+        row.iter_mut().zip(distances).for_each(|(d, value)| *d = value);
     });
     matrix
 }

@@ -1,8 +1,6 @@
 //! Embeddings of token windows: hashed n-gram counts, cheap enough for every window of a data set.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use crate::dispatch::Context;
 use crate::{Error, Result};
 
@@ -56,14 +54,12 @@ impl WindowEmbedding {
             return Err(Error::shape("embed_windows", "window", format!("inside {} tokens", tokens.len()), found));
         }
         let mut embeddings = vec![0.0; starts.len() * self.dim];
-        context.install(|| {
-            let outputs = embeddings.par_chunks_mut(BLOCK_WINDOWS * self.dim).zip(starts.par_chunks(BLOCK_WINDOWS));
-            outputs.for_each(|(outputs, starts)| {
-                let mut sums = vec![0i32; self.dim];
-                for (output, &start) in outputs.chunks_mut(self.dim).zip(starts) {
-                    self.embed(&tokens[start..start + length], &mut sums, output);
-                }
-            });
+        let blocks = embeddings.chunks_mut(BLOCK_WINDOWS * self.dim).zip(starts.chunks(BLOCK_WINDOWS));
+        context.for_each(blocks, |(outputs, starts)| {
+            let mut sums = vec![0i32; self.dim];
+            for (output, &start) in outputs.chunks_mut(self.dim).zip(starts) {
+                self.embed(&tokens[start..start + length], &mut sums, output);
+            }
         });
         Ok(embeddings)
     }

@@ -3,8 +3,6 @@
 
 use std::path::PathBuf;
 
-use rayon::prelude::*;
-
 use super::token_store::TokenStore;
 use super::tokenizer::{NEWLINE, Tokenizer};
 use super::{TextSource, TextSplit};
@@ -201,8 +199,8 @@ fn tokenize(
             ends.push(base);
         }
         let pieces = super::tokenizer::pieces(text);
-        let encoded: Result<Vec<_>> =
-            context.install(|| pieces.par_iter().map(|piece| tokenizer.encode_with_ends(piece)).collect());
+        let encoded = context.map(pieces.iter(), |piece| tokenizer.encode_with_ends(piece));
+        let encoded: Result<Vec<_>> = encoded.into_iter().collect();
         for (piece, (ids, piece_ends)) in pieces.iter().zip(encoded?) {
             store.extend(&ids);
             ends.extend(piece_ends.iter().map(|&end| base + u64::from(end)));

@@ -1,8 +1,6 @@
 //! int8 quantization of activations and gradients on the context's threads.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::{Context, Operation};
 use crate::kernels::StochasticRounding;
 use crate::tensor::RandomStream;
@@ -39,13 +37,9 @@ impl Context {
         if width == 0 || !call.parallel {
             return call.kernels.quantize_rows(x, width, values, scales, sums);
         }
-        self.install(|| {
-            let outputs = values.par_chunks_mut(rows * width).zip(scales.par_chunks_mut(rows));
-            outputs.zip(sums.par_chunks_mut(rows)).zip(x.par_chunks(rows * width)).for_each(
-                |(((values, scales), sums), x)| {
-                    call.kernels.quantize_rows(x, width, values, scales, sums);
-                },
-            );
+        let outputs = values.chunks_mut(rows * width).zip(scales.chunks_mut(rows)).zip(sums.chunks_mut(rows));
+        self.for_each(outputs.zip(x.chunks(rows * width)), |(((values, scales), sums), x)| {
+            call.kernels.quantize_rows(x, width, values, scales, sums);
         });
     }
 
@@ -71,14 +65,10 @@ impl Context {
         if width == 0 || !call.parallel {
             return call.kernels.quantize_rows_stochastic(x, width, 0, rounding, values, scales, sums);
         }
-        self.install(|| {
-            let outputs = values.par_chunks_mut(rows * width).zip(scales.par_chunks_mut(rows));
-            outputs.zip(sums.par_chunks_mut(rows)).zip(x.par_chunks(rows * width)).enumerate().for_each(
-                |(block, (((values, scales), sums), x))| {
-                    let first = block * rows;
-                    call.kernels.quantize_rows_stochastic(x, width, first, rounding, values, scales, sums);
-                },
-            );
+        let outputs = values.chunks_mut(rows * width).zip(scales.chunks_mut(rows)).zip(sums.chunks_mut(rows));
+        let blocks = outputs.zip(x.chunks(rows * width)).enumerate();
+        self.for_each(blocks, |(block, (((values, scales), sums), x))| {
+            call.kernels.quantize_rows_stochastic(x, width, block * rows, rounding, values, scales, sums);
         });
     }
 
@@ -111,16 +101,15 @@ impl Context {
             call.kernels.column_scales(x, width, row_factors, column_scales);
             return call.kernels.quantize_columns_stochastic(x, 0, row_factors, column_scales, rounding, values);
         }
-        self.install(|| {
-            column_scales.par_chunks_mut(BLOCK_COLUMNS).enumerate().for_each(|(block, scales)| {
-                let first = (block * BLOCK_COLUMNS).min(x.len());
-                call.kernels.column_scales(&x[first..], width, row_factors, scales);
-            });
-            let inputs = x.par_chunks(rows * width).zip(row_factors.par_chunks(rows));
-            values.par_chunks_mut(rows * width).zip(inputs).enumerate().for_each(|(block, (values, (x, factors)))| {
-                let first = block * rows;
-                call.kernels.quantize_columns_stochastic(x, first, factors, column_scales, rounding, values);
-            });
+        self.for_each(column_scales.chunks_mut(BLOCK_COLUMNS).enumerate(), |(block, scales)| {
+            let first = (block * BLOCK_COLUMNS).min(x.len());
+            call.kernels.column_scales(&x[first..], width, row_factors, scales);
+        });
+        let inputs = x.chunks(rows * width).zip(row_factors.chunks(rows));
+        let blocks = values.chunks_mut(rows * width).zip(inputs).enumerate();
+        self.for_each(blocks, |(block, (values, (x, factors)))| {
+            let first = block * rows;
+            call.kernels.quantize_columns_stochastic(x, first, factors, column_scales, rounding, values);
         });
     }
 }

@@ -144,9 +144,13 @@ impl Context {
         self.pool.current_num_threads()
     }
 
-    /// Runs `work` on the context's threads: rayon's parallel iterators inside use them. Call it once around a whole
-    /// step; nested calls are free.
+    /// Runs `work` on one of the context's threads. Call it once around a whole step: [`Context::for_each`] inside then
+    /// needs no hand-over.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(work)
+        let (mut work, mut result) = (Some(work), None);
+        // Through a pointer: one instance of the pool's machinery serves all callers.
+        let work: &mut (dyn FnMut() + Send) = &mut || result = work.take().map(|work| work());
+        self.pool.install(work);
+        result.expect("the pool has run the work")
     }
 }

@@ -1,8 +1,6 @@
 //! Dense f32 products on the context's threads, in blocks of fixed size: the result does not depend on the threads.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::{Context, Operation};
 use crate::kernels::{DenseMatrix, dense_matmul};
 
@@ -34,11 +32,7 @@ impl Context {
             dense_matmul((c.len() / n, n, k), rows, b, accumulate, c, n);
         };
         let call = self.call(Operation::DenseMatmul, c.len().saturating_mul(k));
-        if call.parallel {
-            self.install(|| c.par_chunks_mut(BLOCK_ROWS * n).enumerate().for_each(product));
-        } else {
-            c.chunks_mut(BLOCK_ROWS * n).enumerate().for_each(product);
-        }
+        self.for_each_if(call.parallel, c.chunks_mut(BLOCK_ROWS * n).enumerate(), product);
     }
 
     /// Eight digits that tell how dense f32 products round here: the order of their additions follows the CPU's vector

@@ -1,8 +1,6 @@
 //! Packing and unpacking five-level matrices on the context's threads, block by block of 64 rows.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::{Context, Operation};
 use crate::kernels::{FiveLevelLimits, TERNARY_BLOCK_ROWS, five_level_packed_len};
 
@@ -27,15 +25,13 @@ impl Context {
         if weights.is_empty() || !call.parallel {
             return kernels.five_level_quantize_pack(weights, rows, cols, limits, packed);
         }
-        let blocks = packed.par_chunks_mut(five_level_packed_len(TERNARY_BLOCK_ROWS, cols));
-        let blocks = blocks.zip(weights.par_chunks(TERNARY_BLOCK_ROWS * cols)).enumerate();
+        let blocks = packed.chunks_mut(five_level_packed_len(TERNARY_BLOCK_ROWS, cols));
+        let blocks = blocks.zip(weights.chunks(TERNARY_BLOCK_ROWS * cols)).enumerate();
         // From the end backwards: after a sum over the weights the end is what the caches still hold.
-        self.install(|| {
-            blocks.rev().for_each(|(block, (packed, weights))| {
-                let (first, rows) = (block * TERNARY_BLOCK_ROWS, weights.len() / cols);
-                let limits = if limits.len() == 1 { limits } else { &limits[first..first + rows] };
-                kernels.five_level_quantize_pack(weights, rows, cols, limits, packed);
-            });
+        self.for_each(blocks.rev(), |(block, (packed, weights))| {
+            let (first, rows) = (block * TERNARY_BLOCK_ROWS, weights.len() / cols);
+            let limits = if limits.len() == 1 { limits } else { &limits[first..first + rows] };
+            kernels.five_level_quantize_pack(weights, rows, cols, limits, packed);
         });
     }
 
@@ -50,11 +46,9 @@ impl Context {
         if levels.is_empty() || !call.parallel {
             return kernels.five_level_pack(levels, rows, cols, packed);
         }
-        let blocks = packed.par_chunks_mut(five_level_packed_len(TERNARY_BLOCK_ROWS, cols));
-        let blocks = blocks.zip(levels.par_chunks(TERNARY_BLOCK_ROWS * cols));
-        self.install(|| {
-            blocks.for_each(|(packed, levels)| kernels.five_level_pack(levels, levels.len() / cols, cols, packed));
-        });
+        let blocks = packed.chunks_mut(five_level_packed_len(TERNARY_BLOCK_ROWS, cols));
+        let blocks = blocks.zip(levels.chunks(TERNARY_BLOCK_ROWS * cols));
+        self.for_each(blocks, |(packed, levels)| kernels.five_level_pack(levels, levels.len() / cols, cols, packed));
     }
 
     /// Unpacks a matrix `[rows, cols]` to -2, .., 2.
@@ -68,11 +62,9 @@ impl Context {
         if levels.is_empty() || !call.parallel {
             return kernels.five_level_unpack(packed, rows, cols, levels);
         }
-        let blocks = packed.par_chunks(five_level_packed_len(TERNARY_BLOCK_ROWS, cols));
-        let blocks = blocks.zip(levels.par_chunks_mut(TERNARY_BLOCK_ROWS * cols));
-        self.install(|| {
-            blocks.for_each(|(packed, levels)| kernels.five_level_unpack(packed, levels.len() / cols, cols, levels));
-        });
+        let blocks = packed.chunks(five_level_packed_len(TERNARY_BLOCK_ROWS, cols));
+        let blocks = blocks.zip(levels.chunks_mut(TERNARY_BLOCK_ROWS * cols));
+        self.for_each(blocks, |(packed, levels)| kernels.five_level_unpack(packed, levels.len() / cols, cols, levels));
     }
 }
 

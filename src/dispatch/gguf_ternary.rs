@@ -1,8 +1,6 @@
 //! GGUF's ternary blocks on the context's threads.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::{Context, Operation};
 use crate::kernels::{GGUF_BLOCK, GgufTernary};
 
@@ -22,9 +20,8 @@ impl Context {
         if !call.parallel {
             return kernels.gguf_ternary_quantize(format, x, bytes);
         }
-        let tasks = bytes.par_chunks_mut(TASK_BLOCKS * format.block_bytes());
-        let tasks = tasks.zip(x.par_chunks(TASK_BLOCKS * GGUF_BLOCK));
-        self.install(|| tasks.for_each(|(bytes, x)| kernels.gguf_ternary_quantize(format, x, bytes)));
+        let tasks = bytes.chunks_mut(TASK_BLOCKS * format.block_bytes()).zip(x.chunks(TASK_BLOCKS * GGUF_BLOCK));
+        self.for_each(tasks, |(bytes, x)| kernels.gguf_ternary_quantize(format, x, bytes));
     }
 
     /// Packs trits under known scales, one for all blocks or one a block; see
@@ -40,14 +37,11 @@ impl Context {
         if !call.parallel {
             return kernels.gguf_ternary_pack(format, trits, scales, bytes);
         }
-        let tasks = bytes.par_chunks_mut(TASK_BLOCKS * format.block_bytes());
-        let tasks = tasks.zip(trits.par_chunks(TASK_BLOCKS * GGUF_BLOCK)).enumerate();
-        self.install(|| {
-            tasks.for_each(|(task, (bytes, trits))| {
-                let (first, count) = (task * TASK_BLOCKS, trits.len() / GGUF_BLOCK);
-                let scales = if scales.len() == 1 { scales } else { &scales[first..first + count] };
-                kernels.gguf_ternary_pack(format, trits, scales, bytes);
-            });
+        let tasks = bytes.chunks_mut(TASK_BLOCKS * format.block_bytes()).zip(trits.chunks(TASK_BLOCKS * GGUF_BLOCK));
+        self.for_each(tasks.enumerate(), |(task, (bytes, trits))| {
+            let (first, count) = (task * TASK_BLOCKS, trits.len() / GGUF_BLOCK);
+            let scales = if scales.len() == 1 { scales } else { &scales[first..first + count] };
+            kernels.gguf_ternary_pack(format, trits, scales, bytes);
         });
     }
 
@@ -63,11 +57,9 @@ impl Context {
         if !call.parallel {
             return kernels.gguf_ternary_unpack(format, bytes, trits, scales);
         }
-        let outputs = trits.par_chunks_mut(TASK_BLOCKS * GGUF_BLOCK).zip(scales.par_chunks_mut(TASK_BLOCKS));
-        let tasks = outputs.zip(bytes.par_chunks(TASK_BLOCKS * format.block_bytes()));
-        self.install(|| {
-            tasks.for_each(|((trits, scales), bytes)| kernels.gguf_ternary_unpack(format, bytes, trits, scales));
-        });
+        let outputs = trits.chunks_mut(TASK_BLOCKS * GGUF_BLOCK).zip(scales.chunks_mut(TASK_BLOCKS));
+        let tasks = outputs.zip(bytes.chunks(TASK_BLOCKS * format.block_bytes()));
+        self.for_each(tasks, |((trits, scales), bytes)| kernels.gguf_ternary_unpack(format, bytes, trits, scales));
     }
 
     /// The values of blocks, bit for bit what llama.cpp gives.
@@ -81,9 +73,8 @@ impl Context {
         if !call.parallel {
             return kernels.gguf_ternary_dequantize(format, bytes, y);
         }
-        let tasks = y.par_chunks_mut(TASK_BLOCKS * GGUF_BLOCK);
-        let tasks = tasks.zip(bytes.par_chunks(TASK_BLOCKS * format.block_bytes()));
-        self.install(|| tasks.for_each(|(y, bytes)| kernels.gguf_ternary_dequantize(format, bytes, y)));
+        let tasks = y.chunks_mut(TASK_BLOCKS * GGUF_BLOCK).zip(bytes.chunks(TASK_BLOCKS * format.block_bytes()));
+        self.for_each(tasks, |(y, bytes)| kernels.gguf_ternary_dequantize(format, bytes, y));
     }
 }
 

@@ -3,8 +3,6 @@
 
 use std::cell::RefCell;
 
-use rayon::prelude::*;
-
 use super::backend::Call;
 use super::{Context, Operation};
 use crate::kernels::KernelTable;
@@ -178,7 +176,7 @@ impl Context {
                 let (len, accumulate) = (SECTION.min(k - first), accumulate || first > 0);
                 // The elements of a sum lie side by side in `a` as stored and in the transpose of `b`.
                 let (left, right) = (a.section(!a.transposed, m, first, len), b.section(b.transposed, n, first, len));
-                section_product(&call, left, right, row_scales, accumulate, c, c_stride, &mut panels);
+                section_product(self, &call, left, right, row_scales, accumulate, c, c_stride, &mut panels);
             }
             PANELS.set(panels);
         };
@@ -188,6 +186,7 @@ impl Context {
 
 #[allow(clippy::too_many_arguments)]
 fn section_product(
+    context: &Context,
     call: &Call<'_>,
     left: Packing<'_>,
     right: Packing<'_>,
@@ -215,13 +214,8 @@ fn section_product(
         right.pack(strip, panels, |x, stride, cols, panel| kernels.int8_pack_b(x, len, stride, cols, panel));
     };
     let (left_strip, right_strip) = (left.panels_of_strip() * a_bytes, right.panels_of_strip() * b_bytes);
-    if call.parallel {
-        a_panels.par_chunks_mut(left_strip).enumerate().for_each(pack_left);
-        b_panels.par_chunks_mut(right_strip).enumerate().for_each(pack_right);
-    } else {
-        a_panels.chunks_mut(left_strip).enumerate().for_each(pack_left);
-        b_panels.chunks_mut(right_strip).enumerate().for_each(pack_right);
-    }
+    context.for_each_if(call.parallel, a_panels.chunks_mut(left_strip).enumerate(), pack_left);
+    context.for_each_if(call.parallel, b_panels.chunks_mut(right_strip).enumerate(), pack_right);
     // A block of output rows goes through all right panels: the block's left panels stay in the second-level cache.
     let block_panels = ((1 << 18) / a_bytes).clamp(1, 16);
     let block_rows = block_panels * left.width;
@@ -235,11 +229,6 @@ fn section_product(
             }
         }
     };
-    if call.parallel {
-        let blocks = c.par_chunks_mut(block_rows * c_stride).zip(scales.par_chunks(block_rows));
-        blocks.zip(a_panels.par_chunks(block_panels * a_bytes)).for_each(multiply);
-    } else {
-        let blocks = c.chunks_mut(block_rows * c_stride).zip(scales.chunks(block_rows));
-        blocks.zip(a_panels.chunks(block_panels * a_bytes)).for_each(multiply);
-    }
+    let blocks = c.chunks_mut(block_rows * c_stride).zip(scales.chunks(block_rows));
+    context.for_each_if(call.parallel, blocks.zip(a_panels.chunks(block_panels * a_bytes)), multiply);
 }

@@ -1,8 +1,6 @@
 //! k-means on the context's threads: nearest centroids and distances.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::{Context, Operation};
 
 /// Points of one parallel block of work that nothing is kept of.
@@ -43,10 +41,8 @@ impl Context {
             let mut scratch = Vec::new();
             return outputs.enumerate().for_each(|block| assign(&mut scratch, block));
         }
-        self.install(|| {
-            let outputs = labels.par_chunks_mut(BLOCK_POINTS).zip(distances.par_chunks_mut(BLOCK_POINTS));
-            outputs.enumerate().for_each_init(Vec::new, assign);
-        });
+        let outputs = labels.chunks_mut(BLOCK_POINTS).zip(distances.chunks_mut(BLOCK_POINTS));
+        self.for_each(outputs.enumerate(), |block| assign(&mut Vec::new(), block));
     }
 
     /// Squared distance in f64, rounded, of each point `[n, dim]` to the centroid of its label.
@@ -62,13 +58,11 @@ impl Context {
         distances: &mut [f32],
     ) {
         assert!(points.len() == labels.len() * dim && distances.len() == labels.len(), "kmeans_distances: lengths");
-        self.install(|| {
-            let outputs = distances.par_chunks_mut(BLOCK_POINTS).zip(labels.par_chunks(BLOCK_POINTS));
-            outputs.enumerate().for_each(|(block, (distances, labels))| {
-                let first = block * BLOCK_POINTS;
-                let points = &points[first * dim..(first + labels.len()) * dim];
-                self.kernels().kmeans_distances(points, dim, centroids, labels, distances);
-            });
+        let outputs = distances.chunks_mut(BLOCK_POINTS).zip(labels.chunks(BLOCK_POINTS));
+        self.for_each(outputs.enumerate(), |(block, (distances, labels))| {
+            let first = block * BLOCK_POINTS;
+            let points = &points[first * dim..(first + labels.len()) * dim];
+            self.kernels().kmeans_distances(points, dim, centroids, labels, distances);
         });
     }
 
@@ -88,13 +82,11 @@ impl Context {
     ) {
         let dim = centroid.len();
         assert!(points.len() == labels.len() * dim && distances.len() == labels.len(), "kmeans_nearer: lengths");
-        self.install(|| {
-            let outputs = labels.par_chunks_mut(BLOCK_POINTS).zip(distances.par_chunks_mut(BLOCK_POINTS));
-            outputs.enumerate().for_each(|(block, (labels, distances))| {
-                let first = block * BLOCK_POINTS;
-                let points = &points[first * dim..(first + labels.len()) * dim];
-                self.kernels().kmeans_nearer(points, centroid, number, reach, labels, distances);
-            });
+        let outputs = labels.chunks_mut(BLOCK_POINTS).zip(distances.chunks_mut(BLOCK_POINTS));
+        self.for_each(outputs.enumerate(), |(block, (labels, distances))| {
+            let first = block * BLOCK_POINTS;
+            let points = &points[first * dim..(first + labels.len()) * dim];
+            self.kernels().kmeans_nearer(points, centroid, number, reach, labels, distances);
         });
     }
 }

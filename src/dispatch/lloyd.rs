@@ -1,8 +1,6 @@
 //! Lloyd's iteration on the context's threads.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::kmeans::BLOCK_POINTS;
 use super::{Context, Operation};
 use crate::kernels::{DistanceBounds, KernelTable, MAX_GROUPS, NO_LABEL, PackedCentroids};
@@ -107,13 +105,8 @@ impl<'a> Lloyd<'a> {
             scratch: Vec::new(),
         };
         let mut norms = vec![0.0; n];
-        context.install(|| {
-            norms.par_chunks_mut(BLOCK_POINTS).zip(points.par_chunks(BLOCK_POINTS * dim)).for_each(
-                |(norms, points)| {
-                    context.kernels().kmeans_norms(points, dim, norms);
-                },
-            );
-        });
+        let blocks = norms.chunks_mut(BLOCK_POINTS).zip(points.chunks(BLOCK_POINTS * dim));
+        context.for_each(blocks, |(norms, points)| context.kernels().kmeans_norms(points, dim, norms));
         let bounds = pruning.then(|| Bounds {
             upper: vec![f32::INFINITY; n],
             lower: vec![0.0; n],
@@ -193,11 +186,7 @@ impl<'a> Lloyd<'a> {
                 }
             }
         };
-        if call.parallel {
-            context.install(|| work.into_par_iter().with_max_len(1).enumerate().for_each(search));
-        } else {
-            work.into_iter().enumerate().for_each(search);
-        }
+        context.for_each_if(call.parallel, work.into_iter().enumerate(), search);
         let blocks = &self.blocks;
         let add = |(cluster, (sum, count)): (usize, (&mut [f64], &mut i64))| {
             for block in blocks.iter().filter(|block| block.touched[cluster] != 0) {
@@ -205,14 +194,7 @@ impl<'a> Lloyd<'a> {
                 *count += block.counts[cluster];
             }
         };
-        if call.parallel {
-            context.install(|| {
-                let clusters = self.sums.par_chunks_mut(dim).zip(&mut self.counts).enumerate();
-                clusters.with_min_len((1 << 12) / dim.min(1 << 12)).for_each(add);
-            });
-        } else {
-            self.sums.chunks_mut(dim).zip(&mut self.counts).enumerate().for_each(add);
-        }
+        context.for_each_if(call.parallel, self.sums.chunks_mut(dim).zip(&mut self.counts).enumerate(), add);
         let [searched, of] = self
             .blocks
             .iter()

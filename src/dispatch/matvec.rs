@@ -2,8 +2,6 @@
 //! depend on the number of threads.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::backend::Call;
 use super::{Context, Operation};
 use crate::kernels::{Activations, KernelTable, TERNARY_BLOCK_ROWS, ternary_packed_len};
@@ -61,10 +59,9 @@ impl Context {
         if !call.parallel {
             return product(packed, scales, y);
         }
-        self.install(|| {
-            y.par_chunks_mut(TASK_ROWS).zip(packed.par_chunks(task_len)).enumerate().for_each(|(task, (y, packed))| {
-                product(packed, super::ternary::part_of(scales, task * TASK_ROWS, y.len()), y);
-            });
+        let tasks = y.chunks_mut(TASK_ROWS).zip(packed.chunks(task_len)).enumerate();
+        self.for_each(tasks, |(task, (y, packed))| {
+            product(packed, super::ternary::part_of(scales, task * TASK_ROWS, y.len()), y);
         });
     }
 
@@ -80,10 +77,8 @@ impl Context {
         }
         assert!(trits.len() == rows * cols && packed.len() == KernelTable::pack5_bytes(rows, cols), "pack5: lengths");
         let block = KernelTable::pack5_bytes(TERNARY_BLOCK_ROWS, cols);
-        self.install(|| {
-            let blocks = packed.par_chunks_mut(block).zip(trits.par_chunks(TERNARY_BLOCK_ROWS * cols));
-            blocks.for_each(|(packed, trits)| kernels.pack5(trits, trits.len() / cols, cols, packed));
-        });
+        let blocks = packed.chunks_mut(block).zip(trits.chunks(TERNARY_BLOCK_ROWS * cols));
+        self.for_each(blocks, |(packed, trits)| kernels.pack5(trits, trits.len() / cols, cols, packed));
     }
 
     /// The trits `[rows, cols]` of `packed`.
@@ -98,9 +93,7 @@ impl Context {
         }
         assert!(trits.len() == rows * cols && packed.len() == KernelTable::pack5_bytes(rows, cols), "unpack5: lengths");
         let block = KernelTable::pack5_bytes(TERNARY_BLOCK_ROWS, cols);
-        self.install(|| {
-            let blocks = packed.par_chunks(block).zip(trits.par_chunks_mut(TERNARY_BLOCK_ROWS * cols));
-            blocks.for_each(|(packed, trits)| kernels.unpack5(packed, trits.len() / cols, cols, trits));
-        });
+        let blocks = packed.chunks(block).zip(trits.chunks_mut(TERNARY_BLOCK_ROWS * cols));
+        self.for_each(blocks, |(packed, trits)| kernels.unpack5(packed, trits.len() / cols, cols, trits));
     }
 }

@@ -22,6 +22,7 @@ mod matvec;
 mod metrics;
 mod norm;
 mod operation;
+mod parallel;
 mod ternary;
 mod ternary_pack;
 mod workload;

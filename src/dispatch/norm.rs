@@ -1,8 +1,6 @@
 //! Norms on the context's threads: fixed blocks, added in order, so the result does not depend on the threads.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::{Context, Operation};
 use crate::kernels::KernelTable;
 
@@ -29,7 +27,7 @@ impl Context {
         if !call.parallel {
             return x.chunks(BLOCK).map(sums).fold([0.0; 2], add);
         }
-        let sums: Vec<[f64; 2]> = self.install(|| x.par_chunks(BLOCK).map(sums).collect());
+        let sums: Vec<[f64; 2]> = self.map(x.chunks(BLOCK), sums);
         sums.into_iter().fold([0.0; 2], add)
     }
 
@@ -48,9 +46,8 @@ impl Context {
         if !call.parallel {
             return x.chunks(BLOCK).zip(y.chunks(BLOCK)).fold(0.0, |sum, (x, y)| sum + call.kernels.dot(x, y));
         }
-        let pairs = || x.par_chunks(BLOCK).zip(y.par_chunks(BLOCK));
-        let sums: Vec<f64> = self.install(|| pairs().map(|(x, y)| call.kernels.dot(x, y)).collect());
-        sums.into_iter().sum()
+        let pairs = x.chunks(BLOCK).zip(y.chunks(BLOCK));
+        self.map(pairs, |(x, y)| call.kernels.dot(x, y)).into_iter().sum()
     }
 
     /// `x[i] *= factor`. From the end backwards: after a sum over `x` the end is what the caches still hold.
@@ -59,7 +56,7 @@ impl Context {
         if !call.parallel {
             return call.kernels.scale(x, factor);
         }
-        self.install(|| x.par_chunks_mut(BLOCK).rev().for_each(|block| call.kernels.scale(block, factor)));
+        self.for_each(x.chunks_mut(BLOCK).rev(), |block| call.kernels.scale(block, factor));
     }
 
     /// Scales `x` down to the norm `max` if its norm is larger; gives the norm before. One read of `x` when nothing is
@@ -77,7 +74,6 @@ impl Context {
         if !call.parallel {
             return x.chunks(BLOCK).fold(0.0, |total, block| total + sum(call.kernels, block));
         }
-        let sums: Vec<f64> = self.install(|| x.par_chunks(BLOCK).map(|block| sum(call.kernels, block)).collect());
-        sums.into_iter().sum()
+        self.map(x.chunks(BLOCK), |block| sum(call.kernels, block)).into_iter().sum()
     }
 }

@@ -64,7 +64,7 @@ fn for_each_tile(
     tile: Tile,
     y: MatrixMut<'_, f32>,
     (token, output): (usize, usize),
-    work: &(impl Fn(MatrixMut<'_, f32>, usize, usize) + Sync),
+    work: &(dyn Fn(MatrixMut<'_, f32>, usize, usize) + Sync),
 ) {
     let (tokens, outputs) = (y.rows(), y.cols());
     let (first, second, next) = if outputs > tile.outputs {
@@ -205,7 +205,7 @@ impl Context {
         call: &Call<'_>,
         tile: Tile,
         y: MatrixMut<'_, f32>,
-        work: &(impl Fn(MatrixMut<'_, f32>, usize, usize) + Sync),
+        work: &(dyn Fn(MatrixMut<'_, f32>, usize, usize) + Sync),
     ) {
         if call.parallel {
             self.install(|| for_each_tile(true, tile, y, (0, 0), work));

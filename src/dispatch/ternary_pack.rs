@@ -4,8 +4,6 @@
 
 use std::cell::RefCell;
 
-use rayon::prelude::*;
-
 use super::backend::Call;
 use super::{Context, Operation};
 use crate::kernels::{TERNARY_BLOCK_ROWS, ternary_block_len, ternary_packed_len};
@@ -143,8 +141,8 @@ impl Context {
         if !call.parallel {
             return packed.chunks_mut(block_len).zip(weights.chunks(block_weights)).enumerate().map(block).collect();
         }
-        let blocks = packed.par_chunks_mut(block_len).zip(weights.par_chunks(block_weights)).enumerate();
-        let mut results: Vec<R> = self.install(|| blocks.rev().map(block).collect());
+        let blocks = packed.chunks_mut(block_len).zip(weights.chunks(block_weights)).enumerate();
+        let mut results = self.map(blocks.rev(), block);
         results.reverse();
         results
     }
@@ -160,12 +158,8 @@ impl Context {
         if trits.is_empty() || !call.parallel {
             return kernels.ternary_pack(trits, rows, cols, packed);
         }
-        self.install(|| {
-            let blocks = packed.par_chunks_mut(ternary_block_len(cols));
-            blocks.zip(trits.par_chunks(TERNARY_BLOCK_ROWS * cols)).for_each(|(packed, trits)| {
-                kernels.ternary_pack(trits, trits.len() / cols, cols, packed);
-            });
-        });
+        let blocks = packed.chunks_mut(ternary_block_len(cols)).zip(trits.chunks(TERNARY_BLOCK_ROWS * cols));
+        self.for_each(blocks, |(packed, trits)| kernels.ternary_pack(trits, trits.len() / cols, cols, packed));
     }
 
     /// Unpacks a matrix `[rows, cols]` to -1, 0, 1.
@@ -179,12 +173,8 @@ impl Context {
         if trits.is_empty() || !call.parallel {
             return kernels.ternary_unpack(packed, rows, cols, trits);
         }
-        self.install(|| {
-            let blocks = packed.par_chunks(ternary_block_len(cols));
-            blocks.zip(trits.par_chunks_mut(TERNARY_BLOCK_ROWS * cols)).for_each(|(packed, trits)| {
-                kernels.ternary_unpack(packed, trits.len() / cols, cols, trits);
-            });
-        });
+        let blocks = packed.chunks(ternary_block_len(cols)).zip(trits.chunks_mut(TERNARY_BLOCK_ROWS * cols));
+        self.for_each(blocks, |(packed, trits)| kernels.ternary_unpack(packed, trits.len() / cols, cols, trits));
     }
 
     /// Where the first byte lies that holds code 3, which stands for no weight; `None` if all bytes are sound.
@@ -193,10 +183,8 @@ impl Context {
         if packed.len() <= CHECK_BYTES {
             return kernels.ternary_find_invalid(packed);
         }
-        self.install(|| {
-            let parts = packed.par_chunks(CHECK_BYTES).enumerate();
-            parts.filter_map(|(part, bytes)| Some(part * CHECK_BYTES + kernels.ternary_find_invalid(bytes)?)).min()
-        })
+        let found = self.map(packed.chunks(CHECK_BYTES), |bytes| kernels.ternary_find_invalid(bytes));
+        found.into_iter().enumerate().find_map(|(part, place)| Some(part * CHECK_BYTES + place?))
     }
 }
 

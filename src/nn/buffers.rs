@@ -4,6 +4,7 @@
 use super::executor::Mode;
 use super::plan::{BufferId, BufferKind, Plan};
 use super::schedule::{Life, Turn, lives};
+use crate::dispatch::Context;
 use crate::quant::QuantizedRows;
 use crate::tensor::AlignedBuffer;
 
@@ -167,14 +168,13 @@ impl Buffers {
     }
 
     /// Puts back what [`Buffers::take_gradient`] gave: the first reader's is kept, later ones are added to it.
-    pub fn put_gradient(&mut self, id: BufferId, gradient: AlignedBuffer<f32>) {
-        use rayon::prelude::*;
+    pub fn put_gradient(&mut self, context: &Context, id: BufferId, gradient: AlignedBuffer<f32>) {
         const BLOCK: usize = 1 << 14;
         let len = self.len(id);
         let slot = self.gradient_slots[id.0].expect("a buffer with readers has a gradient slot");
         if self.gradient_written[id.0] {
             let sum = &mut self.floats[slot][..len];
-            sum.par_chunks_mut(BLOCK).zip(gradient[..len].par_chunks(BLOCK)).for_each(|(sum, part)| {
+            context.for_each(sum.chunks_mut(BLOCK).zip(gradient[..len].chunks(BLOCK)), |(sum, part)| {
                 sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
             });
             self.partial = gradient;

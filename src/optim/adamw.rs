@@ -1,8 +1,6 @@
 //! AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019).
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::direction::{BLOCK, Direction, Moments, plain_state, plain_step, total};
 use super::optimizer::{Optimizer, TrainingState, UpdateReport};
 use super::state::OptimizerState;
@@ -93,16 +91,14 @@ impl Direction for AdamW {
         };
         self.weight_decay = weight_decay;
         let (kernels, settings) = (context.kernels(), self.settings);
-        context.install(|| {
-            let each = |id: crate::nn::ParamId| {
-                let (m, v) = self.moments.both_mut(id.index());
-                let (gradient, weight) = (store.gradient(id), store.weight(id));
-                let blocks = m.par_chunks_mut(BLOCK).zip(v.par_chunks_mut(BLOCK));
-                let inputs = gradient.par_chunks(BLOCK).zip(weight.par_chunks(BLOCK));
-                total(blocks.zip(inputs).map(|((m, v), (g, w))| kernels.adamw_moments(g, w, &settings, m, v)).collect())
-            };
-            store.ids().map(each).collect()
-        })
+        let each = |id: crate::nn::ParamId| {
+            let (m, v) = self.moments.both_mut(id.index());
+            let (gradient, weight) = (store.gradient(id), store.weight(id));
+            let blocks = m.chunks_mut(BLOCK).zip(v.chunks_mut(BLOCK));
+            let blocks = blocks.zip(gradient.chunks(BLOCK).zip(weight.chunks(BLOCK)));
+            total(context.map(blocks, |((m, v), (g, w))| kernels.adamw_moments(g, w, &settings, m, v)))
+        };
+        store.ids().map(each).collect()
     }
 
     fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32]) {
@@ -112,17 +108,12 @@ impl Direction for AdamW {
                 let rate = rates[id.index()];
                 let decay = f64::from(self.decoupled_decay(id.index(), self.weight_decay));
                 let keep = (1.0 - f64::from(rate) * decay) as f32;
-                let moments = self
-                    .moments
-                    .get(0, id.index())
-                    .par_chunks(BLOCK)
-                    .zip(self.moments.get(1, id.index()).par_chunks(BLOCK));
+                let (m, v) = (self.moments.get(0, id.index()), self.moments.get(1, id.index()));
                 let (weight, gradient) = store.weight_and_gradient_mut(id);
-                weight.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK)).zip(moments).for_each(
-                    |((weight, gradient), (m, v))| {
-                        kernels.adamw_apply(gradient, m, v, settings, keep, rate, weight);
-                    },
-                );
+                let blocks = weight.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK));
+                context.for_each(blocks.zip(m.chunks(BLOCK).zip(v.chunks(BLOCK))), |((weight, gradient), (m, v))| {
+                    kernels.adamw_apply(gradient, m, v, settings, keep, rate, weight);
+                });
             }
         });
     }

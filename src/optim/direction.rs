@@ -1,7 +1,6 @@
 //! What AdamW and SGD share: moments laid out per parameter, the check of the gradients, the walk over fixed blocks.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::{TrainingState, UpdateReport};
@@ -190,8 +189,7 @@ impl Moments {
         let kernels = context.kernels();
         let mut total = 0.0;
         for (id, entry) in store.ids().zip(&self.entries) {
-            let blocks: Vec<f64> = context
-                .install(|| store.gradient(id).par_chunks(BLOCK).map(|block| kernels.sum_squares(block)).collect());
+            let blocks = context.map(store.gradient(id).chunks(BLOCK), |block| kernels.sum_squares(block));
             let squares: f64 = blocks.iter().sum();
             if !squares.is_finite() {
                 self.counters.skipped += 1;

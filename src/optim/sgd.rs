@@ -1,8 +1,6 @@
 //! Stochastic gradient descent with momentum.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::direction::{BLOCK, Direction, Moments, plain_state, plain_step, total};
 use super::optimizer::{Optimizer, TrainingState, UpdateReport};
 use super::state::OptimizerState;
@@ -59,15 +57,13 @@ impl Direction for Sgd {
         self.moments.counters.updates += 1;
         self.settings = SgdSettings { momentum: self.momentum as f32, weight_decay, bias, ..self.settings };
         let kernels = context.kernels();
-        context.install(|| {
-            let each = |id: ParamId| {
-                let settings = self.settings_of(id.index());
-                let inputs = store.gradient(id).par_chunks(BLOCK).zip(store.weight(id).par_chunks(BLOCK));
-                let blocks = self.moments.first_mut(id.index()).par_chunks_mut(BLOCK).zip(inputs);
-                total(blocks.map(|(v, (g, w))| kernels.sgd_velocity(g, w, &settings, v)).collect())
-            };
-            store.ids().map(each).collect()
-        })
+        let each = |id: ParamId| {
+            let settings = self.settings_of(id.index());
+            let inputs = store.gradient(id).chunks(BLOCK).zip(store.weight(id).chunks(BLOCK));
+            let blocks = self.moments.first_mut(id.index()).chunks_mut(BLOCK).zip(inputs);
+            total(context.map(blocks, |(v, (g, w))| kernels.sgd_velocity(g, w, &settings, v)))
+        };
+        store.ids().map(each).collect()
     }
 
     fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32]) {
@@ -75,13 +71,12 @@ impl Direction for Sgd {
         context.install(|| {
             for id in store.ids() {
                 let (settings, rate) = (self.settings_of(id.index()), rates[id.index()]);
-                let velocity = self.moments.get(0, id.index()).par_chunks(BLOCK);
+                let velocity = self.moments.get(0, id.index()).chunks(BLOCK);
                 let (weight, gradient) = store.weight_and_gradient_mut(id);
-                weight
-                    .par_chunks_mut(BLOCK)
-                    .zip(gradient.par_chunks(BLOCK))
-                    .zip(velocity)
-                    .for_each(|((weight, gradient), v)| kernels.sgd_apply(gradient, v, &settings, rate, weight));
+                let blocks = weight.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)).zip(velocity);
+                context.for_each(blocks, |((weight, gradient), v)| {
+                    kernels.sgd_apply(gradient, v, &settings, rate, weight);
+                });
             }
         });
     }

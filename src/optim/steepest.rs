@@ -1,8 +1,6 @@
 //! Steepest descent under the max or the spectral norm: the exact step of the linearised problem on such a ball.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::direction::{BLOCK, Direction, Moments, total};
 use super::newton_schulz::NewtonSchulz;
 use super::trust_region::{Ball, TrustNorm};
@@ -72,11 +70,11 @@ impl SteepestDescent {
     }
 
     /// Turns the momentum in `update` into the step.
-    fn shape_update(&self, shape: &[usize], update: &mut [f32]) {
+    fn shape_update(&self, context: &Context, shape: &[usize], update: &mut [f32]) {
         let length = self.length(shape) as f32;
         match (self.settings.norm, shape) {
             (TrustNorm::Spectral, &[rows, cols]) => self.newton_schulz.orthogonalize(rows, cols, length, update),
-            _ => update.par_chunks_mut(BLOCK).for_each(|block| {
+            _ => context.for_each(update.chunks_mut(BLOCK), |block| {
                 // A zero stays where it is.
                 block.iter_mut().for_each(|u| *u = if *u == 0.0 { 0.0 } else { length.copysign(*u) });
             }),
@@ -109,46 +107,33 @@ impl Direction for SteepestDescent {
         let mut moments = std::mem::take(&mut self.moments);
         let covered: Vec<_> =
             moments.pairs_mut().into_iter().zip(store.ids()).filter(|((m, _), _)| !m.is_empty()).collect();
-        let found: Vec<_> = context.install(|| {
+        // One task a tensor: a product of this size is not worth splitting between threads.
+        let found = {
             let each = |((momentum, update), id): ((&mut [f32], &mut [f32]), crate::nn::ParamId)| {
                 let (gradient, weight) = (store.gradient(id), store.weight(id));
-                let inputs = gradient.par_chunks(BLOCK).zip(weight.par_chunks(BLOCK));
-                let blocks = momentum.par_chunks_mut(BLOCK).zip(update.par_chunks_mut(BLOCK)).zip(inputs);
-                let mut sums = total(
-                    blocks
-                        .map(|((m, u), (g, w))| {
-                            let sums = UpdateSums {
-                                gradient_previous: dot(g, u),
-                                weight_squares: dot(w, w),
-                                ..UpdateSums::default()
-                            };
-                            for ((m, u), &g) in m.iter_mut().zip(u).zip(g) {
-                                *m += new_share * (g - *m);
-                                *u = *m + lean * (*m - g);
-                            }
-                            sums
-                        })
-                        .collect(),
-                );
-                self.shape_update(&store.spec(id).shape, update);
-                let inputs = gradient.par_chunks(BLOCK).zip(weight.par_chunks(BLOCK));
-                sums += total(
-                    update
-                        .par_chunks(BLOCK)
-                        .zip(inputs)
-                        .map(|(u, (g, w))| UpdateSums {
-                            update_squares: dot(u, u),
-                            update_weight: dot(u, w),
-                            gradient_update: dot(g, u),
-                            ..UpdateSums::default()
-                        })
-                        .collect(),
-                );
+                let inputs = gradient.chunks(BLOCK).zip(weight.chunks(BLOCK));
+                let blocks = momentum.chunks_mut(BLOCK).zip(update.chunks_mut(BLOCK)).zip(inputs);
+                let mut sums = total(context.map(blocks, |((m, u), (g, w))| {
+                    let sums =
+                        UpdateSums { gradient_previous: dot(g, u), weight_squares: dot(w, w), ..UpdateSums::default() };
+                    for ((m, u), &g) in m.iter_mut().zip(u).zip(g) {
+                        *m += new_share * (g - *m);
+                        *u = *m + lean * (*m - g);
+                    }
+                    sums
+                }));
+                self.shape_update(context, &store.spec(id).shape, update);
+                let inputs = gradient.chunks(BLOCK).zip(weight.chunks(BLOCK));
+                sums += total(context.map(update.chunks(BLOCK).zip(inputs), |(u, (g, w))| UpdateSums {
+                    update_squares: dot(u, u),
+                    update_weight: dot(u, w),
+                    gradient_update: dot(g, u),
+                    ..UpdateSums::default()
+                }));
                 (id.index(), sums)
             };
-            // One task a tensor: a product of this size is not worth splitting between threads.
-            covered.into_par_iter().with_max_len(1).map(each).collect()
-        });
+            context.map(covered.into_iter(), each)
+        };
         self.moments = moments;
         found.into_iter().for_each(|(index, sums)| all[index] = sums);
         all
@@ -162,11 +147,10 @@ impl Direction for SteepestDescent {
                 let rate = rates[id.index()];
                 let decay = f64::from(self.decoupled_decay(id.index(), self.weight_decay));
                 let keep = (1.0 - f64::from(rate) * decay) as f32;
-                store.weight_mut(id).par_chunks_mut(BLOCK).zip(update.par_chunks(BLOCK)).for_each(
-                    |(weight, update)| {
-                        weight.iter_mut().zip(update).for_each(|(w, u)| *w = *w * keep - rate * u);
-                    },
-                );
+                let blocks = store.weight_mut(id).chunks_mut(BLOCK).zip(update.chunks(BLOCK));
+                context.for_each(blocks, |(weight, update)| {
+                    weight.iter_mut().zip(update).for_each(|(w, u)| *w = *w * keep - rate * u);
+                });
             }
         });
     }

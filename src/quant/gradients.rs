@@ -1,7 +1,6 @@
 //! Quantized gradients: what is kept of a gradient when it is sent or stored in few levels.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::dispatch::Context;
@@ -92,10 +91,8 @@ pub fn quantize_gradients(
     {
         return Err(Error::NonFinite { tensor: "gradients".into(), index, value: gradients[index] });
     }
-    let largest = context.install(|| {
-        let block = |block: &[f32]| block.iter().fold(0.0f32, |m, g| m.max(g.abs()));
-        gradients.par_chunks(BLOCK).map(block).reduce(|| 0.0, f32::max)
-    });
+    let maximum = |block: &[f32]| block.iter().fold(0.0f32, |m, g| m.max(g.abs()));
+    let largest = context.map(gradients.chunks(BLOCK), maximum).into_iter().fold(0.0, f32::max);
     if largest == 0.0 {
         return Ok(0.0);
     }
@@ -107,22 +104,20 @@ pub fn quantize_gradients(
     let step = top / levels;
     let philox = Philox::new(RandomStream::key(draw.seed, ROUNDING_PURPOSE));
     let stochastic = quantizer.rounding == GradientRounding::Stochastic;
-    context.install(|| {
-        gradients.par_chunks_mut(BLOCK).enumerate().for_each(|(block, gradients)| {
-            if !stochastic {
-                gradients.iter_mut().for_each(|g| *g = ((*g).clamp(-top, top) / top * levels).round_ties_even());
-                return;
+    context.for_each(gradients.chunks_mut(BLOCK).enumerate(), |(block, gradients)| {
+        if !stochastic {
+            gradients.iter_mut().for_each(|g| *g = ((*g).clamp(-top, top) / top * levels).round_ties_even());
+            return;
+        }
+        for (four, gradients) in gradients.chunks_mut(4).enumerate() {
+            let counter = (block * (BLOCK / 4) + four) as u64;
+            let bits = philox.block([counter as u32, (counter >> 32) as u32, draw.tensor, draw.step]);
+            for (g, bits) in gradients.iter_mut().zip(bits) {
+                let uniform = f64::from(bits) * (1.0 / 4_294_967_296.0);
+                let scaled = f64::from((*g).clamp(-top, top)) / f64::from(top) * f64::from(levels);
+                *g = (scaled + uniform).floor() as f32;
             }
-            for (four, gradients) in gradients.chunks_mut(4).enumerate() {
-                let counter = (block * (BLOCK / 4) + four) as u64;
-                let bits = philox.block([counter as u32, (counter >> 32) as u32, draw.tensor, draw.step]);
-                for (g, bits) in gradients.iter_mut().zip(bits) {
-                    let uniform = f64::from(bits) * (1.0 / 4_294_967_296.0);
-                    let scaled = f64::from((*g).clamp(-top, top)) / f64::from(top) * f64::from(levels);
-                    *g = (scaled + uniform).floor() as f32;
-                }
-            }
-        });
+        }
     });
     // The gradients are whole numbers of levels here; one factor brings them back.
     let factor = if stochastic {

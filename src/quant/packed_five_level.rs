@@ -1,8 +1,6 @@
 //! A five-level matrix at 3 bits a weight, with its scales.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::{Granularity, Precision, Quantizer};
 use crate::dispatch::Context;
 use crate::kernels::{FiveLevelLimits, five_level_packed_len};
@@ -132,12 +130,10 @@ impl PackedFiveLevel {
             return;
         }
         let levels = self.unpack(ctx);
-        ctx.install(|| {
-            let rows = out.par_chunks_mut(self.cols).zip(levels.par_chunks(self.cols)).enumerate();
-            rows.for_each(|(row, (out, levels))| {
-                let step = 0.5 * if self.scales.len() == 1 { self.scales[0] } else { self.scales[row] };
-                out.iter_mut().zip(levels).for_each(|(out, &level)| *out = step * f32::from(level));
-            });
+        let rows = out.chunks_mut(self.cols).zip(levels.chunks(self.cols)).enumerate();
+        ctx.for_each(rows, |(row, (out, levels))| {
+            let step = 0.5 * if self.scales.len() == 1 { self.scales[0] } else { self.scales[row] };
+            out.iter_mut().zip(levels).for_each(|(out, &level)| *out = step * f32::from(level));
         });
     }
 }

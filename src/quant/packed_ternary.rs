@@ -1,8 +1,6 @@
 //! A ternary matrix at 2 bits a weight, with its scales.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::{Granularity, QuantizedRows, Requantized};
 use crate::dispatch::{Context, Operation};
 use crate::kernels::{TERNARY_BLOCK_ROWS, ternary_block_len, ternary_packed_len};
@@ -185,13 +183,10 @@ impl PackedTernary {
             return;
         }
         let trits = self.unpack(ctx);
-        ctx.install(|| {
-            out.par_chunks_mut(self.cols).zip(trits.par_chunks(self.cols)).enumerate().for_each(
-                |(row, (out, trits))| {
-                    let scale = self.scale(row);
-                    out.iter_mut().zip(trits).for_each(|(out, &trit)| *out = scale * f32::from(trit));
-                },
-            );
+        let rows = out.chunks_mut(self.cols).zip(trits.chunks(self.cols)).enumerate();
+        ctx.for_each(rows, |(row, (out, trits))| {
+            let scale = self.scale(row);
+            out.iter_mut().zip(trits).for_each(|(out, &trit)| *out = scale * f32::from(trit));
         });
     }
 
@@ -268,8 +263,7 @@ fn mean_scales(ctx: &Context, weights: &[f32], cols: usize, count: usize) -> Res
         return Ok(vec![MIN_SCALE as f32; count]);
     }
     let kernels = ctx.kernels();
-    // On the context's threads in any case: outside them rayon would take all of the machine's.
-    let sums: Vec<f64> = ctx.install(|| weights.par_chunks(cols).map(|row| kernels.abs_sum(row)).collect());
+    let sums = ctx.map(weights.chunks(cols), |row| kernels.abs_sum(row));
     sums.iter().try_for_each(|&sum| check_sum(sum, weights))?;
     Ok(sums.into_iter().map(|sum| scale_of(sum, cols)).collect())
 }

@@ -1,13 +1,11 @@
 //! An int8 matrix in GGUF's Q8_0 blocks.
 #![forbid(unsafe_code)]
 
-use half::f16;
-use rayon::prelude::*;
-
 use crate::dispatch::Context;
 use crate::kernels::{Q8_0_BLOCK, Q8_0_BYTES};
 use crate::tensor::SharedBytes;
 use crate::{Error, Result};
+use half::f16;
 
 /// Rows of one task of a product.
 const TASK_ROWS: usize = 256;
@@ -71,7 +69,7 @@ impl Q8Matrix {
     /// If `out` does not hold `rows * cols` elements.
     pub fn dequantize(&self, ctx: &Context, out: &mut [f32]) {
         assert_eq!(out.len(), self.rows * self.cols, "q8_0: length of the output");
-        ctx.install(|| out.par_chunks_mut(self.cols.max(1)).enumerate().for_each(|(row, out)| self.row(row, out)));
+        ctx.for_each(out.chunks_mut(self.cols.max(1)).enumerate(), |(row, out)| self.row(row, out));
     }
 
     /// `y = W * x` for one token `x` `[cols]`, which is rounded to int8 with a scale for each 32 values (as llama.cpp
@@ -86,10 +84,8 @@ impl Q8Matrix {
         if row_bytes == 0 {
             return y.fill(0.0);
         }
-        ctx.install(|| {
-            let tasks = y.par_chunks_mut(TASK_ROWS).zip(self.data.par_chunks(TASK_ROWS * row_bytes));
-            tasks.for_each(|(y, blocks)| kernels.q8_0_matvec(blocks, self.cols, &values, &scales, y));
-        });
+        let tasks = y.chunks_mut(TASK_ROWS).zip(self.data.chunks(TASK_ROWS * row_bytes));
+        ctx.for_each(tasks, |(y, blocks)| kernels.q8_0_matvec(blocks, self.cols, &values, &scales, y));
     }
 }
 

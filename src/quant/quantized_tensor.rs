@@ -1,8 +1,6 @@
 //! Codes and scales of a quantized matrix.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::{Granularity, Precision};
 use crate::dispatch::Context;
 
@@ -57,15 +55,13 @@ impl QuantizedTensor {
     pub fn dequantize(&self, context: &Context) -> Vec<f32> {
         let mut values = vec![0.0; self.codes.len()];
         let runs = Runs::new(self.granularity, self.cols);
-        context.install(|| {
-            let pieces = values.par_chunks_mut(runs.piece).zip(self.codes.par_chunks(runs.piece)).enumerate();
-            pieces.for_each(|(index, (values, codes))| {
-                let scales = runs.scales_of(index, &self.scales);
-                for ((values, codes), &scale) in values.chunks_mut(runs.run).zip(codes.chunks(runs.run)).zip(scales) {
-                    let step = self.precision.unit() * scale;
-                    values.iter_mut().zip(codes).for_each(|(v, &c)| *v = f32::from(c) * step);
-                }
-            });
+        let pieces = values.chunks_mut(runs.piece).zip(self.codes.chunks(runs.piece)).enumerate();
+        context.for_each(pieces, |(index, (values, codes))| {
+            let scales = runs.scales_of(index, &self.scales);
+            for ((values, codes), &scale) in values.chunks_mut(runs.run).zip(codes.chunks(runs.run)).zip(scales) {
+                let step = self.precision.unit() * scale;
+                values.iter_mut().zip(codes).for_each(|(v, &c)| *v = f32::from(c) * step);
+            }
         });
         values
     }
@@ -89,10 +85,10 @@ impl QuantizedTensor {
             let pairs = codes.iter().zip(weights).map(|(&c, &w)| (f64::from(c), f64::from(w)));
             pairs.fold((0.0, 0.0), |(wq, qq), (c, w)| (wq + w * c, qq + c * c))
         };
-        let mut sums: Vec<(f64, f64)> = context.install(|| {
-            let pieces = self.codes.par_chunks(runs.piece).zip(weights.par_chunks(runs.piece));
-            pieces.flat_map_iter(|(c, w)| c.chunks(runs.run).zip(w.chunks(runs.run)).map(products)).collect()
-        });
+        let pieces = self.codes.chunks(runs.piece).zip(weights.chunks(runs.piece));
+        let of_piece =
+            |(c, w): (&[i8], &[f32])| -> Vec<_> { c.chunks(runs.run).zip(w.chunks(runs.run)).map(products).collect() };
+        let mut sums: Vec<(f64, f64)> = context.map(pieces, of_piece).into_iter().flatten().collect();
         if self.granularity == Granularity::Tensor {
             sums = vec![sums.iter().fold((0.0, 0.0), |total, part| (total.0 + part.0, total.1 + part.1))];
         }

@@ -1,8 +1,6 @@
 //! The quantized copy of a weight matrix that forward and backward passes read.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::grid::nearest;
 use super::{Granularity, PackedFiveTrits, PackedTernary, Precision, Q8Matrix, Quantizer};
 use crate::dispatch::Context;
@@ -104,10 +102,8 @@ impl QuantizedWeight {
                     let [squares, squared_error] = distance_sums(weights, values);
                     Requantized { changed, squares, squared_error }
                 };
-                let blocks: Vec<Requantized> = context.install(|| {
-                    let blocks = values.par_chunks_mut(BLOCK_ROWS * cols).zip(weights.par_chunks(BLOCK_ROWS * cols));
-                    blocks.enumerate().map(block).collect()
-                });
+                let blocks = values.chunks_mut(BLOCK_ROWS * cols).zip(weights.chunks(BLOCK_ROWS * cols));
+                let blocks = context.map(blocks.enumerate(), block);
                 *scales = new_scales;
                 Ok(blocks.into_iter().fold(Requantized::default(), |total, block| Requantized {
                     changed: total.changed + block.changed,

@@ -1,8 +1,6 @@
 //! Quantizers of weights: a grid, a rule for its scale, and how many values share a scale.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::grid::MIN_SCALE;
 use super::quantized_tensor::{QuantizedTensor, Runs};
 use super::{Granularity, Precision};
@@ -102,14 +100,12 @@ impl Quantizer {
         let scales = self.scales(context, weights, rows, cols)?;
         let runs = Runs::new(self.granularity, cols);
         let mut codes = vec![0i8; weights.len()];
-        context.install(|| {
-            let pieces = codes.par_chunks_mut(runs.piece).zip(weights.par_chunks(runs.piece)).enumerate();
-            pieces.for_each(|(index, (codes, weights))| {
-                let scales = runs.scales_of(index, &scales);
-                for ((codes, weights), &scale) in codes.chunks_mut(runs.run).zip(weights.chunks(runs.run)).zip(scales) {
-                    self.precision.encode(weights, scale, codes);
-                }
-            });
+        let pieces = codes.chunks_mut(runs.piece).zip(weights.chunks(runs.piece)).enumerate();
+        context.for_each(pieces, |(index, (codes, weights))| {
+            let scales = runs.scales_of(index, &scales);
+            for ((codes, weights), &scale) in codes.chunks_mut(runs.run).zip(weights.chunks(runs.run)).zip(scales) {
+                self.precision.encode(weights, scale, codes);
+            }
         });
         let mut tensor =
             QuantizedTensor { precision: self.precision, granularity: self.granularity, rows, cols, codes, scales };
@@ -138,10 +134,8 @@ impl Quantizer {
         }
         let runs = Runs::new(self.granularity, cols);
         let scale = |run: &[f32]| self.scale_rule.scale(self.precision, run, context.kernels().abs_sum(run));
-        Ok(context.install(|| {
-            let rows = weights.par_chunks(runs.piece);
-            rows.flat_map_iter(|row| row.chunks(runs.run).map(scale)).collect()
-        }))
+        let of_row = |row: &[f32]| -> Vec<f32> { row.chunks(runs.run).map(scale).collect() };
+        Ok(context.map(weights.chunks(runs.piece), of_row).into_iter().flatten().collect())
     }
 }
 

@@ -1,8 +1,6 @@
 //! Nonlinearities of one input: GELU and squared ReLU.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use crate::Result;
 use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
 
@@ -69,11 +67,10 @@ impl Operation for Activation {
         let kernels = pass.context.kernels();
         let mut y = pass.buffers.take_float(self.y);
         let x = pass.buffers.float(self.x);
-        (x.par_chunks(BLOCK), y[..x.len()].par_chunks_mut(BLOCK)).into_par_iter().for_each(|(x, y)| {
-            match self.function {
-                Function::Gelu => kernels.gelu(x, y),
-                Function::Relu2 => kernels.relu2(x, y),
-            }
+        let blocks = x.chunks(BLOCK).zip(y[..x.len()].chunks_mut(BLOCK));
+        pass.context.for_each(blocks, |(x, y)| match self.function {
+            Function::Gelu => kernels.gelu(x, y),
+            Function::Relu2 => kernels.relu2(x, y),
         });
         pass.buffers.put_float(self.y, y);
         Ok(())
@@ -83,13 +80,12 @@ impl Operation for Activation {
         let kernels = pass.context.kernels();
         let mut dx = pass.buffers.take_gradient(self.x);
         let (x, dy) = (pass.buffers.float(self.x), pass.buffers.gradient(self.y));
-        (x.par_chunks(BLOCK), dy.par_chunks(BLOCK), dx[..x.len()].par_chunks_mut(BLOCK)).into_par_iter().for_each(
-            |(x, dy, dx)| match self.function {
-                Function::Gelu => kernels.gelu_backward(x, dy, dx),
-                Function::Relu2 => kernels.relu2_backward(x, dy, dx),
-            },
-        );
-        pass.buffers.put_gradient(self.x, dx);
+        let blocks = x.chunks(BLOCK).zip(dy.chunks(BLOCK)).zip(dx[..x.len()].chunks_mut(BLOCK));
+        pass.context.for_each(blocks, |((x, dy), dx)| match self.function {
+            Function::Gelu => kernels.gelu_backward(x, dy, dx),
+            Function::Relu2 => kernels.relu2_backward(x, dy, dx),
+        });
+        pass.buffers.put_gradient(pass.context, self.x, dx);
         Ok(())
     }
 }

@@ -1,8 +1,6 @@
 //! Residual addition.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use crate::Result;
 use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
 
@@ -50,10 +48,10 @@ impl Operation for Add {
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
         let mut sum = pass.buffers.take_float(self.sum);
         let (a, b) = (pass.buffers.float(self.a), pass.buffers.float(self.b));
-        sum[..a.len()]
-            .par_chunks_mut(BLOCK)
-            .zip(a.par_chunks(BLOCK).zip(b.par_chunks(BLOCK)))
-            .for_each(|(sum, (a, b))| sum.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum = a + b));
+        let blocks = sum[..a.len()].chunks_mut(BLOCK).zip(a.chunks(BLOCK).zip(b.chunks(BLOCK)));
+        pass.context.for_each(blocks, |(sum, (a, b))| {
+            sum.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum = a + b);
+        });
         pass.buffers.put_float(self.sum, sum);
         Ok(())
     }
@@ -63,7 +61,7 @@ impl Operation for Add {
             let mut gradient = pass.buffers.take_gradient(input);
             let of_sum = pass.buffers.gradient(self.sum);
             gradient[..of_sum.len()].copy_from_slice(of_sum);
-            pass.buffers.put_gradient(input, gradient);
+            pass.buffers.put_gradient(pass.context, input, gradient);
         }
         Ok(())
     }

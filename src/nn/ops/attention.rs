@@ -8,8 +8,6 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use crate::dispatch::Context;
 use crate::kernels::{HeadRows, HeadShape};
 use crate::nn::{BufferId, BufferKind, Mode, Operation, ParamId, Pass, PlanBuilder};
@@ -117,13 +115,13 @@ impl Operation for Attention {
         let pass_ref = &*pass;
         if length == 1 {
             // One query a sequence: its heads are shared out to the threads.
-            y[..len].par_chunks_mut(head_dim).enumerate().for_each(|(index, y)| {
+            pass_ref.context.for_each(y[..len].chunks_mut(head_dim).enumerate(), |(index, y)| {
                 let operands = self.head_rows(pass_ref, index / heads, index % heads);
                 self.attend(pass_ref.context, first, 0..1, operands, y, head_dim);
             });
         } else {
-            y[..len].par_chunks_mut(length * width).enumerate().for_each(|(sequence, y)| {
-                y.par_chunks_mut(TASK_QUERIES * width).enumerate().for_each(|(block, y)| {
+            pass_ref.context.for_each(y[..len].chunks_mut(length * width).enumerate(), |(sequence, y)| {
+                pass_ref.context.for_each(y.chunks_mut(TASK_QUERIES * width).enumerate(), |(block, y)| {
                     let start = block * TASK_QUERIES;
                     let queries = start..start + y.len() / width;
                     for head in 0..heads {
@@ -148,14 +146,14 @@ impl Operation for Attention {
         let used = pass.batch.sequences * kv_heads * task_size;
         let mut scratch = pass.workspace.take_float(used);
         let pass_ref = &*pass;
-        scratch[..used].par_chunks_mut(task_size).enumerate().for_each(|(task, gradients)| {
+        pass_ref.context.for_each(scratch[..used].chunks_mut(task_size).enumerate(), |(task, gradients)| {
             self.backward_of_key_head(pass_ref, task / kv_heads, task % kv_heads, gradients);
         });
         let group = heads / kv_heads;
         for buffer in self.inputs() {
             let mut gradient = pass.buffers.take_gradient(buffer);
             let (len, width) = (pass.buffers.len(buffer), pass.buffers.width(buffer));
-            gradient[..len].par_chunks_mut(width).enumerate().for_each(|(token, row)| {
+            pass.context.for_each(gradient[..len].chunks_mut(width).enumerate(), |(token, row)| {
                 let (sequence, position) = (token / length, token % length);
                 for (role, operand) in self.operands.iter().enumerate().filter(|(_, o)| o.buffer == buffer) {
                     let heads = if role == 0 { heads } else { kv_heads };
@@ -168,7 +166,7 @@ impl Operation for Attention {
                     }
                 }
             });
-            pass.buffers.put_gradient(buffer, gradient);
+            pass.buffers.put_gradient(pass.context, buffer, gradient);
         }
         pass.workspace.put_float(scratch);
         Ok(())

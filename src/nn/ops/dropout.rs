@@ -1,8 +1,6 @@
 //! Dropout.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use crate::Result;
 use crate::nn::{BufferId, BufferKind, Mode, Operation, ParamId, Pass, PlanBuilder};
 use crate::tensor::RandomStream;
@@ -45,12 +43,11 @@ impl Dropout {
         let (tensor, step) = (pass.operation, pass.randomness.step);
         let threshold = (f64::from(self.rate) * (1u64 << 32) as f64) as u32;
         let factor = 1.0 / (1.0 - self.rate);
-        (from.par_chunks(BLOCK), to.par_chunks_mut(BLOCK)).into_par_iter().enumerate().for_each(
-            |(block, (from, to))| {
-                let first = (block * BLOCK) as u64;
-                kernels.dropout(from, key, tensor, step, first, threshold, factor, to);
-            },
-        );
+        let blocks = from.chunks(BLOCK).zip(to.chunks_mut(BLOCK)).enumerate();
+        pass.context.for_each(blocks, |(block, (from, to))| {
+            let first = (block * BLOCK) as u64;
+            kernels.dropout(from, key, tensor, step, first, threshold, factor, to);
+        });
     }
 }
 
@@ -91,7 +88,7 @@ impl Operation for Dropout {
         let mut dx = pass.buffers.take_gradient(self.x);
         let dy = pass.buffers.gradient(self.y);
         self.apply(pass, dy, &mut dx[..dy.len()]);
-        pass.buffers.put_gradient(self.x, dx);
+        pass.buffers.put_gradient(pass.context, self.x, dx);
         Ok(())
     }
 }

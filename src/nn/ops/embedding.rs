@@ -1,8 +1,6 @@
 //! Token embeddings.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
 use crate::quant::QuantizedWeight;
 use crate::{Error, Result};
@@ -61,12 +59,13 @@ impl Operation for Embedding {
         let (len, width) = (pass.buffers.len(self.y), pass.buffers.width(self.y));
         let table = pass.store.weight(self.table);
         if let Some(QuantizedWeight::Q8(table)) = pass.store.quantized(self.table) {
-            let rows = y[..len].par_chunks_mut(width).zip(tokens);
-            rows.for_each(|(y, &token)| table.row(token as usize, y));
+            let rows = y[..len].chunks_mut(width).zip(tokens);
+            pass.context.for_each(rows, |(y, &token)| table.row(token as usize, y));
             pass.buffers.put_float(self.y, y);
             return Ok(());
         }
-        y[..len].par_chunks_mut(BLOCK_TOKENS * width).zip(tokens.par_chunks(BLOCK_TOKENS)).for_each(|(y, tokens)| {
+        let blocks = y[..len].chunks_mut(BLOCK_TOKENS * width).zip(tokens.chunks(BLOCK_TOKENS));
+        pass.context.for_each(blocks, |(y, tokens)| {
             for (y, &token) in y.chunks_exact_mut(width).zip(tokens) {
                 y.copy_from_slice(&table[token as usize * width..][..width]);
             }
@@ -81,7 +80,8 @@ impl Operation for Embedding {
         let (dy, tokens) = (pass.buffers.gradient(self.y), pass.batch.tokens);
         let width = pass.buffers.width(self.y);
         let rows = self.entries.div_ceil(GRADIENT_BLOCKS);
-        pass.store.gradient_mut(self.table).par_chunks_mut(rows * width).enumerate().for_each(|(block, gradient)| {
+        let blocks = pass.store.gradient_mut(self.table).chunks_mut(rows * width).enumerate();
+        pass.context.for_each(blocks, |(block, gradient)| {
             let first = block * rows;
             for (&token, dy) in tokens.iter().zip(dy.chunks_exact(width)) {
                 let row = (token as usize).wrapping_sub(first);

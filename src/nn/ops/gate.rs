@@ -1,8 +1,6 @@
 //! Gated nonlinearities of the feed-forward layer: SiLU and squared ReLU gates.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use crate::Result;
 use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
 
@@ -79,12 +77,11 @@ impl Operation for Gate {
         let kernels = pass.context.kernels();
         let mut y = pass.buffers.take_float(self.y);
         let (gate, up) = (pass.buffers.float(self.gate), pass.buffers.float(self.up));
-        (gate.par_chunks(BLOCK), up.par_chunks(BLOCK), y[..gate.len()].par_chunks_mut(BLOCK)).into_par_iter().for_each(
-            |(gate, up, y)| match self.function {
-                Function::Silu => kernels.silu_gate(gate, up, y),
-                Function::Relu2 => kernels.relu2_gate(gate, up, y),
-            },
-        );
+        let blocks = gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(y[..gate.len()].chunks_mut(BLOCK));
+        pass.context.for_each(blocks, |((gate, up), y)| match self.function {
+            Function::Silu => kernels.silu_gate(gate, up, y),
+            Function::Relu2 => kernels.relu2_gate(gate, up, y),
+        });
         pass.buffers.put_float(self.y, y);
         Ok(())
     }
@@ -95,20 +92,14 @@ impl Operation for Gate {
         let mut dup = pass.buffers.take_gradient(self.up);
         let (gate, up) = (pass.buffers.float(self.gate), pass.buffers.float(self.up));
         let dy = pass.buffers.gradient(self.y);
-        (
-            gate.par_chunks(BLOCK),
-            up.par_chunks(BLOCK),
-            dy.par_chunks(BLOCK),
-            dgate[..gate.len()].par_chunks_mut(BLOCK),
-            dup[..gate.len()].par_chunks_mut(BLOCK),
-        )
-            .into_par_iter()
-            .for_each(|(gate, up, dy, dgate, dup)| match self.function {
-                Function::Silu => kernels.silu_gate_backward(gate, up, dy, dgate, dup),
-                Function::Relu2 => kernels.relu2_gate_backward(gate, up, dy, dgate, dup),
-            });
-        pass.buffers.put_gradient(self.gate, dgate);
-        pass.buffers.put_gradient(self.up, dup);
+        let inputs = gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(dy.chunks(BLOCK));
+        let outputs = dgate[..gate.len()].chunks_mut(BLOCK).zip(dup[..gate.len()].chunks_mut(BLOCK));
+        pass.context.for_each(inputs.zip(outputs), |(((gate, up), dy), (dgate, dup))| match self.function {
+            Function::Silu => kernels.silu_gate_backward(gate, up, dy, dgate, dup),
+            Function::Relu2 => kernels.relu2_gate_backward(gate, up, dy, dgate, dup),
+        });
+        pass.buffers.put_gradient(pass.context, self.gate, dgate);
+        pass.buffers.put_gradient(pass.context, self.up, dup);
         Ok(())
     }
 }

@@ -3,7 +3,6 @@
 
 mod int8;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::DenseMatrix;
@@ -101,7 +100,7 @@ impl Operation for LanguageModelHead {
         let mut gradient = pass.buffers.take_gradient(self.x);
         let dx = pass.buffers.float(self.dx);
         gradient[..dx.len()].copy_from_slice(dx);
-        pass.buffers.put_gradient(self.x, gradient);
+        pass.buffers.put_gradient(pass.context, self.x, gradient);
         Ok(())
     }
 }
@@ -141,16 +140,15 @@ impl LanguageModelHead {
             let x = DenseMatrix::new(x, width);
             let shape = (tokens, vocabulary, width);
             pass.context.matmul(shape, x, DenseMatrix::transposed(table, width), false, logits);
-            logits
-                .par_chunks_mut(BLOCK_TOKENS * vocabulary)
-                .zip(losses.par_chunks_mut(BLOCK_TOKENS).zip(targets.par_chunks(BLOCK_TOKENS)))
-                .for_each(|(logits, (losses, targets))| {
-                    if train {
-                        kernels.cross_entropy_rows(logits, vocabulary, targets, losses, gradient_scale);
-                    } else {
-                        kernels.cross_entropy_losses_rows(logits, vocabulary, targets, losses);
-                    }
-                });
+            let rows = losses.chunks_mut(BLOCK_TOKENS).zip(targets.chunks(BLOCK_TOKENS));
+            let blocks = logits.chunks_mut(BLOCK_TOKENS * vocabulary).zip(rows);
+            pass.context.for_each(blocks, |(logits, (losses, targets))| {
+                if train {
+                    kernels.cross_entropy_rows(logits, vocabulary, targets, losses, gradient_scale);
+                } else {
+                    kernels.cross_entropy_losses_rows(logits, vocabulary, targets, losses);
+                }
+            });
             total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
             if train {
                 let (rows, columns) =
@@ -179,8 +177,8 @@ impl LanguageModelHead {
         }
         for (x, logits) in x.chunks(pass.batch.length * width).zip(logits.chunks_mut(self.vocabulary)) {
             let last = DenseMatrix::transposed(&x[x.len() - width..], width);
-            let blocks = logits.par_chunks_mut(BLOCK_ENTRIES).zip(table.par_chunks(BLOCK_ENTRIES * width));
-            blocks.for_each(|(logits, table)| {
+            let blocks = logits.chunks_mut(BLOCK_ENTRIES).zip(table.chunks(BLOCK_ENTRIES * width));
+            pass.context.for_each(blocks, |(logits, table)| {
                 let shape = (logits.len(), 1, width);
                 crate::kernels::dense_matmul(shape, DenseMatrix::new(table, width), last, false, logits, 1);
             });

@@ -1,8 +1,6 @@
 //! LayerNorm.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::row_blocks::{ROWS, add_blocks};
 use crate::Result;
 use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
@@ -63,13 +61,10 @@ impl Operation for LayerNorm {
         let used = pass.buffers.len(self.statistics);
         let x = pass.buffers.float(self.x);
         let (gain, bias) = (pass.store.weight(self.gain), pass.store.weight(self.bias));
-        (
-            x.par_chunks(ROWS * width),
-            y[..x.len()].par_chunks_mut(ROWS * width),
-            statistics[..used].par_chunks_mut(2 * ROWS),
-        )
-            .into_par_iter()
-            .for_each(|(x, y, statistics)| kernels.layer_norm_rows(x, gain, bias, eps, y, statistics));
+        let outputs = y[..x.len()].chunks_mut(ROWS * width).zip(statistics[..used].chunks_mut(2 * ROWS));
+        pass.context.for_each(x.chunks(ROWS * width).zip(outputs), |(x, (y, statistics))| {
+            kernels.layer_norm_rows(x, gain, bias, eps, y, statistics);
+        });
         pass.buffers.put_float(self.y, y);
         pass.buffers.put_float(self.statistics, statistics);
         Ok(())
@@ -84,21 +79,15 @@ impl Operation for LayerNorm {
         let gain = pass.store.weight(self.gain);
         let blocks = pass.buffers.tokens().div_ceil(ROWS);
         let (mut of_gain, mut of_bias) = (vec![0.0; blocks * width], vec![0.0; blocks * width]);
-        (
-            x.par_chunks(ROWS * width),
-            statistics.par_chunks(2 * ROWS),
-            dy.par_chunks(ROWS * width),
-            dx[..x.len()].par_chunks_mut(ROWS * width),
-            of_gain.par_chunks_mut(width),
-            of_bias.par_chunks_mut(width),
-        )
-            .into_par_iter()
-            .for_each(|(x, statistics, dy, dx, of_gain, of_bias)| {
-                kernels.layer_norm_backward_rows(x, gain, statistics, dy, dx, of_gain, of_bias);
-            });
+        let inputs = x.chunks(ROWS * width).zip(statistics.chunks(2 * ROWS)).zip(dy.chunks(ROWS * width));
+        let sums = of_gain.chunks_mut(width).zip(of_bias.chunks_mut(width));
+        let blocks = inputs.zip(dx[..x.len()].chunks_mut(ROWS * width)).zip(sums);
+        pass.context.for_each(blocks, |((((x, statistics), dy), dx), (of_gain, of_bias))| {
+            kernels.layer_norm_backward_rows(x, gain, statistics, dy, dx, of_gain, of_bias);
+        });
         add_blocks(&of_gain, pass.store.gradient_mut(self.gain));
         add_blocks(&of_bias, pass.store.gradient_mut(self.bias));
-        pass.buffers.put_gradient(self.x, dx);
+        pass.buffers.put_gradient(pass.context, self.x, dx);
         Ok(())
     }
 }

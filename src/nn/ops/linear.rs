@@ -1,7 +1,6 @@
 //! Linear layers `y = x * W^T + b`, in f32 or on int8 activations with quantized weights.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::dispatch::{Context, Int8Matrix};
@@ -98,7 +97,7 @@ impl Operation for Linear {
                 QuantizedWeight::Q8(_) => return Err(Error::Unsupported("a linear layer in Q8_0".into())),
                 QuantizedWeight::Dequantized { values, .. } => {
                     let mut dense = pass.workspace.take_float(tokens * inputs);
-                    dequantize_rows(x, inputs, &mut dense[..tokens * inputs]);
+                    dequantize_rows(context, x, inputs, &mut dense[..tokens * inputs]);
                     matmul(&dense, values, out);
                     pass.workspace.put_float(dense);
                 }
@@ -108,7 +107,7 @@ impl Operation for Linear {
         }
         if let Some(bias) = self.bias {
             let bias = pass.store.weight(bias);
-            out.par_chunks_mut(BLOCK_TOKENS * outputs).for_each(|block| {
+            context.for_each(out.chunks_mut(BLOCK_TOKENS * outputs), |block| {
                 for y in block.chunks_exact_mut(outputs) {
                     y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
                 }
@@ -121,7 +120,7 @@ impl Operation for Linear {
     fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
         if let Some(bias) = self.bias {
             let dy = pass.buffers.gradient(self.y);
-            add_column_sums(dy, pass.buffers.width(self.y), pass.store.gradient_mut(bias));
+            add_column_sums(pass.context, dy, pass.buffers.width(self.y), pass.store.gradient_mut(bias));
         }
         let mut dx = pass.buffers.take_gradient(self.x);
         if !self.quantized {
@@ -132,7 +131,7 @@ impl Operation for Linear {
         } else {
             self.quantized_backward(pass, &mut dx)?;
         }
-        pass.buffers.put_gradient(self.x, dx);
+        pass.buffers.put_gradient(pass.context, self.x, dx);
         Ok(())
     }
 }
@@ -154,7 +153,7 @@ impl Linear {
         let (dy, x) = (pass.buffers.gradient(self.y), pass.buffers.quantized(self.x));
         let (_, dw, weight) = pass.store.backward_view(self.weight);
         let mut dense_x = pass.workspace.take_float(tokens * inputs);
-        dequantize_rows(x, inputs, &mut dense_x[..tokens * inputs]);
+        dequantize_rows(pass.context, x, inputs, &mut dense_x[..tokens * inputs]);
         match weight.expect("the forward pass has read it") {
             QuantizedWeight::Packed(packed) => {
                 let mut values = pass.workspace.take_float(outputs * inputs);
@@ -204,7 +203,8 @@ impl Linear {
             rounded.scales[..tokens].iter_mut().for_each(|token| *token *= scale);
         } else {
             let mut scaled = pass.workspace.take_float(tokens * outputs);
-            scaled[..dy.len()].par_chunks_mut(outputs).zip(dy.par_chunks(outputs)).for_each(|(scaled, dy)| {
+            let rows = scaled[..dy.len()].chunks_mut(outputs).zip(dy.chunks(outputs));
+            pass.context.for_each(rows, |(scaled, dy)| {
                 scaled
                     .iter_mut()
                     .zip(dy.iter().zip(&packed.scales))
@@ -239,8 +239,8 @@ fn dense_gradients(
 }
 
 /// `x[t][c] = scales[t] * values[t][c]`.
-fn dequantize_rows(rows: &QuantizedRows, width: usize, x: &mut [f32]) {
-    x.par_chunks_mut(BLOCK_TOKENS * width).enumerate().for_each(|(block, x)| {
+fn dequantize_rows(context: &Context, rows: &QuantizedRows, width: usize, x: &mut [f32]) {
+    context.for_each(x.chunks_mut(BLOCK_TOKENS * width).enumerate(), |(block, x)| {
         for (row, x) in x.chunks_exact_mut(width).enumerate() {
             let token = block * BLOCK_TOKENS + row;
             let (values, scale) = (&rows.values[token * width..][..width], rows.scales[token]);
@@ -250,8 +250,8 @@ fn dequantize_rows(rows: &QuantizedRows, width: usize, x: &mut [f32]) {
 }
 
 /// `sums[c] += sum over t of dy[t][c]`, in f64 over tokens in order.
-fn add_column_sums(dy: &[f32], width: usize, sums: &mut [f32]) {
-    sums.par_chunks_mut(BLOCK_FEATURES).enumerate().for_each(|(block, sums)| {
+fn add_column_sums(context: &Context, dy: &[f32], width: usize, sums: &mut [f32]) {
+    context.for_each(sums.chunks_mut(BLOCK_FEATURES).enumerate(), |(block, sums)| {
         let mut totals = [0f64; BLOCK_FEATURES];
         for dy in dy.chunks_exact(width) {
             let dy = &dy[block * BLOCK_FEATURES..];

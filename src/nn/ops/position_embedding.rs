@@ -1,8 +1,6 @@
 //! Learned position embeddings.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
 use crate::{Error, Result};
 
@@ -58,7 +56,8 @@ impl Operation for PositionEmbedding {
         let mut y = pass.buffers.take_float(self.y);
         let (x, width) = (pass.buffers.float(self.x), pass.buffers.width(self.y));
         let table = &pass.store.weight(self.table)[first * width..];
-        y[..x.len()].par_chunks_mut(width).zip(x.par_chunks(width)).enumerate().for_each(|(token, (y, x))| {
+        let rows = y[..x.len()].chunks_mut(width).zip(x.chunks(width)).enumerate();
+        pass.context.for_each(rows, |(token, (y, x))| {
             let position = &table[token % length * width..][..width];
             y.iter_mut().zip(x.iter().zip(position)).for_each(|(y, (x, position))| *y = x + position);
         });
@@ -72,12 +71,12 @@ impl Operation for PositionEmbedding {
         dx[..dy.len()].copy_from_slice(dy);
         let length = pass.batch.length;
         let gradient = &mut pass.store.gradient_mut(self.table)[..length * width];
-        gradient.par_chunks_mut(width).enumerate().for_each(|(position, sum)| {
+        pass.context.for_each(gradient.chunks_mut(width).enumerate(), |(position, sum)| {
             for dy in dy.chunks_exact(width).skip(position).step_by(length) {
                 sum.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
             }
         });
-        pass.buffers.put_gradient(self.x, dx);
+        pass.buffers.put_gradient(pass.context, self.x, dx);
         Ok(())
     }
 }

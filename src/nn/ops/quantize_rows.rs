@@ -54,7 +54,7 @@ impl Operation for QuantizeRows {
         let mut dx = pass.buffers.take_gradient(self.x);
         let dy = pass.buffers.gradient(self.y);
         dx[..dy.len()].copy_from_slice(dy);
-        pass.buffers.put_gradient(self.x, dx);
+        pass.buffers.put_gradient(pass.context, self.x, dx);
         Ok(())
     }
 }

@@ -1,8 +1,6 @@
 //! RMSNorm, alone or fused with int8 activation quantization.
 #![forbid(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::row_blocks::{ROWS, add_blocks};
 use crate::Result;
 use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
@@ -63,28 +61,20 @@ impl Operation for RmsNorm {
         if self.y_kind == BufferKind::Float {
             let mut y = pass.buffers.take_float(self.y);
             let x = pass.buffers.float(self.x);
-            (
-                y[..x.len()].par_chunks_mut(ROWS * width),
-                x.par_chunks(ROWS * width),
-                inverses[..tokens].par_chunks_mut(ROWS),
-            )
-                .into_par_iter()
-                .for_each(|(y, x, inverses)| kernels.rms_norm_rows(x, gain, eps, y, inverses));
+            let outputs = y[..x.len()].chunks_mut(ROWS * width).zip(inverses[..tokens].chunks_mut(ROWS));
+            pass.context.for_each(x.chunks(ROWS * width).zip(outputs), |(x, (y, inverses))| {
+                kernels.rms_norm_rows(x, gain, eps, y, inverses);
+            });
             pass.buffers.put_float(self.y, y);
         } else {
             let mut y = pass.buffers.take_quantized(self.y);
             let x = pass.buffers.float(self.x);
-            (
-                x.par_chunks(ROWS * width),
-                y.values[..x.len()].par_chunks_mut(ROWS * width),
-                y.scales[..tokens].par_chunks_mut(ROWS),
-                y.sums[..tokens].par_chunks_mut(ROWS),
-                inverses[..tokens].par_chunks_mut(ROWS),
-            )
-                .into_par_iter()
-                .for_each(|(x, values, scales, sums, inverses)| {
-                    kernels.rms_norm_quantize_rows(x, gain, eps, values, scales, sums, inverses);
-                });
+            let of_rows = y.scales[..tokens].chunks_mut(ROWS).zip(y.sums[..tokens].chunks_mut(ROWS));
+            let of_rows = of_rows.zip(inverses[..tokens].chunks_mut(ROWS));
+            let blocks = x.chunks(ROWS * width).zip(y.values[..x.len()].chunks_mut(ROWS * width)).zip(of_rows);
+            pass.context.for_each(blocks, |((x, values), ((scales, sums), inverses))| {
+                kernels.rms_norm_quantize_rows(x, gain, eps, values, scales, sums, inverses);
+            });
             pass.buffers.put_quantized(self.y, y);
         }
         pass.buffers.put_float(self.inverses, inverses);
@@ -99,19 +89,13 @@ impl Operation for RmsNorm {
         let dy = pass.buffers.gradient(self.y);
         let (gain, gain_gradient, _) = pass.store.backward_view(self.gain);
         let mut partials = vec![0.0; inverses.len().div_ceil(ROWS) * width];
-        (
-            x.par_chunks(ROWS * width),
-            inverses.par_chunks(ROWS),
-            dy.par_chunks(ROWS * width),
-            dx[..x.len()].par_chunks_mut(ROWS * width),
-            partials.par_chunks_mut(width),
-        )
-            .into_par_iter()
-            .for_each(|(x, inverses, dy, dx, partial)| {
-                kernels.rms_norm_backward_rows(x, gain, inverses, dy, dx, partial);
-            });
+        let inputs = x.chunks(ROWS * width).zip(inverses.chunks(ROWS)).zip(dy.chunks(ROWS * width));
+        let outputs = dx[..x.len()].chunks_mut(ROWS * width).zip(partials.chunks_mut(width));
+        pass.context.for_each(inputs.zip(outputs), |(((x, inverses), dy), (dx, partial))| {
+            kernels.rms_norm_backward_rows(x, gain, inverses, dy, dx, partial);
+        });
         add_blocks(&partials, gain_gradient);
-        pass.buffers.put_gradient(self.x, dx);
+        pass.buffers.put_gradient(pass.context, self.x, dx);
         Ok(())
     }
 }

@@ -2,11 +2,12 @@
 //! paired with element `i + head_dim / 2`.
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::dispatch::Context;
 use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
 use crate::{Error, Result};
 
@@ -68,7 +69,7 @@ struct Angles {
 }
 
 impl Angles {
-    fn new(frequencies: &[f32], positions: std::ops::Range<usize>) -> Self {
+    fn new(frequencies: &[f32], positions: Range<usize>) -> Self {
         let first = positions.start;
         let angles = || positions.clone().flat_map(|position| frequencies.iter().map(move |f| position as f32 * f));
         let cosines = angles().map(|angle| libm::cos(f64::from(angle)) as f32).collect();
@@ -152,11 +153,20 @@ impl RotaryTable {
         angles
     }
 
-    /// Rotates `length` tokens of each sequence, from position `first` on; the other way round with `back`.
-    fn rotate_all(&self, first: usize, length: usize, width: usize, back: bool, x: &[f32], y: &mut [f32]) {
-        let angles = self.angles(first, first + length);
+    /// Rotates the tokens of each sequence, which stand at `positions`; the other way round with `back`.
+    fn rotate_all(
+        &self,
+        context: &Context,
+        positions: Range<usize>,
+        width: usize,
+        back: bool,
+        x: &[f32],
+        y: &mut [f32],
+    ) {
+        let (first, length) = (positions.start, positions.len());
+        let angles = self.angles(first, positions.end);
         let (half, sign) = (self.head_dim / 2, if back { -1.0 } else { 1.0 });
-        y.par_chunks_mut(width).zip(x.par_chunks(width)).enumerate().for_each(|(token, (y, x))| {
+        context.for_each(y.chunks_mut(width).zip(x.chunks(width)).enumerate(), |(token, (y, x))| {
             let row = first + token % length - angles.first;
             let (cosines, sines) = (&angles.cosines[row * half..][..half], &angles.sines[row * half..][..half]);
             for (x, y) in x.chunks_exact(2 * half).zip(y.chunks_exact_mut(2 * half)) {
@@ -220,7 +230,7 @@ impl Operation for Rope {
         }
         let mut y = pass.buffers.take_float(self.y);
         let (x, width) = (pass.buffers.float(self.x), pass.buffers.width(self.x));
-        self.table.rotate_all(first, length, width, false, x, &mut y[..x.len()]);
+        self.table.rotate_all(pass.context, first..first + length, width, false, x, &mut y[..x.len()]);
         pass.buffers.put_float(self.y, y);
         Ok(())
     }
@@ -228,8 +238,8 @@ impl Operation for Rope {
     fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
         let mut dx = pass.buffers.take_gradient(self.x);
         let (dy, width) = (pass.buffers.gradient(self.y), pass.buffers.width(self.y));
-        self.table.rotate_all(0, pass.batch.length, width, true, dy, &mut dx[..dy.len()]);
-        pass.buffers.put_gradient(self.x, dx);
+        self.table.rotate_all(pass.context, 0..pass.batch.length, width, true, dy, &mut dx[..dy.len()]);
+        pass.buffers.put_gradient(pass.context, self.x, dx);
         Ok(())
     }
 }
@@ -239,14 +249,14 @@ mod tests {
     use super::*;
 
     fn rotated(table: &RotaryTable, position: usize, x: &[f32; 4]) -> [f32; 4] {
-        let mut y = [0.0; 4];
-        table.rotate_all(position, 1, 4, false, x, &mut y);
+        let (context, mut y) = (Context::new(Default::default()).unwrap(), [0.0; 4]);
+        table.rotate_all(&context, position..position + 1, 4, false, x, &mut y);
         y
     }
 
     #[test]
     fn rotates_pairs_by_position_and_back() {
-        let table = RotaryTable::new(3, 4, 100.0, None);
+        let (context, table) = (Context::new(Default::default()).unwrap(), RotaryTable::new(3, 4, 100.0, None));
         let (x, mut back) = ([1.0, 2.0, 0.0, 0.0], [0.0; 4]);
         let y = rotated(&table, 2, &x);
         // Angles at position 2: 2 and 2 / 10.
@@ -254,7 +264,7 @@ mod tests {
         for (y, expected) in y.iter().zip(expected) {
             assert!((f64::from(*y) - expected).abs() < 1e-6, "{y} {expected}");
         }
-        table.rotate_all(2, 1, 4, true, &y, &mut back);
+        table.rotate_all(&context, 2..3, 4, true, &y, &mut back);
         assert!(back.iter().zip(x).all(|(back, x)| (back - x).abs() < 1e-6));
     }
 

@@ -159,7 +159,6 @@ fn read_parts(context: &Context, bytes: &[u8]) {
 }
 
 fn update_parts(context: &Context, bytes: &mut [u8]) {
-    use rayon::prelude::*;
     let part = bytes.len().div_ceil(context.threads());
-    context.install(|| bytes.par_chunks_mut(part).for_each(|part| context.kernels().ceiling_update(part)));
+    context.for_each(bytes.chunks_mut(part), |part| context.kernels().ceiling_update(part));
 }

@@ -6,8 +6,6 @@
 //! row: it is left out there, and its share of both gradients added in f32. All roundings but that of `x` for
 //! the logits are stochastic: the gradients at these logits are unbiased.
 
-use rayon::prelude::*;
-
 use super::{BLOCK_TOKENS, LanguageModelHead};
 use crate::dispatch::Int8Matrix;
 use crate::kernels::StochasticRounding;
@@ -79,17 +77,16 @@ impl LanguageModelHead {
             }
 
             let kernels = context.kernels();
-            logits
-                .par_chunks_mut(BLOCK_TOKENS * vocabulary)
-                .zip(losses.par_chunks_mut(BLOCK_TOKENS).zip(of_targets.par_chunks_mut(BLOCK_TOKENS)))
-                .zip(targets.par_chunks(BLOCK_TOKENS))
-                .for_each(|((logits, (losses, of_targets)), targets)| {
-                    kernels.cross_entropy_rows(logits, vocabulary, targets, losses, gradient_scale);
-                    let rows = logits.chunks_exact_mut(vocabulary);
-                    for ((logits, of_target), &target) in rows.zip(of_targets).zip(targets) {
-                        *of_target = std::mem::take(&mut logits[target as usize]);
-                    }
-                });
+            let rows = losses.chunks_mut(BLOCK_TOKENS).zip(of_targets.chunks_mut(BLOCK_TOKENS));
+            let rows = rows.zip(targets.chunks(BLOCK_TOKENS));
+            let blocks = logits.chunks_mut(BLOCK_TOKENS * vocabulary).zip(rows);
+            context.for_each(blocks, |(logits, ((losses, of_targets), targets))| {
+                kernels.cross_entropy_rows(logits, vocabulary, targets, losses, gradient_scale);
+                let rows = logits.chunks_exact_mut(vocabulary);
+                for ((logits, of_target), &target) in rows.zip(of_targets).zip(targets) {
+                    *of_target = std::mem::take(&mut logits[target as usize]);
+                }
+            });
             total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
 
             // dX.

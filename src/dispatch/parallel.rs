@@ -1,0 +1,107 @@
+//! Items of work shared out to a context's threads.
+#![forbid(unsafe_code)]
+
+use std::sync::{Mutex, PoisonError};
+
+use super::context::Context;
+
+/// Most items that a thread takes at a time.
+const MOST_ITEMS: usize = 16;
+
+/// Turns at the items that a thread has, at least: threads that were held up end with the others.
+const TURNS: usize = 4;
+
+impl Context {
+    /// Calls `work` with each of `items` (chunks of slices, zipped or numbered as needed) on the context's threads, which
+    /// take the next items, in order, when they are done with the last. A result must not depend on who gets which.
+    pub fn for_each<I>(&self, items: I, work: impl Fn(I::Item) + Sync)
+    where
+        I: ExactSizeIterator + Send,
+    {
+        let threads = self.threads().min(items.len());
+        if threads < 2 {
+            return items.for_each(work);
+        }
+        let items = Mutex::new(items);
+        let next = || {
+            let mut items = items.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = (items.len() / (TURNS * threads)).clamp(1, MOST_ITEMS);
+            std::array::from_fn::<_, MOST_ITEMS, _>(|place| if place < count { items.next() } else { None })
+        };
+        self.on_threads(threads, &|| {
+            loop {
+                let taken = next();
+                if taken[0].is_none() {
+                    return;
+                }
+                taken.into_iter().flatten().for_each(&work);
+            }
+        });
+    }
+
+    /// As [`Context::for_each`]; gives the results in the order of the items.
+    pub fn map<I, R>(&self, items: I, work: impl Fn(I::Item) -> R + Sync) -> Vec<R>
+    where
+        I: ExactSizeIterator + Send,
+        R: Send,
+    {
+        let mut results: Vec<Option<R>> = std::iter::repeat_with(|| None).take(items.len()).collect();
+        self.for_each(items.zip(&mut results), |(item, result)| *result = Some(work(item)));
+        results.into_iter().map(|result| result.expect("every item was worked on")).collect()
+    }
+
+    /// [`Context::for_each`] where `parallel`, else all on the calling thread.
+    pub(super) fn for_each_if<I>(&self, parallel: bool, items: I, work: impl Fn(I::Item) + Sync)
+    where
+        I: ExactSizeIterator + Send,
+    {
+        if parallel { self.for_each(items, work) } else { items.for_each(work) }
+    }
+
+    /// Calls `work` up to `threads` times at once. Not generic: one instance serves all callers.
+    fn on_threads(&self, threads: usize, work: &(dyn Fn() + Sync)) {
+        self.install(|| spread(threads, work));
+    }
+}
+
+fn spread(threads: usize, work: &(dyn Fn() + Sync)) {
+    if threads < 2 {
+        return work();
+    }
+    let half = threads / 2;
+    rayon::join(|| spread(half, work), || spread(threads - half, work));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::context::ContextOptions;
+    use super::*;
+
+    #[test]
+    fn every_item_once_and_results_in_order() {
+        for threads in [1, 2, 3, 8] {
+            let context = Context::new(ContextOptions { threads: Some(threads), isa: None }).unwrap();
+            for len in [0, 1, 2, 7, 63, 64, 65, 10_000] {
+                let mut seen = vec![0; len];
+                context.for_each(seen.iter_mut().enumerate(), |(index, seen)| *seen += index + 1);
+                assert!(
+                    seen.iter().enumerate().all(|(index, &seen)| seen == index + 1),
+                    "{threads} threads, {len} items"
+                );
+                let squares = context.map(0..len, |index| index * index);
+                assert!(squares.iter().enumerate().all(|(index, &square)| square == index * index));
+            }
+            // Work within work.
+            let sums = context.map([10, 20, 30].iter(), |&n| context.map(0..n, |x| x).into_iter().sum::<usize>());
+            assert_eq!(sums, [45, 190, 435]);
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_threads_live_on() {
+        let context = Context::new(ContextOptions { threads: Some(2), isa: None }).unwrap();
+        let failing = || context.for_each(0..100, |index| assert!(index != 50, "item 50"));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(failing)).is_err());
+        assert_eq!(context.map(0..3, |index| index), [0, 1, 2]);
+    }
+}

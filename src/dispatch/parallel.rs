@@ -19,24 +19,22 @@ impl Context {
         I: ExactSizeIterator + Send,
     {
         let threads = self.threads().min(items.len());
-        if threads < 2 {
-            return items.for_each(work);
-        }
         let items = Mutex::new(items);
-        let next = || {
-            let mut items = items.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = (items.len() / (TURNS * threads)).clamp(1, MOST_ITEMS);
-            std::array::from_fn::<_, MOST_ITEMS, _>(|place| if place < count { items.next() } else { None })
-        };
-        self.on_threads(threads, &|| {
+        let share = || {
             loop {
-                let taken = next();
+                let mut taken = [const { None }; MOST_ITEMS];
+                {
+                    let mut items = items.lock().unwrap_or_else(PoisonError::into_inner);
+                    let count = items.len().div_ceil(TURNS * threads.max(1)).min(MOST_ITEMS);
+                    taken[..count].iter_mut().for_each(|taken| *taken = items.next());
+                }
                 if taken[0].is_none() {
                     return;
                 }
-                taken.into_iter().flatten().for_each(&work);
+                taken.into_iter().map_while(|item| item).for_each(&work);
             }
-        });
+        };
+        if threads < 2 { share() } else { self.on_threads(threads, &share) }
     }
 
     /// As [`Context::for_each`]; gives the results in the order of the items.

@@ -434,7 +434,7 @@ pub unsafe extern "C" fn hq_trainer_config(
         // SAFETY: as the caller vouches.
         let value = unsafe { handle_ref(trainer, "trainer") }?;
         // SAFETY: as the caller vouches.
-        let json = unsafe { value.with(|trainer| Ok(serde_json::to_string(trainer.config()))) }?;
+        let json = unsafe { value.with(|trainer| Ok(serde_json::to_string(&trainer.config().to_table()))) }?;
         // SAFETY: as the caller vouches.
         unsafe { give_text(&json.expect("a configuration is plain data"), buffer, capacity, length) }
     })

@@ -317,17 +317,21 @@ impl TrainConfig {
 
     /// The configuration as a TOML table.
     pub fn to_table(&self) -> toml::Table {
-        toml::Table::try_from(self).expect("a configuration is a flat table")
+        toml::from_str(&self.to_toml()).expect("a configuration is a flat table")
     }
 }
 
-/// A parser's message on one line, with the line of the file that it is about.
+/// What a parser has against `text`, which is the file `path`.
 pub(super) fn toml_error(error: &toml::de::Error, path: &Path, text: &str) -> Error {
+    Error::format(path, error.span().map(|span| span.start as u64), toml_message(error, text))
+}
+
+/// A parser's message on one line, with the line of `text` that it is about.
+pub(super) fn toml_message(error: &toml::de::Error, text: &str) -> String {
     let message = error.message().replace('\n', " ");
-    let Some(start) = error.span().map(|span| span.start.min(text.len())) else {
-        return Error::format(path, None, message);
-    };
-    let before = text.get(..start).unwrap_or_default();
-    let line = text.lines().nth(before.matches('\n').count()).unwrap_or_default();
-    Error::format(path, Some(start as u64), format!("`{}`: {message}", line.trim()))
+    let before = error.span().and_then(|span| text.get(..span.start));
+    match before.and_then(|before| text.lines().nth(before.matches('\n').count())) {
+        Some(line) => format!("`{}`: {message}", line.trim()),
+        None => message,
+    }
 }

@@ -57,8 +57,10 @@ impl TrainConfig {
             table.remove("epochs");
         }
         table.extend(changes.clone());
-        let config: TrainConfig = table.try_into().map_err(|error: toml::de::Error| {
-            Error::invalid("configuration", "known fields of the right types", error.message().replace('\n', " "))
+        let text = table.to_string();
+        let config: TrainConfig = toml::from_str(&text).map_err(|error| {
+            let message = super::config::toml_message(&error, &text);
+            Error::invalid("configuration", "known fields of the right types", message)
         })?;
         config.validate()?;
         Ok(config)

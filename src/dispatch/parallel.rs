@@ -1,6 +1,7 @@
 //! Items of work shared out to a context's threads.
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use super::context::Context;
@@ -12,35 +13,39 @@ const MOST_ITEMS: usize = 16;
 const TURNS: usize = 4;
 
 impl Context {
-    /// Calls `work` with each of `items` (chunks of slices, zipped or numbered as needed) on the context's threads, which
-    /// take the next items, in order, when they are done with the last. A result must not depend on who gets which.
+    /// Calls `work` with each of `items` (chunks of slices, zipped or numbered as needed) on the context's threads. A result
+    /// must not depend on who gets which. Half of the threads go through the items from the front, half from the back: of
+    /// two, each meets again what its caches hold from the call before.
     pub fn for_each<I>(&self, items: I, work: impl Fn(I::Item) + Sync)
     where
-        I: ExactSizeIterator + Send,
+        I: ExactSizeIterator + DoubleEndedIterator + Send,
     {
         let threads = self.threads().min(items.len());
         let items = Mutex::new(items);
-        let share = || {
+        let share = |thread: usize| {
             loop {
                 let mut taken = [const { None }; MOST_ITEMS];
-                {
-                    let mut items = items.lock().unwrap_or_else(PoisonError::into_inner);
-                    let count = items.len().div_ceil(TURNS * threads.max(1)).min(MOST_ITEMS);
-                    taken[..count].iter_mut().for_each(|taken| *taken = items.next());
-                }
-                if taken[0].is_none() {
+                let mut items = items.lock().unwrap_or_else(PoisonError::into_inner);
+                let count = items.len().div_ceil(TURNS * threads.max(1)).min(MOST_ITEMS);
+                if count == 0 {
                     return;
                 }
+                if thread % 2 == 0 {
+                    taken[..count].iter_mut().for_each(|taken| *taken = items.next());
+                } else {
+                    taken[..count].iter_mut().rev().for_each(|taken| *taken = items.next_back());
+                }
+                drop(items);
                 taken.into_iter().map_while(|item| item).for_each(&work);
             }
         };
-        if threads < 2 { share() } else { self.on_threads(threads, &share) }
+        if threads < 2 { share(0) } else { self.install(|| spread(0..threads, &share)) }
     }
 
     /// As [`Context::for_each`]; gives the results in the order of the items.
     pub fn map<I, R>(&self, items: I, work: impl Fn(I::Item) -> R + Sync) -> Vec<R>
     where
-        I: ExactSizeIterator + Send,
+        I: ExactSizeIterator + DoubleEndedIterator + Send,
         R: Send,
     {
         let mut results: Vec<Option<R>> = std::iter::repeat_with(|| None).take(items.len()).collect();
@@ -51,23 +56,19 @@ impl Context {
     /// [`Context::for_each`] where `parallel`, else all on the calling thread.
     pub(super) fn for_each_if<I>(&self, parallel: bool, items: I, work: impl Fn(I::Item) + Sync)
     where
-        I: ExactSizeIterator + Send,
+        I: ExactSizeIterator + DoubleEndedIterator + Send,
     {
         if parallel { self.for_each(items, work) } else { items.for_each(work) }
     }
-
-    /// Calls `work` up to `threads` times at once. Not generic: one instance serves all callers.
-    fn on_threads(&self, threads: usize, work: &(dyn Fn() + Sync)) {
-        self.install(|| spread(threads, work));
-    }
 }
 
-fn spread(threads: usize, work: &(dyn Fn() + Sync)) {
-    if threads < 2 {
-        return work();
+/// Calls `share` with each of `threads`, at once if as many are free. Not generic: one instance serves all callers.
+fn spread(threads: Range<usize>, share: &(dyn Fn(usize) + Sync)) {
+    if threads.len() < 2 {
+        return share(threads.start);
     }
-    let half = threads / 2;
-    rayon::join(|| spread(half, work), || spread(threads - half, work));
+    let middle = threads.start + threads.len() / 2;
+    rayon::join(|| spread(threads.start..middle, share), || spread(middle..threads.end, share));
 }
 
 #[cfg(test)]

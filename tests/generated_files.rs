@@ -71,7 +71,7 @@ const HEADER: &str = r#"/* libhybridq: train and run ternary (1.58-bit) language
  *     if (hq_context_new(NULL, &context) != HQ_OK) fprintf(stderr, "%s\n", hq_last_error());
  *
  * Calls. Every call gives an hq_status; hq_last_error() has the message of the last failure on this thread. Outputs come
- * last and are written on success only. No call exits, aborts, prints or lets a panic out.
+ * last and are written on success only, where the function does not say otherwise. No call exits, aborts, prints or lets a panic out.
  *
  * Pointers. NULL is HQ_NULL_POINTER where the text does not allow it; an array of no elements may be NULL. Inputs are
  * const and are read during the call only. An output may not overlap another argument. Arrays of numbers need the

@@ -2,7 +2,7 @@
 //!
 //! Every function converts its arguments, calls the Rust API, converts back, and returns an [`hq_status`]. Panics stop
 //! at the boundary. Handles carry a tag, so a handle of another type is an error instead of undefined behaviour.
-//! Outputs are written on success only.
+//! Outputs are written on success only, where a function does not say otherwise.
 //!
 //! # Safety
 //! What every function demands of its pointers: an array is valid for as many elements as the arguments say (which

@@ -21,6 +21,9 @@ use crate::optim::{LearningRateSchedule, Optimizer, TrainingState};
 use crate::quant::{GradientDraw, GradientQuantizer, quantize_gradients};
 use crate::{Error, Result};
 
+/// Gradients that a thread sets to zero at a time.
+const ZEROED_BLOCK: usize = 1 << 16;
+
 /// What a progress callback is told.
 #[derive(Clone, Copy, Debug)]
 pub enum Progress<'a> {
@@ -210,7 +213,8 @@ impl<O: Objective> Trainer<O> {
         let (config, step) = (&self.config, self.steps_done);
         let parts = config.grad_accumulation;
         let batch = self.sampler.batch(step, config.batch_size * parts);
-        self.objective.store_mut().zero_gradients();
+        let gradients = self.objective.store_mut().gradients_mut();
+        self.context.for_each(gradients.chunks_mut(ZEROED_BLOCK), |block| block.fill(0.0));
         let mut loss = 0.0;
         for (part, examples) in batch.windows.chunks(config.batch_size).enumerate() {
             let number = step * parts as u64 + part as u64;
@@ -239,8 +243,12 @@ impl<O: Objective> Trainer<O> {
             gradient_norm: grad_norm,
             cluster: batch.cluster,
         };
-        let report = self.optimizer.step(&self.context, self.objective.store_mut(), &state)?;
-        let quantized = self.objective.store_mut().quantize(&self.context)?;
+        let (context, optimizer, store) = (&self.context, &mut self.optimizer, self.objective.store_mut());
+        // Both work tensor by tensor: one hand-over to the threads instead of several for each.
+        let (report, quantized) = context.install(|| -> Result<_> {
+            let report = optimizer.step(context, store, &state)?;
+            Ok((report, store.quantize(context)?))
+        })?;
         let tokens = (batch.windows.len() * self.objective.tokens_per_example()) as u64;
         let elapsed = start.elapsed().as_secs_f64();
         self.steps_done += 1;

@@ -2,11 +2,12 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hybridq::dispatch::Context;
+use hybridq::optim::{Optimizer, OptimizerConfig, OptimizerKind, TrainingState};
 use hybridq::tensor::RandomStream;
-use hybridq::train::{LanguageModelTrainer, RunPlace, TrainConfig};
+use hybridq::train::{LanguageModelTrainer, Objective, RunPlace, TrainConfig};
 use hybridq::{Error, Result};
 
 use super::Arguments;
@@ -17,6 +18,8 @@ use super::record::{Line, Report};
 const WARM_UP: usize = 2;
 /// Fewest steps a median is taken of.
 const LEAST_STEPS: usize = 5;
+/// Pairs of updates whose times are compared.
+const COST_PAIRS: usize = 40;
 /// Bytes of made-up text.
 const TEXT_BYTES: usize = 1 << 20;
 
@@ -78,7 +81,39 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
     if let Some(peak) = peak_memory() {
         line("peak memory of the process", None, peak, "MiB")?;
     }
+    // After the peak: it needs memory of its own.
+    let cost = hybrid_cost(context, &mut trainer)?;
+    line(
+        "hybrid optimizer beyond AdamW",
+        Some(cost * 1e9),
+        100.0 * cost / (total / arguments.steps as f64),
+        "% of a step",
+    )?;
     Ok(())
+}
+
+/// Seconds that an update with every part of the hybrid takes longer than AdamW's alone: median over pairs of updates of the
+/// trained model from its last gradients.
+fn hybrid_cost(context: &Context, trainer: &mut LanguageModelTrainer) -> Result<f64> {
+    let config = trainer.config().optimizer_config();
+    let state = TrainingState { loss: 1.0, learning_rate: 1e-6, gradient_norm: 1.0, ..TrainingState::default() };
+    let store = trainer.objective_mut().store_mut();
+    let mut hybrid = config.build(store)?;
+    let mut plain = OptimizerConfig { optimizer: OptimizerKind::AdamW, ..config }.build(store)?;
+    let mut time = |optimizer: &mut dyn Optimizer| -> Result<f64> {
+        let start = Instant::now();
+        context.install(|| optimizer.step(context, store, &state))?;
+        Ok(start.elapsed().as_secs_f64())
+    };
+    let mut differences = Vec::new();
+    for pair in 0..COST_PAIRS {
+        // In turn: the second of two finds more in the caches.
+        differences.push(match pair % 2 {
+            0 => time(hybrid.as_mut())? - time(plain.as_mut())?,
+            _ => -time(plain.as_mut())? + time(hybrid.as_mut())?,
+        });
+    }
+    Ok(median(&mut differences))
 }
 
 /// Time in each kind of operation so far, forward and backward apart.

@@ -185,6 +185,8 @@ HQK_EVERY_ISA(HQK_ATTENTION)
     void hqk_sigmoid_values_##isa(const float *x, size_t n, float *y);                                      \
     void hqk_gelu_##isa(const float *x, size_t n, float *y);                                                \
     void hqk_gelu_backward_##isa(const float *x, const float *dy, size_t n, float *dx);                     \
+    void hqk_gelu_exact_##isa(const float *x, size_t n, float *y);                                          \
+    void hqk_gelu_exact_backward_##isa(const float *x, const float *dy, size_t n, float *dx);               \
     void hqk_silu_gate_##isa(const float *gate, const float *up, size_t n, float *y);                       \
     void hqk_silu_gate_backward_##isa(const float *gate, const float *up, const float *dy, size_t n,        \
                                       float *dgate, float *dup);                                            \

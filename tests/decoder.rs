@@ -85,7 +85,7 @@ fn train_step_with(
 ) -> (f64, Vec<f32>) {
     let tokens = ids(sequences * length, model.config.vocab_size, 0);
     let targets = ids(sequences * length, model.config.vocab_size, 1);
-    let batch = Batch { tokens: &tokens, targets: &targets, sequences, length };
+    let batch = Batch { tokens: &tokens, targets: &targets, sequences, length, ..Batch::default() };
     model.store.zero_gradients();
     let randomness = StepRandomness { seed: 1, step: 2 };
     let loss = executor.step(&model.plan, context, &mut model.store, batch, randomness, 1.0).unwrap();
@@ -100,7 +100,7 @@ fn generate(model: &mut Model, context: &Context, tokens: [&[u32]; 2], pieces: &
     let (mut start, mut logits) = (0, Vec::new());
     for &length in pieces {
         let piece: Vec<u32> = tokens.iter().flat_map(|row| &row[start..start + length]).copied().collect();
-        let batch = Batch { tokens: &piece, targets: &[], sequences: 2, length };
+        let batch = Batch { tokens: &piece, targets: &[], sequences: 2, length, ..Batch::default() };
         logits = executor.generate(&model.plan, context, &mut model.store, batch, &mut cache).unwrap();
         start += length;
     }
@@ -126,7 +126,13 @@ fn generation_with_the_cache_equals_the_full_pass() {
         let mut executor = Executor::new(&model.plan, Mode::Evaluate, 70);
         let targets = vec![7; 70];
         let mut sum = |count: usize| {
-            let batch = Batch { tokens: &a[..count], targets: &targets[..count], sequences: 1, length: count };
+            let batch = Batch {
+                tokens: &a[..count],
+                targets: &targets[..count],
+                sequences: 1,
+                length: count,
+                ..Batch::default()
+            };
             let randomness = StepRandomness::default();
             executor.step(&model.plan, &context, &mut model.store, batch, randomness, 1.0).unwrap() * count as f64
         };
@@ -180,7 +186,8 @@ fn attention_equals_the_formula() {
         for count in [1, 2, 64, 65, 71, 131] {
             let mut executor = Executor::new(&plan, Mode::Generate, count);
             let mut cache = KeyValueCache::new(1, count, &plan.cache_widths());
-            let batch = Batch { tokens: &tokens[..count], targets: &[], sequences: 1, length: count };
+            let batch =
+                Batch { tokens: &tokens[..count], targets: &[], sequences: 1, length: count, ..Batch::default() };
             let found = executor.generate(&plan, &context, &mut store, batch, &mut cache).unwrap();
             for head in 0..heads {
                 let kv = width + head / 2 * head_dim;
@@ -280,7 +287,7 @@ fn average_to(exact: &[f32], config: ModelConfig, gain: f64, context: &Context) 
     let mut model = ready(config, context);
     let tokens = ids(80, 50, 0);
     let targets = ids(80, 50, 1);
-    let batch = Batch { tokens: &tokens, targets: &targets, sequences: 2, length: 40 };
+    let batch = Batch { tokens: &tokens, targets: &targets, sequences: 2, length: 40, ..Batch::default() };
     let mut executor = Executor::new(&model.plan, Mode::Train, 80);
     let distance = |a: &[f64], count: f64| -> f64 {
         let off: f64 = a.iter().zip(exact).map(|(a, &b)| (a / count - f64::from(b)).powi(2)).sum();
@@ -382,7 +389,7 @@ fn bad_batches_are_refused() {
         let mut model = ready(config, &context);
         let mut executor = Executor::new(&model.plan, Mode::Train, 200);
         let mut message = |tokens: &[u32], targets: &[u32]| {
-            let batch = Batch { tokens, targets, sequences: 1, length: tokens.len() };
+            let batch = Batch { tokens, targets, sequences: 1, length: tokens.len(), ..Batch::default() };
             let step = executor.step(&model.plan, &context, &mut model.store, batch, StepRandomness::default(), 1.0);
             step.unwrap_err().to_string()
         };
@@ -392,7 +399,7 @@ fn bad_batches_are_refused() {
         assert!(message(&[1; 201], &[1; 201]).contains("tokens"));
         assert!(message(&[], &[]).contains("tokens"));
         // The executor is still good after a refusal.
-        let batch = Batch { tokens: &[1, 2], targets: &[2, 3], sequences: 1, length: 2 };
+        let batch = Batch { tokens: &[1, 2], targets: &[2, 3], sequences: 1, length: 2, ..Batch::default() };
         executor.step(&model.plan, &context, &mut model.store, batch, StepRandomness::default(), 1.0).unwrap();
     }
 }

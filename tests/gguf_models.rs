@@ -58,14 +58,14 @@ const TOKENS: [u32; 9] = [3, 1, 4, 15, 9, 26, 5, 35, 8];
 fn logits(model: &mut Model) -> Vec<f32> {
     let mut executor = Executor::new(&model.plan, Mode::Generate, TOKENS.len());
     let mut cache = model.key_value_cache(1, TOKENS.len());
-    let batch = Batch { tokens: &TOKENS, targets: &[], sequences: 1, length: TOKENS.len() };
+    let batch = Batch { tokens: &TOKENS, targets: &[], sequences: 1, length: TOKENS.len(), ..Batch::default() };
     executor.generate(&model.plan, &context(), &mut model.store, batch, &mut cache).unwrap()
 }
 
 fn loss(model: &mut Model) -> f64 {
     let (tokens, targets) = (&TOKENS[..8], &TOKENS[1..]);
     let mut executor = Executor::new(&model.plan, Mode::Evaluate, tokens.len());
-    let batch = Batch { tokens, targets, sequences: 1, length: tokens.len() };
+    let batch = Batch { tokens, targets, sequences: 1, length: tokens.len(), ..Batch::default() };
     executor.step(&model.plan, &context(), &mut model.store, batch, StepRandomness::default(), 1.0).unwrap()
 }
 
@@ -169,7 +169,7 @@ fn one_token_at_a_time_gives_the_logits_of_the_whole() {
     let mut cache = loaded.key_value_cache(1, TOKENS.len());
     let mut last = Vec::new();
     for token in TOKENS {
-        let batch = Batch { tokens: &[token], targets: &[], sequences: 1, length: 1 };
+        let batch = Batch { tokens: &[token], targets: &[], sequences: 1, length: 1, ..Batch::default() };
         last = executor.generate(&loaded.plan, &context(), &mut loaded.store, batch, &mut cache).unwrap();
     }
     assert!(difference(&whole, &last) < 1e-5);

@@ -10,7 +10,7 @@ use hybridq::dispatch::{Context, ContextOptions};
 use hybridq::nn::ops::{AttentionShape, RotaryTable};
 use hybridq::nn::{
     Batch, BufferId, BufferKind, Executor, GradPrecision, HeadPrecision, Init, Mode, Operation, ParamId, ParamKind,
-    ParamStore, Pass, PlanBuilder, Precision, StepRandomness,
+    ParamStore, Pass, PlanBuilder, Precision, Rows, StepRandomness,
 };
 use hybridq::tensor::RandomStream;
 
@@ -128,9 +128,10 @@ fn check<Output: Into<Option<BufferId>>>(
     let tokens = sequences * length;
     let mut harness = Harness { builder: PlanBuilder::new(), tokens };
     if let Some(x) = build(&mut harness).into() {
-        let width = harness.builder.buffer_spec(x).width;
+        let spec = harness.builder.buffer_spec(x);
+        let rows = if spec.rows == Rows::Sequences { sequences } else { tokens };
         let mut stream = RandomStream::new(11, 2, 0, 0);
-        let weights = (0..tokens * width).map(|_| stream.normal() as f32).collect();
+        let weights = (0..rows * spec.width).map(|_| stream.normal() as f32).collect();
         harness.builder.push(WeightedSum { x, weights });
     }
     let (plan, specs) = harness.builder.finish();
@@ -139,7 +140,7 @@ fn check<Output: Into<Option<BufferId>>>(
     let context = Context::new(ContextOptions { threads: Some(2), isa: None }).unwrap();
     let mut executor = Executor::new(&plan, Mode::Train, tokens);
     let ids: Vec<u32> = (0..tokens).map(|token| (token * token % VOCABULARY) as u32).collect();
-    let batch = Batch { tokens: &ids, targets: &ids, sequences, length };
+    let batch = Batch { tokens: &ids, targets: &ids, sequences, length, ..Batch::default() };
     let mut step = |store: &mut ParamStore| {
         store.zero_gradients();
         executor.step(&plan, &context, store, batch, StepRandomness { seed: 3, step: 1 }, 1.0).unwrap()
@@ -205,6 +206,14 @@ fn activations() {
         check(1, 3, 1e-3, |harness| {
             let x = harness.input("x", width);
             harness.builder.gelu(x)
+        });
+        check(1, 3, 1e-3, |harness| {
+            let x = harness.input("x", width);
+            harness.builder.gelu_exact(x)
+        });
+        check(1, 3, 1e-3, |harness| {
+            let x = harness.input("x", width);
+            harness.builder.tanh(x)
         });
         // The second derivative jumps at zero: an element there is off by half the step.
         check(1, 3, 1e-2, |harness| {
@@ -298,6 +307,55 @@ fn language_model_head_on_a_shared_table() {
         let mixed = harness.matrix("mixed", 5, 5);
         let y = harness.builder.linear(x, mixed, None, GradPrecision::F32);
         harness.builder.language_model_head(y, table, HeadPrecision::F32);
+        None
+    });
+}
+
+#[test]
+fn attention_to_all_of_grouped_heads() {
+    for (length, heads, kv_heads) in [(1, 2, 2), (5, 4, 2), (70, 1, 1)] {
+        check(2, length, 2e-3, |harness| {
+            let [q, k, v] =
+                [("q", heads), ("k", kv_heads), ("v", kv_heads)].map(|(name, n)| harness.input(name, n * 2));
+            let shape = AttentionShape { heads, kv_heads, head_dim: 2, window: None };
+            harness.builder.attention_to_all(q, k, v, shape)
+        });
+    }
+}
+
+#[test]
+fn first_tokens() {
+    for (sequences, length) in [(1, 1), (3, 5)] {
+        check(sequences, length, 2e-3, |harness| {
+            let x = harness.input("x", 3);
+            // Another reader of the same buffer, whose gradient reaches all rows.
+            let mixed = harness.matrix("mixed", 3, 3);
+            let y = harness.builder.linear(x, mixed, None, GradPrecision::F32);
+            let (first, of_y) = (harness.builder.first_token(x), harness.builder.first_token(y));
+            let bent = harness.builder.tanh(first);
+            harness.builder.add(bent, of_y)
+        });
+    }
+}
+
+#[test]
+fn heads_of_tasks() {
+    // The harness's targets are ids below the vocabulary: classes of tokens.
+    check(2, 9, 1e-3, |harness| {
+        let scores = harness.input("scores", VOCABULARY);
+        harness.builder.classes_head(scores);
+        None
+    });
+    check(2, 9, 1e-3, |harness| {
+        let x = harness.input("x", 5);
+        let (table, bias) = (harness.matrix("table", VOCABULARY, 5), harness.vector("bias", VOCABULARY));
+        harness.builder.masked_language_model_head(x, table, bias);
+        None
+    });
+    // One sequence of two tokens has two targets: a span.
+    check(1, 2, 1e-3, |harness| {
+        let scores = harness.input("scores", 2);
+        harness.builder.spans_head(scores);
         None
     });
 }

@@ -108,9 +108,22 @@ fn activations() {
         let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
         0.5 * x * (1.0 + u.tanh())
     }
+    // x Phi(x) = x/2 erfc(-x / sqrt 2), erfc by Simpson's rule on the density.
+    fn gelu_exact(x: f64) -> f64 {
+        const STEPS: usize = 2000;
+        let (density, h) =
+            (|t: f64| (-t * t / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt(), x.abs() / STEPS as f64);
+        let weight = |i: usize| if i == 0 || i == STEPS { 1.0 } else { [2.0, 4.0][i % 2] };
+        let half = (0..=STEPS).map(|i| weight(i) * density(h * i as f64)).sum::<f64>() * h / 3.0;
+        x * (0.5 + half * x.signum())
+    }
     for n in SIZES {
         let (x, up) = (&normals(n + 1, 1)[1..], &normals(n, 2)[..]);
-        let unary: [(Values, Reference); 2] = [(KernelTable::gelu, gelu), (KernelTable::relu2, |x| x.max(0.0).powi(2))];
+        let unary: [(Values, Reference); 3] = [
+            (KernelTable::gelu, gelu),
+            (KernelTable::gelu_exact, gelu_exact),
+            (KernelTable::relu2, |x| x.max(0.0).powi(2)),
+        ];
         for (kernel, reference) in unary {
             let [y] = on_every_isa([n], |_, _| {}, |table, [y]| kernel(table, x, y));
             y.iter().zip(x).for_each(|(&y, &x)| close(y, reference(x.into()), f64::from(x * x).max(1.0), "unary"));
@@ -126,6 +139,7 @@ fn activations() {
         let dy = &normals(n, 3)[..];
         let slope = |f: &dyn Fn(f64) -> f64, x: f64| (f(x + 1e-5) - f(x - 1e-5)) / 2e-5;
         let [of_gelu] = on_every_isa([n], |_, _| {}, |table, [dx]| table.gelu_backward(x, dy, dx));
+        let [of_exact] = on_every_isa([n], |_, _| {}, |table, [dx]| table.gelu_exact_backward(x, dy, dx));
         let [of_relu] = on_every_isa([n], |_, _| {}, |table, [dx]| table.relu2_backward(x, dy, dx));
         let [of_gate, of_up] =
             on_every_isa([n, n], |_, _| {}, |table, [dg, du]| table.silu_gate_backward(x, up, dy, dg, du));
@@ -135,6 +149,7 @@ fn activations() {
             let (g, u, d) = (f64::from(x[i]), f64::from(up[i]), f64::from(dy[i]));
             let scale = 10.0 * d.abs().max(1.0) * u.abs().max(1.0) * g.abs().max(1.0);
             close(of_gelu[i], d * slope(&gelu, g), scale, "gelu_backward");
+            close(of_exact[i], d * slope(&gelu_exact, g), scale, "gelu_exact_backward");
             close(of_relu[i], d * 2.0 * g.max(0.0), scale, "relu2_backward");
             close(of_gate[i], d * u * slope(&|g| g * sigmoid(g), g), scale, "silu_gate_backward");
             close(of_up[i], d * g * sigmoid(g), scale, "silu_gate_backward");

@@ -51,7 +51,7 @@ fn ours(context: &Context, model: &mut Model, tokens: &[u32]) -> Vec<f32> {
     for window in tokens.chunks(WINDOW) {
         cache.truncate(0);
         for token in window {
-            let batch = Batch { tokens: &[*token], targets: &[], sequences: 1, length: 1 };
+            let batch = Batch { tokens: &[*token], targets: &[], sequences: 1, length: 1, ..Batch::default() };
             let row = executor.generate(&model.plan, context, &mut model.store, batch, &mut cache).unwrap();
             logits.extend(row);
         }

@@ -42,7 +42,7 @@ fn logits(model: &mut Model, length: usize) -> Vec<f32> {
     let mut cache = model.key_value_cache(1, TOKENS.len());
     let mut last = Vec::new();
     for tokens in TOKENS.chunks(length) {
-        let batch = Batch { tokens, targets: &[], sequences: 1, length: tokens.len() };
+        let batch = Batch { tokens, targets: &[], sequences: 1, length: tokens.len(), ..Batch::default() };
         last = executor.generate(&model.plan, &context, &mut model.store, batch, &mut cache).unwrap();
     }
     last

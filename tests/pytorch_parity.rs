@@ -77,7 +77,7 @@ fn compare(folder: &Path, tolerance: f64) {
     let short = SafetensorsFile::open(folder.join("short.safetensors")).unwrap();
     for sequence in run.short {
         let ids: Vec<u32> = all[sequence * (length + 1)..][..9].iter().map(|&id| id as u32).collect();
-        let batch = Batch { tokens: &ids[..8], targets: &ids[1..], sequences: 1, length: 8 };
+        let batch = Batch { tokens: &ids[..8], targets: &ids[1..], sequences: 1, length: 8, ..Batch::default() };
         model.store.zero_gradients();
         executor.step(&model.plan, &context, &mut model.store, batch, StepRandomness::default(), 1.0).unwrap();
         let what = format!("8 tokens of sequence {sequence}");
@@ -88,7 +88,7 @@ fn compare(folder: &Path, tolerance: f64) {
     let (mut worst_loss, mut together, mut compared) = (0f64, true, 0);
     for (step, batch) in all.chunks(sequences * (length + 1)).enumerate() {
         let (tokens, targets) = split(batch, length);
-        let batch = Batch { tokens: &tokens, targets: &targets, sequences, length };
+        let batch = Batch { tokens: &tokens, targets: &targets, sequences, length, ..Batch::default() };
         model.store.quantize(&context).unwrap();
         model.store.zero_gradients();
         let randomness = StepRandomness { seed: 0, step: step as u32 };
@@ -157,7 +157,7 @@ fn validation_loss(context: &Context, model: &mut Model, windows: &[i32], length
     for windows in windows.chunks(SEQUENCES * (length + 1)) {
         let (tokens, targets) = split(windows, length);
         let sequences = tokens.len() / length;
-        let batch = Batch { tokens: &tokens, targets: &targets, sequences, length };
+        let batch = Batch { tokens: &tokens, targets: &targets, sequences, length, ..Batch::default() };
         let randomness = StepRandomness::default();
         let loss = executor.step(&model.plan, context, &mut model.store, batch, randomness, 1.0).unwrap();
         nats += loss * sequences as f64;
@@ -181,7 +181,7 @@ fn whole_run(folder: &Path, tolerance: f64) {
     let mut ratios = Vec::new();
     for (step, batch) in batches.chunks(sequences * (length + 1)).enumerate() {
         let (tokens, targets) = split(batch, length);
-        let batch = Batch { tokens: &tokens, targets: &targets, sequences, length };
+        let batch = Batch { tokens: &tokens, targets: &targets, sequences, length, ..Batch::default() };
         model.store.zero_gradients();
         let randomness = StepRandomness { seed: 0, step: step as u32 };
         let loss = executor.step(&model.plan, &context, &mut model.store, batch, randomness, 1.0).unwrap();

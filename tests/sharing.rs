@@ -51,7 +51,7 @@ fn strategies() -> Vec<(Vec<SharingRule>, [usize; 2])> {
 fn step(model: &mut Model, context: &Context) -> f64 {
     let tokens: Vec<u32> = (0..20).map(|i| i * i * 7 % 31).collect();
     let targets: Vec<u32> = (0..20).map(|i| i * 5 % 31).collect();
-    let batch = Batch { tokens: &tokens, targets: &targets, sequences: 2, length: 10 };
+    let batch = Batch { tokens: &tokens, targets: &targets, sequences: 2, length: 10, ..Batch::default() };
     model.store.quantize(context).unwrap();
     model.store.zero_gradients();
     let mut executor = Executor::new(&model.plan, Mode::Train, 20);
@@ -66,6 +66,8 @@ fn a_shared_model_is_the_unshared_one_with_equal_weights() {
         ("small-llama", Precision::F32),
         ("gpt2", Precision::F32),
         ("small-plain", Precision::Ternary),
+        ("bert", Precision::F32),
+        ("bert", Precision::Ternary),
     ] {
         for (rules, parts) in strategies() {
             let sharing = Sharing { rules, precision: None };

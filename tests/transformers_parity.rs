@@ -73,7 +73,7 @@ impl Expected {
 fn logits_difference(model: &mut Model, context: &Context, expected: &Expected) -> f64 {
     let Expected { sequences, length, .. } = *expected;
     let mut executor = Executor::new(&model.plan, Mode::Generate, sequences * length);
-    let batch = Batch { tokens: &expected.tokens, targets: &[], sequences, length };
+    let batch = Batch { tokens: &expected.tokens, targets: &[], sequences, length, ..Batch::default() };
     let mut cache = model.key_value_cache(sequences, length);
     let whole = executor.generate(&model.plan, context, &mut model.store, batch, &mut cache).unwrap();
     let mut worst = expected.difference(length - 1, &whole);
@@ -82,7 +82,7 @@ fn logits_difference(model: &mut Model, context: &Context, expected: &Expected) 
     cache.truncate(0);
     for position in (0..length).filter(|_| by_token) {
         let column: Vec<u32> = expected.tokens.chunks(length).map(|row| row[position]).collect();
-        let batch = Batch { tokens: &column, targets: &[], sequences, length: 1 };
+        let batch = Batch { tokens: &column, targets: &[], sequences, length: 1, ..Batch::default() };
         let found = executor.generate(&model.plan, context, &mut model.store, batch, &mut cache).unwrap();
         worst = worst.max(expected.difference(position, &found));
     }
@@ -93,7 +93,7 @@ fn logits_difference(model: &mut Model, context: &Context, expected: &Expected) 
 fn gradients_difference(model: &mut Model, context: &Context, expected: &Expected, theirs: &Model) -> (f64, String) {
     let Expected { sequences, length, .. } = *expected;
     let mut executor = Executor::new(&model.plan, Mode::Train, sequences * length);
-    let batch = Batch { tokens: &expected.tokens, targets: &expected.targets, sequences, length };
+    let batch = Batch { tokens: &expected.tokens, targets: &expected.targets, sequences, length, ..Batch::default() };
     model.store.zero_gradients();
     let randomness = StepRandomness::default();
     let loss = executor.step(&model.plan, context, &mut model.store, batch, randomness, 1.0).unwrap();

@@ -36,6 +36,41 @@ void HQK_NAME(hqk_gelu_backward)(const float *x, const float *dy, size_t n, floa
     }
 }
 
+/* The normal distribution above a >= 0, times sqrt(exp(a^2)): t P(t) with t = 1 / (1 + 0.265 a), minimax in relative error
+ * (1.6e-8) on a <= 15, where the factor left out is below the smallest float. */
+static inline float scaled_upper_tail(float a) {
+    const float t = 1.0f / (1.0f + 0.265f * a);
+    float p = 0x1.f2af10p-6f;
+    p = p * t - 0x1.23aae4p-3f;
+    p = p * t + 0x1.b6a0c2p-3f;
+    p = p * t - 0x1.cc0768p-4f;
+    p = p * t + 0x1.14f2f6p-3f;
+    p = p * t + 0x1.f75a64p-5f;
+    p = p * t + 0x1.a38134p-4f;
+    p = p * t + 0x1.af3fdep-4f;
+    p = p * t + 0x1.b11bb6p-4f;
+    return p * t;
+}
+
+/* x Phi(x), Phi the normal distribution: no cancellation below zero. */
+void HQK_NAME(hqk_gelu_exact)(const float *x, size_t n, float *y) {
+    for (size_t i = 0; i < n; i++) {
+        const float a = hqk_float(hqk_bits(x[i]) & 0x7fffffffu);
+        const float tail = scaled_upper_tail(a) * hqk_exp(-0.5f * (a * a));
+        y[i] = x[i] * (x[i] < 0.0f ? tail : 1.0f - tail);
+    }
+}
+
+#define INVERSE_SQRT_2PI 0.398942280f
+
+void HQK_NAME(hqk_gelu_exact_backward)(const float *x, const float *dy, size_t n, float *dx) {
+    for (size_t i = 0; i < n; i++) {
+        const float a = hqk_float(hqk_bits(x[i]) & 0x7fffffffu);
+        const float e = hqk_exp(-0.5f * (a * a)), tail = scaled_upper_tail(a) * e;
+        dx[i] = dy[i] * ((x[i] < 0.0f ? tail : 1.0f - tail) + x[i] * (e * INVERSE_SQRT_2PI));
+    }
+}
+
 void HQK_NAME(hqk_silu_gate)(const float *gate, const float *up, size_t n, float *y) {
     for (size_t i = 0; i < n; i++) y[i] = gate[i] * hqk_sigmoid(gate[i]) * up[i];
 }

@@ -110,7 +110,7 @@ pub unsafe extern "C" fn hq_decoder_read(
             let part = (*chunk).min(length - first);
             let columns = tokens.chunks_exact(length).flat_map(|row| &row[first..first + part]);
             let columns: Vec<u32> = columns.copied().collect();
-            let batch = Batch { tokens: &columns, targets: &[], sequences, length: part };
+            let batch = Batch { tokens: &columns, targets: &[], sequences, length: part, ..Batch::default() };
             found = executor.generate(plan, context, store, batch, cache)?;
         }
         logits.copy_from_slice(&found);

@@ -135,6 +135,7 @@ pub unsafe extern "C" fn hq_model_new(
             true => ModelConfig::from_json(text, Path::new("description"))?,
             false => preset(text)?,
         };
+        config.check_language_model()?;
         room_for::<f32>(usize::try_from(config.approximate_parameters() * 2).unwrap_or(usize::MAX), "model size")?;
         out.write(ready(context, Model::new(config, seed)?, Tokenizer::bytes())?);
         Ok(())
@@ -303,7 +304,7 @@ pub unsafe extern "C" fn hq_model_loss(
             let expected = format!("at most the model's context {}", config.max_position_embeddings);
             return Err(Failure::invalid("length", expected, length));
         }
-        let batch = Batch { tokens, targets, sequences, length };
+        let batch = Batch { tokens, targets, sequences, length, ..Batch::default() };
         let mut executor = Executor::new(plan, Mode::Evaluate, len);
         loss.write(executor.step(plan, context, store, batch, StepRandomness::default(), 1.0)?);
         Ok(())

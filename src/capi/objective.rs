@@ -9,7 +9,7 @@ use super::boundary::{Failure, free_handle, handle_ref, new_handle, text};
 use super::parameters::{SharedStore, hq_parameters};
 use super::status::hq_status;
 use super::trainer::Trained;
-use crate::data::{Split, Tokenizer};
+use crate::data::{Split, TokenBatch, Tokenizer};
 use crate::dispatch::Context;
 use crate::models::Model;
 use crate::nn::{ParamStore, StepRandomness};
@@ -163,11 +163,11 @@ impl BatchSource for CallerBatches {
         self.sizes[1]
     }
 
-    fn read(&mut self, split: Split, examples: &[usize], tokens: &mut [u32], targets: &mut [u32]) -> Result<()> {
+    fn read(&mut self, split: Split, examples: &[usize], batch: &mut TokenBatch) -> Result<()> {
         let split = if split == Split::Training { HQ_SPLIT_TRAINING } else { HQ_SPLIT_VALIDATION };
         let numbers: Vec<u64> = examples.iter().map(|&example| example as u64).collect();
-        let (count, length) = (numbers.len(), tokens.len() / numbers.len().max(1));
-        let (tokens, targets) = (tokens.as_mut_ptr(), targets.as_mut_ptr());
+        let (count, length) = (numbers.len(), batch.length);
+        let (tokens, targets) = (batch.tokens.as_mut_ptr(), batch.targets.as_mut_ptr());
         // SAFETY: the arrays have the sizes that the header promises; the caller vouches for its function.
         let result =
             unsafe { (self.read)(split, numbers.as_ptr(), count, length, tokens, targets, self.source.user_data) };

@@ -26,19 +26,49 @@ pub enum Split {
     Validation,
 }
 
-/// Token ids of a batch with the ids to predict: the storage behind [`Batch`].
+/// The storage behind [`Batch`], whose fields it has.
 #[derive(Clone, Default, Debug)]
 pub struct TokenBatch {
-    tokens: Vec<u32>,
-    targets: Vec<u32>,
-    sequences: usize,
-    length: usize,
+    /// Ids, `[sequences, length]`.
+    pub tokens: Vec<u32>,
+    /// What the head is to predict.
+    pub targets: Vec<u32>,
+    /// Numbers that a regression is to predict.
+    pub values: Vec<f32>,
+    /// Segment of each token, or none.
+    pub token_types: Vec<u32>,
+    /// Tokens of each sequence that count, or none.
+    pub lengths: Vec<u32>,
+    /// Number of sequences.
+    pub sequences: usize,
+    /// Tokens of each sequence.
+    pub length: usize,
 }
 
 impl TokenBatch {
+    /// A batch of `sequences x length` zeros with as many targets, and nothing else.
+    pub fn reset(&mut self, sequences: usize, length: usize) {
+        for ids in [&mut self.tokens, &mut self.targets] {
+            ids.clear();
+            ids.resize(sequences * length, 0);
+        }
+        self.values.clear();
+        self.token_types.clear();
+        self.lengths.clear();
+        (self.sequences, self.length) = (sequences, length);
+    }
+
     /// The batch as the executor takes it.
     pub fn view(&self) -> Batch<'_> {
-        Batch { tokens: &self.tokens, targets: &self.targets, sequences: self.sequences, length: self.length }
+        Batch {
+            tokens: &self.tokens,
+            targets: &self.targets,
+            values: &self.values,
+            token_types: &self.token_types,
+            lengths: &self.lengths,
+            sequences: self.sequences,
+            length: self.length,
+        }
     }
 }
 

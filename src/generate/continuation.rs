@@ -159,7 +159,7 @@ impl Reader {
         }
         let mut logits = Vec::new();
         for tokens in tokens[unread..].chunks(self.batch) {
-            let batch = Batch { tokens, targets: &[], sequences: 1, length: tokens.len() };
+            let batch = Batch { tokens, targets: &[], sequences: 1, length: tokens.len(), ..Batch::default() };
             logits = self.executor.generate(&model.plan, context, &mut model.store, batch, &mut self.cache)?;
         }
         Ok(logits)

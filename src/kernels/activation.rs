@@ -17,6 +17,8 @@ pub(super) struct ActivationKernels {
     sigmoid_values: Values,
     gelu: Values,
     gelu_backward: Binary,
+    gelu_exact: Values,
+    gelu_exact_backward: Binary,
     relu2: Values,
     relu2_backward: Binary,
     silu_gate: Binary,
@@ -34,6 +36,8 @@ impl ActivationKernels {
             sigmoid_values: c::hqk_sigmoid_values_portable,
             gelu: c::hqk_gelu_portable,
             gelu_backward: c::hqk_gelu_backward_portable,
+            gelu_exact: c::hqk_gelu_exact_portable,
+            gelu_exact_backward: c::hqk_gelu_exact_backward_portable,
             relu2: c::hqk_relu2_portable,
             relu2_backward: c::hqk_relu2_backward_portable,
             silu_gate: c::hqk_silu_gate_portable,
@@ -50,6 +54,8 @@ impl ActivationKernels {
                 sigmoid_values: c::hqk_sigmoid_values_avx2,
                 gelu: c::hqk_gelu_avx2,
                 gelu_backward: c::hqk_gelu_backward_avx2,
+                gelu_exact: c::hqk_gelu_exact_avx2,
+                gelu_exact_backward: c::hqk_gelu_exact_backward_avx2,
                 relu2: c::hqk_relu2_avx2,
                 relu2_backward: c::hqk_relu2_backward_avx2,
                 silu_gate: c::hqk_silu_gate_avx2,
@@ -67,6 +73,8 @@ impl ActivationKernels {
                 sigmoid_values: c::hqk_sigmoid_values_avx512,
                 gelu: c::hqk_gelu_avx512,
                 gelu_backward: c::hqk_gelu_backward_avx512,
+                gelu_exact: c::hqk_gelu_exact_avx512,
+                gelu_exact_backward: c::hqk_gelu_exact_backward_avx512,
                 relu2: c::hqk_relu2_avx512,
                 relu2_backward: c::hqk_relu2_backward_avx512,
                 silu_gate: c::hqk_silu_gate_avx512,
@@ -84,6 +92,8 @@ impl ActivationKernels {
                 sigmoid_values: c::hqk_sigmoid_values_neon,
                 gelu: c::hqk_gelu_neon,
                 gelu_backward: c::hqk_gelu_backward_neon,
+                gelu_exact: c::hqk_gelu_exact_neon,
+                gelu_exact_backward: c::hqk_gelu_exact_backward_neon,
                 relu2: c::hqk_relu2_neon,
                 relu2_backward: c::hqk_relu2_backward_neon,
                 silu_gate: c::hqk_silu_gate_neon,
@@ -156,6 +166,26 @@ impl KernelTable {
         assert!(x.len() == dy.len() && x.len() == dx.len(), "gelu_backward: lengths differ");
         // SAFETY: all hold `x.len()` floats.
         unsafe { (self.activation.gelu_backward)(x.as_ptr(), dy.as_ptr(), x.len(), dx.as_mut_ptr()) };
+    }
+
+    /// `y = x Phi(x)`, `Phi` the normal distribution: GELU without its tanh approximation.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn gelu_exact(&self, x: &[f32], y: &mut [f32]) {
+        assert_eq!(x.len(), y.len(), "gelu_exact: lengths differ");
+        // SAFETY: both hold `x.len()` floats.
+        unsafe { (self.activation.gelu_exact)(x.as_ptr(), x.len(), y.as_mut_ptr()) };
+    }
+
+    /// Gradient of [`KernelTable::gelu_exact`].
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn gelu_exact_backward(&self, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        assert!(x.len() == dy.len() && x.len() == dx.len(), "gelu_exact_backward: lengths differ");
+        // SAFETY: all hold `x.len()` floats.
+        unsafe { (self.activation.gelu_exact_backward)(x.as_ptr(), dy.as_ptr(), x.len(), dx.as_mut_ptr()) };
     }
 
     /// `y = max(x, 0)^2` (So et al. 2021).

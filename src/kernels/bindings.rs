@@ -2918,6 +2918,8 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_gelu_backward_portable(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+    pub fn hqk_gelu_exact_portable(x: *const f32, n: usize, y: *mut f32);
+    pub fn hqk_gelu_exact_backward_portable(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
 }
 unsafe extern "C" {
     pub fn hqk_silu_gate_portable(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
@@ -2968,6 +2970,8 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_gelu_backward_avx2(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+    pub fn hqk_gelu_exact_avx2(x: *const f32, n: usize, y: *mut f32);
+    pub fn hqk_gelu_exact_backward_avx2(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
 }
 unsafe extern "C" {
     pub fn hqk_silu_gate_avx2(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
@@ -3068,6 +3072,8 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_gelu_backward_avx512(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+    pub fn hqk_gelu_exact_avx512(x: *const f32, n: usize, y: *mut f32);
+    pub fn hqk_gelu_exact_backward_avx512(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
 }
 unsafe extern "C" {
     pub fn hqk_silu_gate_avx512(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
@@ -3168,6 +3174,8 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_gelu_backward_neon(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+    pub fn hqk_gelu_exact_neon(x: *const f32, n: usize, y: *mut f32);
+    pub fn hqk_gelu_exact_backward_neon(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
 }
 unsafe extern "C" {
     pub fn hqk_silu_gate_neon(gate: *const f32, up: *const f32, n: usize, y: *mut f32);

@@ -1,10 +1,11 @@
-//! The configuration of a decoder language model, with the field names of Hugging Face's Llama.
+//! The configuration of a model, with the field names of Hugging Face's Llama.
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
 
+use super::head::Head;
 use super::sharing::Sharing;
-use crate::nn::ops::RopeScaling;
+use crate::nn::ops::{AttentionShape, RopeScaling};
 use crate::nn::{GradPrecision, HeadPrecision, Precision};
 use crate::{Error, Result};
 
@@ -16,6 +17,8 @@ const MAX_LAYERS: usize = 4096;
 const MAX_VOCABULARY: usize = 1 << 24;
 /// Longest context.
 const MAX_POSITIONS: usize = 1 << 22;
+/// Most labels and token types.
+const MAX_LABELS: usize = 1 << 16;
 /// Most parameters: 2^40 f32 weights would be 4 TiB.
 const MAX_PARAMETERS: u128 = 1 << 40;
 
@@ -34,6 +37,8 @@ pub enum ModelType {
     /// GPT-2 as it is trained here: quantized, each linear layer has its own RMSNorm and no bias, and the blocks have no
     /// norms; in f32 it is GPT-2 with shorter names.
     Plain,
+    /// BERT: an encoder, for classification, spans and masked tokens.
+    Bert,
 }
 
 impl ModelType {
@@ -45,7 +50,13 @@ impl ModelType {
             ModelType::Mistral => "mistral",
             ModelType::Gpt2 => "gpt2",
             ModelType::Plain => "plain",
+            ModelType::Bert => "bert",
         }
+    }
+
+    /// Llama's blocks.
+    pub(super) fn is_gated(self) -> bool {
+        matches!(self, ModelType::Bitnet | ModelType::Llama | ModelType::Mistral)
     }
 
     /// GPT-2's blocks, with learned positions.
@@ -63,12 +74,16 @@ pub enum Activation {
     Silu,
     /// `max(x, 0)^2` on the gate (gated forms).
     Relu2,
-    /// GELU, tanh form ([`ModelType::Gpt2`] and [`ModelType::Plain`]).
+    /// GELU, tanh form ([`ModelType::Gpt2`], [`ModelType::Plain`], [`ModelType::Bert`]).
     #[serde(alias = "gelu_new")]
     GeluPytorchTanh,
+    /// GELU with the normal distribution itself ([`ModelType::Bert`]).
+    Gelu,
+    /// `max(x, 0)` ([`ModelType::Bert`]).
+    Relu,
 }
 
-/// Sizes and forms of a decoder language model. [`ModelConfig::to_json`] makes the `config.json` of a Hugging Face folder.
+/// Sizes and forms of a model. [`ModelConfig::to_json`] makes the `config.json` of a Hugging Face folder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// The form of the network.
@@ -115,6 +130,14 @@ pub struct ModelConfig {
     pub bos_token_id: Option<u32>,
     /// Ids that end a text.
     pub eos_token_id: Vec<u32>,
+    /// What the model predicts.
+    pub head: Head,
+    /// Names of a classification's labels.
+    pub labels: Vec<String>,
+    /// Segments that tokens may belong to ([`ModelType::Bert`]).
+    pub type_vocab_size: usize,
+    /// Share of activations dropped in training, behind embeddings and linear layers ([`ModelType::Bert`]).
+    pub hidden_dropout: f32,
     /// Form of the linear layers' weights; embeddings, head and norms are always f32.
     pub precision: Precision,
     /// Arithmetic of the linear layers' backward products.
@@ -137,6 +160,25 @@ impl ModelConfig {
         }
     }
 
+    /// Heads and reach of the attention layers.
+    pub(super) fn attention_shape(&self) -> AttentionShape {
+        AttentionShape {
+            heads: self.num_attention_heads,
+            kv_heads: self.num_key_value_heads,
+            head_dim: self.head_dim(),
+            window: self.sliding_window,
+        }
+    }
+
+    /// Error: a model that does not write text from left to right.
+    pub fn check_language_model(&self) -> Result<()> {
+        if self.head == Head::LanguageModel {
+            return Ok(());
+        }
+        let found = format!("{:?} of model_type {}", self.head, self.model_type.name());
+        Err(Error::invalid("model", "one with a head for the next token", found))
+    }
+
     /// Checks every field. Errors name the field, what it may be, and what it is.
     pub fn validate(&self) -> Result<()> {
         let sizes = [
@@ -149,6 +191,8 @@ impl ModelConfig {
             ("vocab_size", self.vocab_size, MAX_VOCABULARY),
             ("max_position_embeddings", self.max_position_embeddings, MAX_POSITIONS),
             ("sliding_window", self.sliding_window.unwrap_or(1), MAX_POSITIONS),
+            ("type_vocab_size", self.type_vocab_size, MAX_LABELS),
+            ("number of labels", self.labels.len(), MAX_LABELS),
         ];
         for (name, value, most) in sizes {
             if value == 0 || value > most {
@@ -170,6 +214,7 @@ impl ModelConfig {
             ("layer_norm_eps", self.layer_norm_eps, 1e-12, 1.0),
             ("rope_theta", self.rope_theta, 1.0, 1e12),
             ("initializer_range", self.initializer_range, 0.0, 100.0),
+            ("hidden_dropout", self.hidden_dropout, 0.0, 0.999),
         ] {
             if !(least..=most).contains(&value) {
                 return Err(Error::invalid(name, format!("{least:e} to {most:e}"), value));
@@ -193,7 +238,7 @@ impl ModelConfig {
         let refuse = |name: &str, expected: &str, found: &dyn std::fmt::Display| {
             Err(Error::invalid(name, format!("{expected} (model_type {})", self.model_type.name()), found))
         };
-        let (plain, llama) = (self.model_type.is_plain(), self.model_type == ModelType::Llama);
+        let (plain, llama) = (!self.model_type.is_gated(), self.model_type == ModelType::Llama);
         let attention_width = self.head_dim() * self.num_attention_heads;
         if attention_width > MAX_WIDTH {
             return refuse("head_dim", &format!("at most {MAX_WIDTH} elements in all heads"), &attention_width);
@@ -201,9 +246,33 @@ impl ModelConfig {
         if plain && self.num_key_value_heads != self.num_attention_heads {
             return refuse("num_key_value_heads", "as many as num_attention_heads", &self.num_key_value_heads);
         }
-        if plain != (self.hidden_act == Activation::GeluPytorchTanh) {
-            let expected = if plain { "gelu_new" } else { "silu or relu2" };
+        let (activations, expected): (&[Activation], _) = match self.model_type {
+            ModelType::Bitnet | ModelType::Llama | ModelType::Mistral => {
+                (&[Activation::Silu, Activation::Relu2], "silu or relu2")
+            }
+            ModelType::Gpt2 | ModelType::Plain => (&[Activation::GeluPytorchTanh], "gelu_new"),
+            ModelType::Bert => {
+                (&[Activation::Gelu, Activation::GeluPytorchTanh, Activation::Relu], "gelu, gelu_new or relu")
+            }
+        };
+        if !activations.contains(&self.hidden_act) {
             return refuse("hidden_act", expected, &format!("{:?}", self.hidden_act));
+        }
+        let bert = self.model_type == ModelType::Bert;
+        if bert == (self.head == Head::LanguageModel) {
+            let expected = if bert { "a head of encoders" } else { "LanguageModel" };
+            return refuse("head", expected, &format!("{:?}", self.head));
+        }
+        if bert && self.sliding_window.is_some() {
+            return refuse("sliding_window", "none", &"one");
+        }
+        if bert && self.head_precision != HeadPrecision::F32 {
+            return refuse("head_precision", "f32", &"int8");
+        }
+        if !bert && (self.type_vocab_size != 1 || self.hidden_dropout != 0.0) {
+            let is_types = self.type_vocab_size != 1;
+            let (name, expected) = if is_types { ("type_vocab_size", "1") } else { ("hidden_dropout", "0") };
+            return refuse(name, expected, &"more");
         }
         if (plain || self.model_type == ModelType::Bitnet) && attention_width != self.hidden_size {
             return refuse("head_dim", "hidden_size / num_attention_heads", &self.head_dim());
@@ -265,10 +334,10 @@ impl ModelConfig {
         let (hidden, ffn) = (self.hidden_size as u128, self.intermediate_size as u128);
         let head_dim = self.head_dim() as u128;
         let (heads, kv_heads) = (self.num_attention_heads as u128, self.num_key_value_heads as u128);
-        let feed_forward = if self.model_type.is_plain() { 2 * hidden * ffn } else { 3 * hidden * ffn };
+        let feed_forward = if self.model_type.is_gated() { 3 * hidden * ffn } else { 2 * hidden * ffn };
         let block = 2 * hidden * head_dim * (heads + kv_heads) + feed_forward;
         let tables = if self.tie_word_embeddings { 1 } else { 2 } * self.vocab_size as u128
-            + if self.model_type.is_plain() { self.max_position_embeddings as u128 } else { 0 };
+            + if self.model_type.is_gated() { 0 } else { self.max_position_embeddings as u128 };
         self.num_hidden_layers as u128 * block + tables * hidden
     }
 }

@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::config::{Activation, ModelConfig, ModelType};
+use super::encoder_json::{bert, read_head};
+use super::head::Head;
 use super::quantization_json::{ONLINE, read_quantization};
 use super::sharing::Sharing;
 use crate::nn::ops::RopeScaling;
@@ -60,11 +62,11 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn required<T: DeserializeOwned>(&mut self, key: &str) -> Result<T> {
+    pub(super) fn required<T: DeserializeOwned>(&mut self, key: &str) -> Result<T> {
         self.optional(key)?.ok_or_else(|| self.error(format!("{key}: missing")))
     }
 
-    fn or<T: DeserializeOwned>(&mut self, key: &str, default: T) -> Result<T> {
+    pub(super) fn or<T: DeserializeOwned>(&mut self, key: &str, default: T) -> Result<T> {
         Ok(self.optional(key)?.unwrap_or(default))
     }
 
@@ -95,6 +97,7 @@ impl ModelConfig {
     pub fn from_json(text: &str, path: &Path) -> Result<Self> {
         let mut fields = Fields::parse(text, path)?;
         let model_type: ModelType = fields.required("model_type")?;
+        let (head, labels) = read_head(&mut fields, model_type)?;
         fields.fixed("is_encoder_decoder", json!(false))?;
         fields.fixed("add_cross_attention", json!(false))?;
         let (bos_token_id, eos_token_id) = (fields.optional("bos_token_id")?, token_ids(&mut fields)?);
@@ -109,11 +112,14 @@ impl ModelConfig {
             head_precision: fields.or("head_precision", HeadPrecision::default())?,
             vocab_size: fields.required("vocab_size")?,
             initializer_range: fields.or("initializer_range", 0.02)?,
-            tie_word_embeddings: fields.or("tie_word_embeddings", model_type.is_plain())?,
+            tie_word_embeddings: fields.or("tie_word_embeddings", !model_type.is_gated())?,
             parameter_sharing: fields.or("parameter_sharing", Sharing::default())?,
+            head,
+            labels,
         };
         let config = match model_type {
             ModelType::Gpt2 => gpt2(&mut fields, shared)?,
+            ModelType::Bert => bert(&mut fields, shared)?,
             _ => llama(&mut fields, shared)?,
         };
         fields.finish("")?;
@@ -130,6 +136,7 @@ impl ModelConfig {
     pub(super) fn to_keys(&self) -> Map<String, Value> {
         let config = match self.model_type {
             ModelType::Gpt2 => self.gpt2_keys(),
+            ModelType::Bert => self.bert_keys(),
             _ => self.llama_keys(),
         };
         let Value::Object(mut config) = config else { unreachable!("both forms are objects") };
@@ -163,7 +170,7 @@ impl ModelConfig {
     /// Why transformers cannot compute this model, if so.
     pub fn transformers_obstacle(&self) -> Option<String> {
         let (quantized, form) = (self.precision != Precision::F32, self.model_type);
-        if quantized && (form.is_plain() || self.precision != Precision::Ternary) {
+        if quantized && (!form.is_gated() || self.precision != Precision::Ternary) {
             return Some(format!("transformers has no {} layers for model_type {}", self.precision, form.name()));
         }
         if self.sliding_window.is_some() && form != ModelType::Mistral {
@@ -195,7 +202,7 @@ impl ModelConfig {
             ModelType::Bitnet => "BitNetForCausalLM",
             ModelType::Mistral => "MistralForCausalLM",
             ModelType::Llama => "LlamaForCausalLM",
-            ModelType::Plain | ModelType::Gpt2 => "HybridqPlainForCausalLM",
+            ModelType::Plain | ModelType::Gpt2 | ModelType::Bert => "HybridqPlainForCausalLM",
         };
         let mut keys = json!({
             "architectures": [architecture],
@@ -228,7 +235,7 @@ impl ModelConfig {
 }
 
 /// What the forms have in common.
-struct Shared {
+pub(super) struct Shared {
     model_type: ModelType,
     bos_token_id: Option<u32>,
     eos_token_id: Vec<u32>,
@@ -239,11 +246,13 @@ struct Shared {
     initializer_range: f32,
     tie_word_embeddings: bool,
     parameter_sharing: Sharing,
+    head: Head,
+    labels: Vec<String>,
 }
 
 impl Shared {
     /// A configuration to be completed by a form.
-    fn config(self, hidden_act: Activation) -> ModelConfig {
+    pub(super) fn config(self, hidden_act: Activation) -> ModelConfig {
         ModelConfig {
             model_type: self.model_type,
             hidden_size: 0,
@@ -267,6 +276,10 @@ impl Shared {
             sliding_window: None,
             bos_token_id: self.bos_token_id,
             eos_token_id: self.eos_token_id,
+            head: self.head,
+            labels: self.labels,
+            type_vocab_size: 1,
+            hidden_dropout: 0.0,
             precision: self.precision,
             gradient_precision: self.gradient_precision,
             head_precision: self.head_precision,
@@ -369,7 +382,7 @@ fn rope_scaling_keys(scaling: &RopeScaling) -> Value {
 }
 
 /// The shortest number that reads back as `value`.
-fn short(value: f32) -> Value {
+pub(super) fn short(value: f32) -> Value {
     json!(value.to_string().parse::<f64>().expect("a number's text is a number"))
 }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::config::{ModelConfig, ModelType};
+use super::head::Head;
 use super::layers::Declaration;
 use super::model::Model;
 use super::packed_rows;
@@ -120,6 +121,7 @@ fn base_prefix(config: &ModelConfig) -> &'static str {
     match config.model_type {
         ModelType::Gpt2 => "transformer.",
         ModelType::Plain => "",
+        ModelType::Bert => "bert.",
         ModelType::Bitnet | ModelType::Llama | ModelType::Mistral => "model.",
     }
 }
@@ -132,7 +134,8 @@ fn find_sources(config: &ModelConfig, specs: &[ParamSpec], tensors: &Safetensors
         .iter()
         .map(|spec| {
             let name = if has_prefix { &spec.name } else { spec.name.strip_prefix(prefix).unwrap_or(&spec.name) };
-            Source::new(config, spec, name, tensors)
+            let other = other_name(name).filter(|other| tensors.find(name).is_none() && tensors.find(other).is_some());
+            Source::new(config, spec, other.as_deref().unwrap_or(name), tensors)
         })
         .collect();
     let scales = sources.iter().filter(|source| matches!(source.form, Form::Packed | Form::Scaled));
@@ -151,9 +154,28 @@ pub(super) fn scale_name(weight: &str) -> String {
     format!("{weight}_scale")
 }
 
-/// Tensors that Hugging Face files may hold although they follow from others: a tied head, rotary frequencies, the causal
-/// masks of early GPT-2 files.
+/// Another name of a tensor in BERT's files: norms had a gamma and a beta at first, the bias of the head has two names.
+fn other_name(name: &str) -> Option<String> {
+    if name == "cls.predictions.bias" {
+        return Some("cls.predictions.decoder.bias".into());
+    }
+    let norm = |end: &str| name.strip_suffix(end).filter(|norm| norm.ends_with("LayerNorm"));
+    norm(".weight").map(|norm| format!("{norm}.gamma")).or_else(|| Some(format!("{}.beta", norm(".bias")?)))
+}
+
+/// Tensors that Hugging Face files may hold although they follow from others (a tied head, rotary frequencies, the causal
+/// masks of early GPT-2 files) or belong to parts that the model does not have (BERT's pooler and heads of its pre-training).
 fn is_derived(name: &str, config: &ModelConfig) -> bool {
+    if config.model_type == ModelType::Bert {
+        let masked = config.head == Head::MaskedLanguageModel;
+        let tied = name == "cls.predictions.decoder.weight" && config.tie_word_embeddings;
+        return tied
+            || (name == "cls.predictions.decoder.bias" && masked)
+            || name.ends_with("embeddings.position_ids")
+            || name.starts_with("cls.seq_relationship.")
+            || (name.starts_with("cls.") && !masked)
+            || name.contains("pooler.dense.");
+    }
     let mask = [".attn.bias", ".attn.masked_bias"].iter().any(|end| name.ends_with(end));
     (name == "lm_head.weight" && config.tie_word_embeddings)
         || name.ends_with(".rotary_emb.inv_freq")

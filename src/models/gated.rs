@@ -7,18 +7,17 @@ use std::sync::Arc;
 use super::config::{Activation, ModelConfig, ModelType};
 use super::layers::{Declaration, Layers};
 use super::sharing::BlockPart;
-use crate::nn::ops::{AttentionShape, RotaryTable};
-use crate::nn::{BufferId, BufferKind, Init};
+use crate::nn::ops::RotaryTable;
+use crate::nn::{BufferId, BufferKind};
 
 /// Declares the gated form of `config`.
 pub(super) fn build(config: &ModelConfig) -> Declaration {
     let mut layers = Layers::new(config);
     let (hidden, ffn, head_dim) = (config.hidden_size, config.intermediate_size, config.head_dim());
-    let (heads, kv_heads, window) = (config.num_attention_heads, config.num_key_value_heads, config.sliding_window);
+    let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
     let (eps, q_width, kv_width) = (config.rms_norm_eps, heads * head_dim, kv_heads * head_dim);
     let angles = RotaryTable::new(config.max_position_embeddings, head_dim, config.rope_theta, config.rope_scaling);
     let angles = Arc::new(angles);
-    let shape = AttentionShape { heads, kv_heads, head_dim, window };
     let table = layers.table("model.embed_tokens.weight", config.vocab_size);
     let mut x = layers.plan.embedding(table);
     for layer in 0..config.num_hidden_layers {
@@ -26,26 +25,26 @@ pub(super) fn build(config: &ModelConfig) -> Declaration {
         layers.enter(BlockPart::Attention, layer);
         let bias = config.attention_bias;
         let normed = layers.rms_norm(x, &name("input_layernorm.weight"), eps, layers.linear_input());
-        let q = layers.gated_linear(normed, &name("self_attn.q_proj"), q_width, bias);
-        let k = layers.gated_linear(normed, &name("self_attn.k_proj"), kv_width, bias);
-        let v = layers.gated_linear(normed, &name("self_attn.v_proj"), kv_width, bias);
+        let q = layers.linear(normed, &name("self_attn.q_proj"), q_width, bias);
+        let k = layers.linear(normed, &name("self_attn.k_proj"), kv_width, bias);
+        let v = layers.linear(normed, &name("self_attn.v_proj"), kv_width, bias);
         let (q, k) = (layers.plan.rope(q, &angles), layers.plan.rope(k, &angles));
-        let attended = layers.plan.attention(q, k, v, shape);
+        let attended = layers.plan.attention(q, k, v, config.attention_shape());
         let attended = layers.sub_norm(attended, &name("self_attn.attn_sub_norm.weight"));
-        let projected = layers.gated_linear(attended, &name("self_attn.o_proj"), hidden, bias);
+        let projected = layers.linear(attended, &name("self_attn.o_proj"), hidden, bias);
         x = layers.plan.add(x, projected);
 
         layers.enter(BlockPart::FeedForward, layer);
         let bias = config.mlp_bias;
         let normed = layers.rms_norm(x, &name("post_attention_layernorm.weight"), eps, layers.linear_input());
-        let gate = layers.gated_linear(normed, &name("mlp.gate_proj"), ffn, bias);
-        let up = layers.gated_linear(normed, &name("mlp.up_proj"), ffn, bias);
+        let gate = layers.linear(normed, &name("mlp.gate_proj"), ffn, bias);
+        let up = layers.linear(normed, &name("mlp.up_proj"), ffn, bias);
         let inner = match config.hidden_act {
             Activation::Relu2 => layers.plan.relu2_gate(gate, up),
             _ => layers.plan.silu_gate(gate, up),
         };
         let inner = layers.sub_norm(inner, &name("mlp.ffn_sub_norm.weight"));
-        let outer = layers.gated_linear(inner, &name("mlp.down_proj"), hidden, bias);
+        let outer = layers.linear(inner, &name("mlp.down_proj"), hidden, bias);
         x = layers.plan.add(x, outer);
     }
     layers.leave_blocks();
@@ -56,13 +55,6 @@ pub(super) fn build(config: &ModelConfig) -> Declaration {
 }
 
 impl Layers<'_> {
-    fn gated_linear(&mut self, x: BufferId, name: &str, outputs: usize, bias: bool) -> BufferId {
-        let init = Init::Normal { std: self.config.initializer_range };
-        let weight = self.matrix(&format!("{name}.weight"), outputs, self.plan.buffer_spec(x).width, init);
-        let bias = bias.then(|| self.bias(&format!("{name}.bias"), outputs));
-        self.plan.linear(x, weight, bias, self.config.gradient_precision)
-    }
-
     /// BitNet's norm before a projection back to the residual stream. Llama has none.
     fn sub_norm(&mut self, x: BufferId, name: &str) -> BufferId {
         match self.config.model_type {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::ModelConfig;
+use super::config::{Activation, ModelConfig};
 use super::sharing::{BlockOwner, BlockOwners, BlockPart};
 use crate::nn::{BufferId, BufferKind, Init, ParamId, ParamKind, ParamSpec, Plan, PlanBuilder, Precision};
 
@@ -29,8 +29,9 @@ pub(super) struct Declaration {
 
 /// The embedding or the head, not a table of positions.
 pub(super) fn is_token_table(spec: &ParamSpec) -> bool {
-    let positions = spec.name.ends_with(".wpe.weight") || spec.name == "pos.weight";
-    spec.kind == ParamKind::Embedding && !positions
+    const OTHERS: [&str; 4] =
+        [".wpe.weight", "pos.weight", "position_embeddings.weight", "token_type_embeddings.weight"];
+    spec.kind == ParamKind::Embedding && !OTHERS.iter().any(|end| spec.name.ends_with(end))
 }
 
 impl<'a> Layers<'a> {
@@ -121,6 +122,44 @@ impl<'a> Layers<'a> {
     pub(super) fn norm_bias(&mut self, name: &str, x: BufferId) -> ParamId {
         let width = self.plan.buffer_spec(x).width;
         self.own(name, &[width], ParamKind::Bias, Init::Constant(0.0))
+    }
+
+    /// A linear layer of a block on `x`, which is rounded to int8 where the layer is quantized ([`Layers::quantized`]).
+    pub(super) fn linear(&mut self, x: BufferId, name: &str, outputs: usize, bias: bool) -> BufferId {
+        let init = Init::Normal { std: self.config.initializer_range };
+        let weight = self.matrix(&format!("{name}.weight"), outputs, self.plan.buffer_spec(x).width, init);
+        let bias = bias.then(|| self.bias(&format!("{name}.bias"), outputs));
+        self.plan.linear(x, weight, bias, self.config.gradient_precision)
+    }
+
+    /// A linear layer with bias of a head: f32 at any precision.
+    pub(super) fn head_linear(&mut self, x: BufferId, name: &str, outputs: usize) -> BufferId {
+        let init = Init::Normal { std: self.config.initializer_range };
+        let shape = [outputs, self.plan.buffer_spec(x).width];
+        let weight = self.own(&format!("{name}.weight"), &shape, ParamKind::Linear, init);
+        let bias = self.head_bias(&format!("{name}.bias"), outputs);
+        self.plan.linear(x, weight, Some(bias), self.config.gradient_precision)
+    }
+
+    /// The bias of a head's linear layer.
+    pub(super) fn head_bias(&mut self, name: &str, width: usize) -> ParamId {
+        self.own(name, &[width], ParamKind::Bias, Init::Constant(0.0))
+    }
+
+    /// The configuration's activation function, where it has one input.
+    pub(super) fn activation(&mut self, x: BufferId) -> BufferId {
+        match self.config.hidden_act {
+            Activation::Gelu => self.plan.gelu_exact(x),
+            Activation::Relu => self.plan.relu(x),
+            _ => self.plan.gelu(x),
+        }
+    }
+
+    /// LayerNorm with gain and bias `name`.
+    pub(super) fn layer_norm(&mut self, x: BufferId, name: &str) -> BufferId {
+        let gain = self.gain(&format!("{name}.weight"), x);
+        let bias = self.norm_bias(&format!("{name}.bias"), x);
+        self.plan.layer_norm(x, gain, bias, self.config.layer_norm_eps)
     }
 
     /// RMSNorm with gain `name`.

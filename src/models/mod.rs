@@ -1,11 +1,14 @@
-//! Decoder language models: configurations, presets, and the plans they stand for.
+//! Models: configurations, presets, and the plans they stand for.
 
+mod bert;
 mod config;
 mod config_json;
+mod encoder_json;
 mod export;
 mod files;
 mod gated;
 mod gguf;
+mod head;
 mod layers;
 mod model;
 mod packed_file;
@@ -18,6 +21,7 @@ mod sharing;
 pub use config::{Activation, ModelConfig, ModelType};
 pub use export::ExportType;
 pub use gguf::GgufExportType;
+pub use head::{Head, default_labels};
 pub use model::Model;
 pub use presets::{PRESETS, preset};
 pub use sharing::{BlockPart, SharedTensor, Sharing, SharingInfo, SharingRule};

@@ -1,14 +1,14 @@
 //! A model: configuration, plan and parameters.
 #![forbid(unsafe_code)]
 
-use super::config::ModelConfig;
+use super::config::{ModelConfig, ModelType};
 use super::layers::Declaration;
-use super::{gated, plain};
+use super::{bert, gated, plain};
 use crate::Result;
 use crate::nn::{KeyValueCache, ParamSpec, ParamStore, Plan};
 use crate::quant::QuantizedWeight;
 
-/// A decoder language model.
+/// A model: a decoder language model, or an encoder with a head.
 #[derive(Debug)]
 pub struct Model {
     /// Sizes and forms.
@@ -51,7 +51,11 @@ impl Model {
 
     /// The operations and parameters of a valid configuration.
     pub(super) fn declare(config: &ModelConfig) -> Declaration {
-        let form = if config.model_type.is_plain() { plain::build } else { gated::build };
+        let form = match config.model_type {
+            ModelType::Gpt2 | ModelType::Plain => plain::build,
+            ModelType::Bitnet | ModelType::Llama | ModelType::Mistral => gated::build,
+            ModelType::Bert => bert::build,
+        };
         form(config)
     }
 

@@ -9,7 +9,6 @@
 use super::config::{ModelConfig, ModelType};
 use super::layers::{Declaration, Layers};
 use super::sharing::BlockPart;
-use crate::nn::ops::AttentionShape;
 use crate::nn::{BufferId, BufferKind, Init, Precision};
 
 /// What the tensors of a form are called.
@@ -65,12 +64,6 @@ pub(super) fn build(config: &ModelConfig) -> Declaration {
     let positions = layers.table(names.positions, config.max_position_embeddings);
     let mut x = layers.plan.embedding(table);
     x = layers.plan.position_embedding(x, positions);
-    let shape = AttentionShape {
-        heads: config.num_attention_heads,
-        kv_heads: config.num_key_value_heads,
-        head_dim: config.head_dim(),
-        window: config.sliding_window,
-    };
     // The projections back to the residual stream start smaller (GPT-2): its variance then does not grow with depth.
     let std = config.initializer_range;
     let residual_std = std / (2.0 * config.num_hidden_layers as f32).sqrt();
@@ -79,7 +72,7 @@ pub(super) fn build(config: &ModelConfig) -> Declaration {
         layers.enter(BlockPart::Attention, block);
         let normed = layers.block_norm(x, &name(names.attention_norm));
         let qkv = layers.plain_linear(normed, &name(names.qkv), 3 * hidden, std);
-        let attended = layers.plan.attention_fused(qkv, shape);
+        let attended = layers.plan.attention_fused(qkv, config.attention_shape());
         let projected = layers.plain_linear(attended, &name(names.attention_out), hidden, residual_std);
         x = layers.plan.add(x, projected);
         layers.enter(BlockPart::FeedForward, block);
@@ -109,12 +102,6 @@ impl Layers<'_> {
     /// A block's LayerNorm, where the linear layers do not bring their own norm.
     fn block_norm(&mut self, x: BufferId, name: &str) -> BufferId {
         if self.norms_inside() { x } else { self.layer_norm(x, name) }
-    }
-
-    fn layer_norm(&mut self, x: BufferId, name: &str) -> BufferId {
-        let gain = self.gain(&format!("{name}.weight"), x);
-        let bias = self.norm_bias(&format!("{name}.bias"), x);
-        self.plan.layer_norm(x, gain, bias, self.config.layer_norm_eps)
     }
 
     /// A BitLinear, or a linear layer with bias.

@@ -2,12 +2,13 @@
 #![forbid(unsafe_code)]
 
 use super::config::{Activation, ModelConfig, ModelType};
+use super::head::{Head, default_labels};
 use crate::nn::{GradPrecision, HeadPrecision, Precision};
 use crate::{Error, Result};
 
 /// Names that [`preset`] knows.
-pub const PRESETS: [&str; 8] =
-    ["tiny", "small", "base", "small-plain", "gpt2-small-plain", "gpt2", "small-llama", "small-mistral"];
+pub const PRESETS: [&str; 9] =
+    ["tiny", "small", "base", "small-plain", "gpt2-small-plain", "gpt2", "small-llama", "small-mistral", "bert"];
 
 /// The configuration called `name`: ternary, with a byte-level vocabulary (`gpt2-small-plain` and `gpt2`: GPT-2's).
 ///
@@ -21,6 +22,7 @@ pub const PRESETS: [&str; 8] =
 /// | `gpt2` | GPT-2 | 12 x 768 (3072), 12 | 1024 |
 /// | `small-llama` | Llama | 6 x 512 (1536), 8 | 512 |
 /// | `small-mistral` | Mistral, window 256 | 6 x 512 (1536), 8 | 1024 |
+/// | `bert` | BERT, f32, vocabulary 30,522, masked tokens | 12 x 768 (3072), 12 | 512 |
 pub fn preset(name: &str) -> Result<ModelConfig> {
     let gated = |layers, hidden_size, intermediate_size, positions| ModelConfig {
         model_type: ModelType::Bitnet,
@@ -45,6 +47,10 @@ pub fn preset(name: &str) -> Result<ModelConfig> {
         sliding_window: None,
         bos_token_id: None,
         eos_token_id: Vec::new(),
+        head: Head::LanguageModel,
+        labels: default_labels(2),
+        type_vocab_size: 1,
+        hidden_dropout: 0.0,
         precision: Precision::Ternary,
         gradient_precision: GradPrecision::F32,
         head_precision: HeadPrecision::F32,
@@ -68,6 +74,17 @@ pub fn preset(name: &str) -> Result<ModelConfig> {
             let config = gated(6, 512, 1536, 1024);
             Ok(ModelConfig { model_type: ModelType::Mistral, sliding_window: Some(256), ..config })
         }
+        "bert" => Ok(ModelConfig {
+            model_type: ModelType::Bert,
+            hidden_act: Activation::Gelu,
+            vocab_size: 30_522,
+            layer_norm_eps: 1e-12,
+            head: Head::MaskedLanguageModel,
+            type_vocab_size: 2,
+            hidden_dropout: 0.1,
+            precision: Precision::F32,
+            ..gated(12, 768, 3072, 512)
+        }),
         "gpt2-small-plain" => Ok(ModelConfig { vocab_size: 50_257, ..plain(12, 768, 3072, 1024) }),
         _ => Err(Error::invalid("model", format!("one of {}", PRESETS.join(", ")), name)),
     }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::executor::Mode;
-use super::plan::{BufferId, BufferKind, Plan};
+use super::plan::{BufferId, BufferKind, Plan, Rows};
 use super::schedule::{Life, Turn, lives};
 use crate::dispatch::Context;
 use crate::quant::QuantizedRows;
@@ -14,6 +14,7 @@ use crate::tensor::AlignedBuffer;
 #[derive(Debug)]
 pub struct Buffers {
     widths: Vec<usize>,
+    kinds_of_rows: Vec<Rows>,
     /// Slots of a buffer's values as first computed and as computed once more.
     value_slots: Vec<[usize; 2]>,
     /// Which of the two is current.
@@ -24,7 +25,8 @@ pub struct Buffers {
     quantized: Vec<QuantizedRows>,
     /// Where a gradient is written that is added to an earlier reader's.
     partial: AlignedBuffer<f32>,
-    tokens: usize,
+    /// Tokens, sequences and source tokens of the batch.
+    counts: [usize; 3],
     bytes: usize,
 }
 
@@ -67,6 +69,7 @@ impl Buffers {
             + quantized.iter().map(|rows| rows.values.len() + 8 * capacity).sum::<usize>();
         Buffers {
             widths: plan.buffers.iter().map(|buffer| buffer.width).collect(),
+            kinds_of_rows: plan.buffers.iter().map(|buffer| buffer.rows).collect(),
             value_slots,
             gradient_slots,
             current: vec![0; count],
@@ -74,7 +77,7 @@ impl Buffers {
             floats,
             quantized,
             partial,
-            tokens: 0,
+            counts: [0; 3],
             bytes,
         }
     }
@@ -83,8 +86,9 @@ impl Buffers {
         self.bytes
     }
 
-    pub(super) fn begin(&mut self, tokens: usize) {
-        self.tokens = tokens;
+    /// What follows is a batch of so many tokens, sequences and source tokens.
+    pub(super) fn begin(&mut self, counts: [usize; 3]) {
+        self.counts = counts;
         self.gradient_written.fill(false);
         self.current.fill(0);
     }
@@ -98,14 +102,24 @@ impl Buffers {
         self.value_slots[id.0][self.current[id.0]]
     }
 
-    /// Elements of a buffer in use: tokens of the batch times its width.
+    /// Elements of a buffer in use: its rows times its width.
     pub fn len(&self, id: BufferId) -> usize {
-        self.tokens * self.widths[id.0]
+        self.rows(id) * self.widths[id.0]
     }
 
-    /// Tokens of the batch.
-    pub fn tokens(&self) -> usize {
-        self.tokens
+    /// Rows of a buffer in use.
+    pub fn rows(&self, id: BufferId) -> usize {
+        let [tokens, sequences, source] = self.counts;
+        match self.kinds_of_rows[id.0] {
+            Rows::Tokens => tokens,
+            Rows::Sequences => sequences,
+            Rows::Source => source,
+        }
+    }
+
+    /// Rows of a buffer that belong to one sequence.
+    pub fn rows_of_sequence(&self, id: BufferId) -> usize {
+        self.rows(id) / self.counts[1]
     }
 
     /// Elements in a row of the buffer.
@@ -118,7 +132,7 @@ impl Buffers {
         &self.floats[self.value_slot(id)][..self.len(id)]
     }
 
-    /// The values of a quantized buffer; only the first [`Buffers::tokens`] rows are of this batch.
+    /// The values of a quantized buffer; only the first [`Buffers::rows`] rows are of this batch.
     pub fn quantized(&self, id: BufferId) -> &QuantizedRows {
         &self.quantized[self.value_slot(id)]
     }

@@ -23,21 +23,65 @@ pub enum Mode {
     Train,
     /// Forward only, with targets: gives the loss.
     Evaluate,
-    /// Forward only, without targets: gives the logits of each sequence's last token.
+    /// Forward only, without targets: gives the outputs.
     Generate,
 }
 
-/// Token ids of a batch: `sequences` rows of `length` tokens.
-#[derive(Clone, Copy, Debug)]
+/// A target that counts for nothing: a position without a word to predict, padding.
+pub const IGNORED: u32 = u32::MAX;
+
+/// Token ids of a batch: `sequences` rows of `length` tokens. A decoder language model reads the first four fields.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Batch<'a> {
     /// `sequences * length` ids, sequence after sequence.
     pub tokens: &'a [u32],
-    /// The id to predict at each position; empty in [`Mode::Generate`].
+    /// What the model's head is to predict, ids or [`IGNORED`]: one for each token, or as the head says; empty in
+    /// [`Mode::Generate`].
     pub targets: &'a [u32],
     /// Number of sequences.
     pub sequences: usize,
     /// Tokens of each sequence.
     pub length: usize,
+    /// The numbers that a regression head is to predict, `[sequences, outputs]`.
+    pub values: &'a [f32],
+    /// Segment of each token (BERT: 0 or 1); empty: all 0.
+    pub token_types: &'a [u32],
+    /// Tokens that count of each sequence an encoder reads; what lies behind them is padding. Empty: all of them.
+    pub lengths: &'a [u32],
+}
+
+impl Batch<'_> {
+    /// Error: parts that do not fit each other or a memory of `capacity` tokens.
+    fn check(&self, capacity: usize) -> Result<()> {
+        let tokens = self.sequences.saturating_mul(self.length);
+        if self.tokens.len() != tokens || tokens > capacity || tokens == 0 {
+            let expected = format!("{} x {} tokens, 1 to {capacity}", self.sequences, self.length);
+            return Err(Error::shape("step", "tokens", expected, self.tokens.len()));
+        }
+        if ![0, tokens].contains(&self.token_types.len()) {
+            return Err(Error::shape("step", "token_types", tokens, self.token_types.len()));
+        }
+        if ![0, self.sequences].contains(&self.lengths.len()) {
+            return Err(Error::shape("step", "lengths", self.sequences, self.lengths.len()));
+        }
+        match self.lengths.iter().find(|&&length| length == 0 || length as usize > self.length) {
+            Some(length) => Err(Error::invalid("length of a sequence", format!("1 to {}", self.length), length)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The probabilities of one attention layer, which its queries give its keys.
+#[derive(Clone, PartialEq, Debug)]
+pub struct AttentionWeights {
+    /// `[sequences, heads, queries, keys]`.
+    pub values: Vec<f32>,
+    /// Query heads.
+    pub heads: usize,
+    /// Queries of a sequence.
+    pub queries: usize,
+    /// Keys of a sequence.
+    pub keys: usize,
 }
 
 /// The seed and step that stochastic rounding and dropout draw from.
@@ -74,8 +118,11 @@ pub struct Pass<'a> {
     pub cache: Option<&'a mut KeyValueCache>,
     /// Mean loss in nats per target, set by the head.
     pub loss: f64,
-    /// Logits of each sequence's last token `[sequences, vocabulary]`, set by the head in [`Mode::Generate`].
+    /// The model's outputs, set by the head in [`Mode::Generate`]: of a language model the logits of each sequence's last
+    /// token, `[sequences, vocabulary]`.
     pub logits: Vec<f32>,
+    /// Where attention layers put their weights, if they are asked for them.
+    pub attention: Option<Vec<AttentionWeights>>,
 }
 
 impl Pass<'_> {
@@ -143,11 +190,31 @@ impl Executor {
         randomness: StepRandomness,
         gradient_scale: f32,
     ) -> Result<f64> {
-        if batch.targets.len() != batch.tokens.len() {
-            return Err(Error::shape("step", "targets", batch.tokens.len(), batch.targets.len()));
-        }
-        let pass = self.run(plan, context, store, batch, randomness, gradient_scale, None)?;
-        Ok(pass.0)
+        let request = Request { randomness, gradient_scale, ..Request::default() };
+        Ok(self.run(plan, context, store, batch, request)?.loss)
+    }
+
+    /// The outputs of an encoder's head for a batch without targets ([`Mode::Generate`]); each head says what they are.
+    pub fn predict(
+        &mut self,
+        plan: &Plan,
+        context: &Context,
+        store: &mut ParamStore,
+        batch: Batch<'_>,
+    ) -> Result<Vec<f32>> {
+        Ok(self.run(plan, context, store, batch, Request::default())?.logits)
+    }
+
+    /// As [`Executor::predict`], with the weights of every attention layer in plan order.
+    pub fn predict_with_attention(
+        &mut self,
+        plan: &Plan,
+        context: &Context,
+        store: &mut ParamStore,
+        batch: Batch<'_>,
+    ) -> Result<(Vec<f32>, Vec<AttentionWeights>)> {
+        let found = self.run(plan, context, store, batch, Request { attention: true, ..Request::default() })?;
+        Ok((found.logits, found.attention))
     }
 
     /// Reads `batch` after the tokens in `cache`, appends to the cache, and gives the logits of each sequence's last
@@ -160,29 +227,22 @@ impl Executor {
         batch: Batch<'_>,
         cache: &mut KeyValueCache,
     ) -> Result<Vec<f32>> {
-        let pass = self.run(plan, context, store, batch, StepRandomness::default(), 1.0, Some(cache))?;
-        Ok(pass.1)
+        Ok(self.run(plan, context, store, batch, Request { cache: Some(cache), ..Request::default() })?.logits)
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn run(
         &mut self,
         plan: &Plan,
         context: &Context,
         store: &mut ParamStore,
         batch: Batch<'_>,
-        randomness: StepRandomness,
-        gradient_scale: f32,
-        cache: Option<&mut KeyValueCache>,
-    ) -> Result<(f64, Vec<f32>)> {
-        let tokens = batch.sequences * batch.length;
-        if batch.tokens.len() != tokens || tokens > self.capacity || tokens == 0 {
-            let expected = format!("{} x {} tokens, 1 to {}", batch.sequences, batch.length, self.capacity);
-            return Err(Error::shape("step", "tokens", expected, batch.tokens.len()));
-        }
+        request: Request<'_>,
+    ) -> Result<Found> {
+        batch.check(self.capacity)?;
         let Executor { buffers, workspace, mode, turns, seconds, .. } = self;
+        let Request { randomness, gradient_scale, cache, attention } = request;
         context.install(|| {
-            buffers.begin(tokens);
+            buffers.begin([batch.tokens.len(), batch.sequences, 0]);
             let mut pass = Pass {
                 context,
                 store,
@@ -196,6 +256,7 @@ impl Executor {
                 cache,
                 loss: 0.0,
                 logits: Vec::new(),
+                attention: attention.then(Vec::new),
             };
             for &Turn { action, operation: index } in turns.iter() {
                 let (start, operation) = (Instant::now(), &plan.operations[index]);
@@ -212,7 +273,28 @@ impl Executor {
             if let Some(cache) = pass.cache {
                 cache.advance(batch.length);
             }
-            Ok((pass.loss, pass.logits))
+            Ok(Found { loss: pass.loss, logits: pass.logits, attention: pass.attention.unwrap_or_default() })
         })
     }
+}
+
+/// What a walk is asked for beside its batch.
+struct Request<'a> {
+    randomness: StepRandomness,
+    gradient_scale: f32,
+    cache: Option<&'a mut KeyValueCache>,
+    attention: bool,
+}
+
+impl Default for Request<'_> {
+    fn default() -> Self {
+        Request { randomness: StepRandomness::default(), gradient_scale: 1.0, cache: None, attention: false }
+    }
+}
+
+/// What a walk gives.
+struct Found {
+    loss: f64,
+    logits: Vec<f32>,
+    attention: Vec<AttentionWeights>,
 }

@@ -15,10 +15,10 @@ mod schedule;
 mod workspace;
 
 pub use buffers::Buffers;
-pub use executor::{Batch, Executor, Mode, Pass, StepRandomness};
+pub use executor::{AttentionWeights, Batch, Executor, IGNORED, Mode, Pass, StepRandomness};
 pub use key_value_cache::KeyValueCache;
 pub use ops::{GradPrecision, HeadPrecision};
 pub use param_store::{Init, ParamId, ParamKind, ParamSpec, ParamStore, Precision};
-pub use plan::{BufferId, BufferKind, BufferSpec, Operation, Plan, PlanBuilder};
+pub use plan::{BufferId, BufferKind, BufferSpec, Operation, Plan, PlanBuilder, Rows};
 pub use quantize::QuantizeReport;
 pub use workspace::Workspace;

@@ -20,9 +20,22 @@ pub enum BufferKind {
     Quantized,
 }
 
-/// A declared buffer: one row of `width` elements for each token of the batch.
+/// What a buffer has a row for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Rows {
+    /// Each token of the batch.
+    Tokens,
+    /// Each sequence of the batch.
+    Sequences,
+    /// Each token of the batch's source, which the encoder of an encoder-decoder reads.
+    Source,
+}
+
+/// A declared buffer: rows of `width` elements.
 #[derive(Clone, Copy, Debug)]
 pub struct BufferSpec {
+    /// What it has a row for.
+    pub rows: Rows,
     /// Element type.
     pub kind: BufferKind,
     /// Elements in a row.
@@ -116,10 +129,20 @@ impl PlanBuilder {
         &self.parameters[id.0]
     }
 
-    /// Declares a buffer.
+    /// Declares a buffer with a row for each token.
     pub fn buffer(&mut self, kind: BufferKind, width: usize) -> BufferId {
-        self.buffers.push(BufferSpec { kind, width });
+        self.buffer_of(Rows::Tokens, kind, width)
+    }
+
+    /// Declares a buffer.
+    pub fn buffer_of(&mut self, rows: Rows, kind: BufferKind, width: usize) -> BufferId {
+        self.buffers.push(BufferSpec { rows, kind, width });
         BufferId(self.buffers.len() - 1)
+    }
+
+    /// Declares a buffer with as many rows as `x`.
+    pub fn buffer_beside(&mut self, x: BufferId, kind: BufferKind, width: usize) -> BufferId {
+        self.buffer_of(self.buffer_spec(x).rows, kind, width)
     }
 
     /// A buffer's declaration.

@@ -1,12 +1,12 @@
-//! A decoder language model on batches that the caller supplies.
+//! A model on batches that the caller supplies.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
 
-use crate::data::{Split, Tokenizer};
+use crate::data::{Split, TokenBatch, Tokenizer};
 use crate::dispatch::Context;
 use crate::models::Model;
-use crate::nn::{Batch, Executor, Mode, ParamStore, StepRandomness};
+use crate::nn::{Executor, Mode, ParamStore, StepRandomness};
 use crate::{Error, Result};
 
 use super::config::TrainConfig;
@@ -17,7 +17,8 @@ use super::trainer::Trainer;
 /// Examples of one batch of an evaluation.
 const EVALUATED_AT_ONCE: usize = 16;
 
-/// Where batches of tokens come from. An example is `length` tokens and the token to predict at each of them.
+/// Where batches come from. For a decoder language model an example is `length` tokens and the token to predict at each of
+/// them; other models' heads say what they predict ([`crate::models::Head`]).
 pub trait BatchSource {
     /// Number of training examples, at least 1.
     fn examples(&self) -> usize;
@@ -27,15 +28,15 @@ pub trait BatchSource {
         0
     }
 
-    /// Writes the `examples` of a split: `tokens` and `targets`, `examples x length` ids. The same example has the same
-    /// ids every time.
-    fn read(&mut self, split: Split, examples: &[usize], tokens: &mut [u32], targets: &mut [u32]) -> Result<()>;
+    /// Writes the `examples` of a split into a batch that holds `examples x length` zeros as tokens and as targets. Targets
+    /// may be of another number and other parts filled, as the head needs. The same example is the same every time.
+    fn read(&mut self, split: Split, examples: &[usize], batch: &mut TokenBatch) -> Result<()>;
 
     /// A text that tells this data from others: a checkpoint of another identity is refused.
     fn identity(&self) -> String;
 }
 
-/// Next-token prediction on the batches of a [`BatchSource`].
+/// A model's own loss on the batches of a [`BatchSource`].
 #[derive(Debug)]
 pub struct BatchObjective<S> {
     model: Model,
@@ -44,8 +45,7 @@ pub struct BatchObjective<S> {
     seq_length: usize,
     checkpoint_every: usize,
     executor: Option<Executor>,
-    tokens: Vec<u32>,
-    targets: Vec<u32>,
+    batch: TokenBatch,
 }
 
 impl<S: BatchSource> BatchObjective<S> {
@@ -56,9 +56,8 @@ impl<S: BatchSource> BatchObjective<S> {
             let expected = format!("at most the model's context {context}");
             return Err(Error::invalid("seq_length (--seq)", expected, seq_length));
         }
-        let (tokens, targets) = (Vec::new(), Vec::new());
-        let (checkpoint_every, executor) = (0, None);
-        Ok(BatchObjective { model, tokenizer, source, seq_length, checkpoint_every, executor, tokens, targets })
+        let (checkpoint_every, executor, batch) = (0, None, TokenBatch::default());
+        Ok(BatchObjective { model, tokenizer, source, seq_length, checkpoint_every, executor, batch })
     }
 
     /// Keeps, between the passes of a step, only the inputs of every `blocks` blocks of the model; 0 keeps everything. See
@@ -74,10 +73,8 @@ impl<S: BatchSource> BatchObjective<S> {
     }
 
     fn read(&mut self, split: Split, examples: &[usize]) -> Result<()> {
-        let len = examples.len() * self.seq_length;
-        self.tokens.resize(len, 0);
-        self.targets.resize(len, 0);
-        self.source.read(split, examples, &mut self.tokens, &mut self.targets)
+        self.batch.reset(examples.len(), self.seq_length);
+        self.source.read(split, examples, &mut self.batch)
     }
 }
 
@@ -122,9 +119,7 @@ impl<S: BatchSource> Objective for BatchObjective<S> {
         let capacity = indices.len() * self.seq_length;
         let blocks = self.checkpoint_every;
         let executor = self.executor.get_or_insert_with(|| Executor::with_checkpoints(plan, blocks, capacity));
-        let (sequences, length) = (indices.len(), self.seq_length);
-        let batch = Batch { tokens: &self.tokens, targets: &self.targets, sequences, length };
-        executor.step(plan, context, store, batch, randomness, gradient_scale)
+        executor.step(plan, context, store, self.batch.view(), randomness, gradient_scale)
     }
 
     fn evaluate(&mut self, context: &Context) -> Result<Option<Evaluation>> {
@@ -139,9 +134,9 @@ impl<S: BatchSource> Objective for BatchObjective<S> {
             let examples: Vec<usize> = (first..(first + group).min(held_out)).collect();
             self.read(Split::Validation, &examples)?;
             let sequences = examples.len();
-            let batch = Batch { tokens: &self.tokens, targets: &self.targets, sequences, length };
             let Model { plan, store, .. } = &mut self.model;
-            total += executor.step(plan, context, store, batch, StepRandomness::default(), 1.0)? * sequences as f64;
+            let randomness = StepRandomness::default();
+            total += executor.step(plan, context, store, self.batch.view(), randomness, 1.0)? * sequences as f64;
         }
         Ok(Some(Evaluation { loss: total / held_out as f64, bits_per_byte: None }))
     }

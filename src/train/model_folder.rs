@@ -71,6 +71,7 @@ pub fn open_model(context: &Context, path: &Path) -> Result<(Model, Tokenizer)> 
         model.store.quantize(context)?;
         (model, open_model_tokenizer(&folder)?)
     };
+    model.config.check_language_model()?;
     tokenizer.check_vocabulary(model.config.vocab_size)?;
     Ok((model, tokenizer))
 }

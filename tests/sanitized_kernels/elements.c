@@ -36,6 +36,8 @@ static void activations(size_t n) {
     RUN(sigmoid_values, x, n, y);
     RUN(gelu, x, n, y);
     RUN(gelu_backward, x, dy, n, y);
+    RUN(gelu_exact, x, n, y);
+    RUN(gelu_exact_backward, x, dy, n, y);
     RUN(silu_gate, x, up, n, y);
     RUN(silu_gate_backward, x, up, dy, n, y, dup);
     RUN(relu2, x, n, y);

@@ -9,6 +9,9 @@ use crate::nn::ops::RopeScaling;
 impl ModelConfig {
     /// Why llama.cpp cannot compute this model, if so.
     pub fn llama_cpp_obstacle(&self) -> Option<String> {
+        if let Err(error) = self.check_language_model() {
+            return Some(error.to_string());
+        }
         let bitnet = self.model_type == ModelType::Bitnet;
         if self.model_type == ModelType::Plain && self.precision != Precision::F32 {
             return Some("llama.cpp has no linear layers with norms of their own (model_type plain)".into());

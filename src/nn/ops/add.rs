@@ -18,7 +18,7 @@ pub struct Add {
 impl PlanBuilder {
     /// `a + b`: float buffers of one width.
     pub fn add(&mut self, a: BufferId, b: BufferId) -> BufferId {
-        let sum = self.buffer(BufferKind::Float, self.buffer_spec(a).width);
+        let sum = self.buffer_beside(a, BufferKind::Float, self.buffer_spec(a).width);
         self.push(Add { a, b, sum });
         sum
     }

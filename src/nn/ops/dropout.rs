@@ -30,7 +30,7 @@ impl PlanBuilder {
         if rate == 0.0 {
             return x;
         }
-        let y = self.buffer(BufferKind::Float, self.buffer_spec(x).width);
+        let y = self.buffer_beside(x, BufferKind::Float, self.buffer_spec(x).width);
         self.push(Dropout { x, rate, y });
         y
     }

@@ -1,6 +1,8 @@
 //! Token embeddings.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
+
 use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
 use crate::quant::QuantizedWeight;
 use crate::{Error, Result};
@@ -10,9 +12,17 @@ const BLOCK_TOKENS: usize = 64;
 /// Blocks of table rows of the backward pass.
 const GRADIENT_BLOCKS: usize = 256;
 
+/// Which ids of the batch are looked up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ids {
+    Tokens,
+    TokenTypes,
+}
+
 /// `y[t] = table[token[t]]`.
 #[derive(Debug)]
 pub struct Embedding {
+    ids: Ids,
     table: ParamId,
     entries: usize,
     y: BufferId,
@@ -21,11 +31,30 @@ pub struct Embedding {
 impl PlanBuilder {
     /// Looks the batch's token ids up in `table` `[entries, width]`.
     pub fn embedding(&mut self, table: ParamId) -> BufferId {
+        self.embedding_of(Ids::Tokens, table)
+    }
+
+    /// Looks the batch's token types up in `table` `[types, width]`.
+    pub fn token_type_embedding(&mut self, table: ParamId) -> BufferId {
+        self.embedding_of(Ids::TokenTypes, table)
+    }
+
+    fn embedding_of(&mut self, ids: Ids, table: ParamId) -> BufferId {
         let shape = &self.parameter_spec(table).shape;
         let (entries, width) = (shape[0], shape[1]);
         let y = self.buffer(BufferKind::Float, width);
-        self.push(Embedding { table, entries, y });
+        self.push(Embedding { ids, table, entries, y });
         y
+    }
+}
+
+impl Embedding {
+    fn looked_up<'a>(&self, pass: &Pass<'a>) -> Cow<'a, [u32]> {
+        match self.ids {
+            Ids::Tokens => Cow::Borrowed(pass.batch.tokens),
+            Ids::TokenTypes if pass.batch.token_types.is_empty() => Cow::Owned(vec![0; pass.batch.tokens.len()]),
+            Ids::TokenTypes => Cow::Borrowed(pass.batch.token_types),
+        }
     }
 }
 
@@ -51,9 +80,13 @@ impl Operation for Embedding {
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
-        let tokens = pass.batch.tokens;
+        let tokens = &self.looked_up(pass)[..];
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.entries) {
-            return Err(Error::invalid("token", format!("below the vocabulary's size {}", self.entries), token));
+            let (name, of) = match self.ids {
+                Ids::Tokens => ("token", "the vocabulary's size"),
+                Ids::TokenTypes => ("token type", "type_vocab_size"),
+            };
+            return Err(Error::invalid(name, format!("below {of} {}", self.entries), token));
         }
         let mut y = pass.buffers.take_float(self.y);
         let (len, width) = (pass.buffers.len(self.y), pass.buffers.width(self.y));
@@ -77,7 +110,7 @@ impl Operation for Embedding {
     /// Each block of table rows walks all tokens in order and adds those that are its own: the order of additions is
     /// the same at every thread count.
     fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
-        let (dy, tokens) = (pass.buffers.gradient(self.y), pass.batch.tokens);
+        let (dy, tokens) = (pass.buffers.gradient(self.y), &self.looked_up(pass)[..]);
         let width = pass.buffers.width(self.y);
         let rows = self.entries.div_ceil(GRADIENT_BLOCKS);
         let blocks = pass.store.gradient_mut(self.table).chunks_mut(rows * width).enumerate();

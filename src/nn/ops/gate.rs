@@ -43,7 +43,7 @@ impl PlanBuilder {
         let width = self.buffer_spec(gate).width;
         assert!(gate != up, "gate: gate and up are one buffer");
         assert_eq!(self.buffer_spec(up).width, width, "gate: gate and up differ in width");
-        let y = self.buffer(BufferKind::Float, width);
+        let y = self.buffer_beside(gate, BufferKind::Float, width);
         self.push(Gate { function, gate, up, y });
         y
     }

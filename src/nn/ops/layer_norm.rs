@@ -26,7 +26,8 @@ impl PlanBuilder {
         let width = self.buffer_spec(x).width;
         assert_eq!(self.parameter_spec(gain).len(), width, "layer_norm: gain is not as wide as a row");
         assert_eq!(self.parameter_spec(bias).len(), width, "layer_norm: bias is not as wide as a row");
-        let (y, statistics) = (self.buffer(BufferKind::Float, width), self.buffer(BufferKind::Float, 2));
+        let (y, statistics) =
+            (self.buffer_beside(x, BufferKind::Float, width), self.buffer_beside(x, BufferKind::Float, 2));
         self.push(LayerNorm { x, gain, bias, eps, y, statistics });
         y
     }
@@ -77,7 +78,7 @@ impl Operation for LayerNorm {
         let (x, statistics) = (pass.buffers.float(self.x), pass.buffers.float(self.statistics));
         let dy = pass.buffers.gradient(self.y);
         let gain = pass.store.weight(self.gain);
-        let blocks = pass.buffers.tokens().div_ceil(ROWS);
+        let blocks = pass.buffers.rows(self.x).div_ceil(ROWS);
         let (mut of_gain, mut of_bias) = (vec![0.0; blocks * width], vec![0.0; blocks * width]);
         let inputs = x.chunks(ROWS * width).zip(statistics.chunks(2 * ROWS)).zip(dy.chunks(ROWS * width));
         let sums = of_gain.chunks_mut(width).zip(of_bias.chunks_mut(width));

@@ -55,7 +55,8 @@ impl PlanBuilder {
         let quantized = input.kind == BufferKind::Quantized;
         assert_eq!(spec.shape[1], input.width, "{}: input width", spec.name);
         assert_eq!(quantized, spec.precision != Precision::F32, "{}: kind of the input buffer", spec.name);
-        let y = self.buffer(BufferKind::Float, spec.shape[0]);
+        let width = spec.shape[0];
+        let y = self.buffer_beside(x, BufferKind::Float, width);
         self.push(Linear { x, weight, bias, gradients, quantized, y });
         y
     }
@@ -137,9 +138,9 @@ impl Operation for Linear {
 }
 
 impl Linear {
-    /// (tokens, outputs, inputs).
+    /// (rows, outputs, inputs).
     fn shape(&self, pass: &Pass<'_>) -> (usize, usize, usize) {
-        (pass.buffers.tokens(), pass.buffers.width(self.y), pass.buffers.width(self.x))
+        (pass.buffers.rows(self.x), pass.buffers.width(self.y), pass.buffers.width(self.x))
     }
 
     fn quantized_backward(&self, pass: &mut Pass<'_>, dx: &mut [f32]) -> Result<()> {
@@ -250,7 +251,7 @@ fn dequantize_rows(context: &Context, rows: &QuantizedRows, width: usize, x: &mu
 }
 
 /// `sums[c] += sum over t of dy[t][c]`, in f64 over tokens in order.
-fn add_column_sums(context: &Context, dy: &[f32], width: usize, sums: &mut [f32]) {
+pub(super) fn add_column_sums(context: &Context, dy: &[f32], width: usize, sums: &mut [f32]) {
     context.for_each(sums.chunks_mut(BLOCK_FEATURES).enumerate(), |(block, sums)| {
         let mut totals = [0f64; BLOCK_FEATURES];
         for dy in dy.chunks_exact(width) {

@@ -20,7 +20,7 @@ impl PlanBuilder {
         let shape = &self.parameter_spec(table).shape;
         assert_eq!(shape[1], width, "position_embedding: width of the table");
         let positions = shape[0];
-        let y = self.buffer(BufferKind::Float, width);
+        let y = self.buffer_beside(x, BufferKind::Float, width);
         self.push(PositionEmbedding { x, table, positions, y });
         y
     }

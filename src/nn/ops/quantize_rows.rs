@@ -15,7 +15,7 @@ pub struct QuantizeRows {
 impl PlanBuilder {
     /// Rounds a float buffer to int8 rows: the input of a quantized linear layer.
     pub fn quantize_rows(&mut self, x: BufferId) -> BufferId {
-        let y = self.buffer(BufferKind::Quantized, self.buffer_spec(x).width);
+        let y = self.buffer_beside(x, BufferKind::Quantized, self.buffer_spec(x).width);
         self.push(QuantizeRows { x, y });
         y
     }
@@ -44,7 +44,7 @@ impl Operation for QuantizeRows {
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
         let mut y = pass.buffers.take_quantized(self.y);
-        let (tokens, width) = (pass.buffers.tokens(), pass.buffers.width(self.x));
+        let (tokens, width) = (pass.buffers.rows(self.x), pass.buffers.width(self.x));
         y.quantize(pass.context, pass.buffers.float(self.x), tokens, width);
         pass.buffers.put_quantized(self.y, y);
         Ok(())

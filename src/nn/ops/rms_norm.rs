@@ -26,7 +26,7 @@ impl PlanBuilder {
     pub fn rms_norm(&mut self, x: BufferId, gain: ParamId, eps: f32, out: BufferKind) -> BufferId {
         let width = self.buffer_spec(x).width;
         assert_eq!(self.parameter_spec(gain).len(), width, "rms_norm: gain is not as wide as a row");
-        let (y, inverses) = (self.buffer(out, width), self.buffer(BufferKind::Float, 1));
+        let (y, inverses) = (self.buffer_beside(x, out, width), self.buffer_beside(x, BufferKind::Float, 1));
         self.push(RmsNorm { x, gain, eps, y, y_kind: out, inverses });
         y
     }
@@ -55,7 +55,7 @@ impl Operation for RmsNorm {
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
         let (kernels, eps) = (pass.context.kernels(), self.eps);
-        let (tokens, width) = (pass.buffers.tokens(), pass.buffers.width(self.x));
+        let (tokens, width) = (pass.buffers.rows(self.x), pass.buffers.width(self.x));
         let mut inverses = pass.buffers.take_float(self.inverses);
         let gain = pass.store.weight(self.gain);
         if self.y_kind == BufferKind::Float {

@@ -148,7 +148,7 @@ fn one_by_one_ns(context: &Context, model: &mut Model) -> Result<f64> {
     let mut cache = model.key_value_cache(1, FIRST + TIMED);
     let mut times = Vec::new();
     for position in 0..FIRST + TIMED {
-        let batch = Batch { tokens: &[id(position)], targets: &[], sequences: 1, length: 1 };
+        let batch = Batch { tokens: &[id(position)], targets: &[], sequences: 1, length: 1, ..Batch::default() };
         let start = Instant::now();
         executor.generate(&model.plan, context, &mut model.store, batch, &mut cache)?;
         times.push(start.elapsed().as_secs_f64() * 1e9);
@@ -164,7 +164,7 @@ fn prompt_ns(context: &Context, model: &mut Model) -> Result<f64> {
     let mut failure = None;
     let ns = median_ns(Duration::ZERO, || {
         cache.truncate(0);
-        let batch = Batch { tokens: &tokens, targets: &[], sequences: 1, length: PROMPT };
+        let batch = Batch { tokens: &tokens, targets: &[], sequences: 1, length: PROMPT, ..Batch::default() };
         let read = executor.generate(&model.plan, context, &mut model.store, batch, &mut cache);
         failure = failure.take().or(read.err());
     });

@@ -9,7 +9,8 @@
 use super::{BLOCK_TOKENS, LanguageModelHead};
 use crate::dispatch::Int8Matrix;
 use crate::kernels::StochasticRounding;
-use crate::nn::Pass;
+use crate::nn::ops::cross_entropy::cross_entropy;
+use crate::nn::{IGNORED, Pass};
 
 /// Random streams of the roundings (see [`crate::tensor::RandomStream::new`]).
 const TABLE_PURPOSE: u32 = 53;
@@ -22,11 +23,11 @@ const BLOCK_ENTRIES: usize = 2048;
 
 impl LanguageModelHead {
     /// The sum of the losses, and both gradients.
-    pub(super) fn train_in_int8(&self, pass: &mut Pass<'_>) -> f64 {
+    pub(super) fn train_in_int8(&self, pass: &mut Pass<'_>, counted: usize) -> f64 {
         let (context, targets) = (pass.context, pass.batch.targets);
         let (width, vocabulary) = (pass.buffers.width(self.x), self.vocabulary);
         let chunk = self.chunk_tokens(targets.len());
-        let gradient_scale = pass.gradient_scale / targets.len() as f32;
+        let gradient_scale = pass.gradient_scale / counted as f32;
         let (randomness, operation) = (pass.randomness, pass.operation);
         // A plan has far fewer than 2^16 operations: every chunk draws from streams of its own.
         let rounding = |purpose, chunk: usize| {
@@ -81,10 +82,10 @@ impl LanguageModelHead {
             let rows = rows.zip(targets.chunks(BLOCK_TOKENS));
             let blocks = logits.chunks_mut(BLOCK_TOKENS * vocabulary).zip(rows);
             context.for_each(blocks, |(logits, ((losses, of_targets), targets))| {
-                kernels.cross_entropy_rows(logits, vocabulary, targets, losses, gradient_scale);
+                cross_entropy(kernels, logits, vocabulary, targets, losses, Some(gradient_scale));
                 let rows = logits.chunks_exact_mut(vocabulary);
                 for ((logits, of_target), &target) in rows.zip(of_targets).zip(targets) {
-                    *of_target = std::mem::take(&mut logits[target as usize]);
+                    *of_target = logits.get_mut(target as usize).map_or(0.0, std::mem::take);
                 }
             });
             total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
@@ -100,6 +101,9 @@ impl LanguageModelHead {
                 context.int8_matmul((tokens, width, entries), rows8, entries8, scales, first > 0, dx, width);
             }
             for ((dx, &of_target), &target) in dx.chunks_exact_mut(width).zip(&*of_targets).zip(targets) {
+                if target == IGNORED {
+                    continue;
+                }
                 let row = &table[target as usize * width..][..width];
                 for ((dx, scale), row) in dx.iter_mut().zip(&*column_scales).zip(row) {
                     *dx = *dx * scale + of_target * row;
@@ -115,6 +119,9 @@ impl LanguageModelHead {
             let columns8 = Int8Matrix::transposed(columns8, vocabulary);
             context.int8_matmul((vocabulary, width, tokens), columns8, x8, entry_scales, true, d_table, width);
             for ((x, &of_target), &target) in x.chunks_exact(width).zip(&*of_targets).zip(targets) {
+                if target == IGNORED {
+                    continue;
+                }
                 let row = &mut d_table[target as usize * width..][..width];
                 row.iter_mut().zip(x).for_each(|(row, x)| *row += of_target * x);
             }

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""Writes what tests/task_parity.rs compares with: small random encoders of Hugging Face's transformers with every head.
+
+Each case is a folder: config.json and the weights as transformers saves them, batch.safetensors with the inputs (`tokens`,
+`token_types`, `lengths`), what is to be predicted (`targets` or `values`), `loss`, `outputs` and, for models that give
+them, `attention` `[layers, sequences, heads, queries, keys]`; and `gradients/`, a model folder that holds the gradient
+of the loss in place of every parameter.
+
+    .peers/bin/python tests/peers/export_tasks.py --out DIR
+    HYBRIDQ_TRANSFORMERS_DIR=DIR cargo test --release --test task_parity
+"""
+import argparse
+import os
+import pathlib
+import shutil
+
+os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from export_transformers import randomize
+
+VOCABULARY, IGNORED = 61, -100
+SIZES = dict(vocab_size=VOCABULARY, hidden_size=28, num_hidden_layers=3, num_attention_heads=4, intermediate_size=37,
+             max_position_embeddings=41, type_vocab_size=3, hidden_dropout_prob=0.0,
+             attention_probs_dropout_prob=0.0, attn_implementation="eager")
+
+
+def draw(seed: int, limit: int, *shape: int) -> torch.Tensor:
+    return torch.randint(0, limit, shape, generator=torch.Generator().manual_seed(1000 + seed))
+
+
+def write(folder: pathlib.Path, model: torch.nn.Module, tensors: dict) -> None:
+    """Writes the folder of a model after its backward pass."""
+    model.save_pretrained(folder)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "batch.safetensors")
+    gradients = {name: value.grad.contiguous() for name, value in model.named_parameters() if value.grad is not None}
+    if gradients:
+        (folder / "gradients").mkdir(exist_ok=True)
+        save_file(gradients, folder / "gradients" / "model.safetensors")
+        shutil.copy(folder / "config.json", folder / "gradients" / "config.json")
+    print(f"{folder.name}: loss {tensors['loss'].item():.4f}, largest output {tensors['outputs'].abs().max().item():.3f}")
+
+
+def bert_case(out: pathlib.Path, name: str, head: str, seed: int, sequences: int = 3, length: int = 11, **changes) -> None:
+    model = getattr(transformers, "Bert" + head)(transformers.BertConfig(**SIZES | changes))
+    randomize(model, seed)
+    model.eval()
+    tokens, types = draw(seed, VOCABULARY, sequences, length), draw(seed + 1, SIZES["type_vocab_size"], sequences, length)
+    lengths = draw(seed + 2, length, sequences) + 1
+    lengths[0] = length
+    mask = (torch.arange(length) < lengths[:, None]).long()
+    labels = model.config.num_labels
+    batch, extra = dict(input_ids=tokens, token_type_ids=types, attention_mask=mask), {}
+    if head in ("ForMaskedLM", "ForTokenClassification"):
+        limit = VOCABULARY if head == "ForMaskedLM" else labels
+        targets = draw(seed + 3, limit, sequences, length)
+        targets[(draw(seed + 4, 3, sequences, length) == 0) | (mask == 0)] = IGNORED
+        batch["labels"] = extra["targets"] = targets
+    elif head == "ForQuestionAnswering":
+        targets = draw(seed + 3, length, sequences, 2)
+        extra["targets"] = targets
+        batch |= dict(start_positions=targets[:, 0], end_positions=targets[:, 1])
+    elif head == "ForSequenceClassification" and labels == 1:
+        batch["labels"] = extra["values"] = torch.randn(sequences, 1, generator=torch.Generator().manual_seed(seed))
+    elif head == "ForSequenceClassification":
+        batch["labels"] = extra["targets"] = draw(seed + 3, labels, sequences)
+    found = model(**batch, output_attentions=True)
+    if head == "Model":
+        outputs, loss = torch.cat([found.last_hidden_state.flatten(), found.pooler_output.flatten()]), torch.zeros(())
+    elif head == "ForQuestionAnswering":
+        outputs, loss = torch.stack([found.start_logits, found.end_logits], dim=-1), found.loss
+    else:
+        outputs, loss = found.logits, found.loss
+    if head != "Model":
+        loss.backward()
+    tensors = dict(tokens=tokens.int(), token_types=types.int(), lengths=lengths.int(), loss=loss.detach().reshape(1),
+                   outputs=outputs.detach(), attention=torch.stack([part.detach() for part in found.attentions]))
+    tensors |= {key: value.int() if key == "targets" else value for key, value in extra.items()}
+    write(out / name, model, tensors)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(2)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for seed in range(3):
+        bert_case(args.out, f"bert-base-{seed}", "Model", seed)
+        bert_case(args.out, f"bert-masked-{seed}", "ForMaskedLM", 10 + seed)
+        bert_case(args.out, f"bert-sequence-{seed}", "ForSequenceClassification", 20 + seed, num_labels=5)
+        bert_case(args.out, f"bert-regression-{seed}", "ForSequenceClassification", 30 + seed, num_labels=1)
+        bert_case(args.out, f"bert-tokens-{seed}", "ForTokenClassification", 40 + seed, num_labels=7)
+        bert_case(args.out, f"bert-spans-{seed}", "ForQuestionAnswering", 50 + seed)
+    bert_case(args.out, "bert-masked-tanh-untied", "ForMaskedLM", 60, hidden_act="gelu_new", tie_word_embeddings=False)
+    bert_case(args.out, "bert-sequence-relu", "ForSequenceClassification", 61, sequences=5, length=37, hidden_act="relu",
+              num_attention_heads=7, num_labels=3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+//! Encoders of Hugging Face's transformers with every head: the same outputs, losses, attention weights and gradients from
+//! the same files.
+//!
+//! Reads the folder `HYBRIDQ_TRANSFORMERS_DIR` that `tests/peers/export_tasks.py` writes.
+
+use std::path::{Path, PathBuf};
+
+use hybridq::dispatch::{Context, ContextOptions};
+use hybridq::formats::{Element, SafetensorsFile};
+use hybridq::models::{ExportType, Head, Model};
+use hybridq::nn::{Batch, Executor, Mode, StepRandomness};
+
+/// Largest difference of an output, relative to the largest one.
+const OUTPUTS: f64 = 1e-4;
+/// Largest `||ours - theirs|| / ||theirs||` of a parameter's gradient.
+const GRADIENTS: f64 = 1e-3;
+
+/// The folders of all cases; none, with a message, where the variable names no folder.
+fn cases() -> Vec<PathBuf> {
+    let Some(folder) = std::env::var_os("HYBRIDQ_TRANSFORMERS_DIR").map(PathBuf::from) else {
+        eprintln!("SKIPPED: task parity: HYBRIDQ_TRANSFORMERS_DIR names no folder (see tests/peers/export_tasks.py)");
+        let required = std::env::var("HYBRIDQ_REQUIRE").is_ok_and(|list| list.split(',').any(|x| x == "transformers"));
+        assert!(!required, "HYBRIDQ_REQUIRE asks for transformers");
+        return Vec::new();
+    };
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.retain(|path| path.join("batch.safetensors").is_file());
+    cases.sort();
+    assert!(!cases.is_empty(), "{} holds no cases", folder.display());
+    cases
+}
+
+/// What transformers was given and what it computed.
+struct Case {
+    tokens: Vec<u32>,
+    token_types: Vec<u32>,
+    lengths: Vec<u32>,
+    targets: Vec<u32>,
+    values: Vec<f32>,
+    sequences: usize,
+    outputs: Vec<f32>,
+    attention: Vec<f32>,
+    loss: f64,
+}
+
+impl Case {
+    fn read(folder: &Path) -> Self {
+        let file = SafetensorsFile::open(folder.join("batch.safetensors")).unwrap();
+        fn all<T: Element>(file: &SafetensorsFile, name: &str) -> Vec<T> {
+            let Some(tensor) = file.find(name) else { return Vec::new() };
+            file.elements::<T>(name, &tensor.shape.clone()).unwrap().into_owned()
+        }
+        // A target that is ignored is negative there.
+        let ids = |name| all::<i32>(&file, name).into_iter().map(|id| u32::try_from(id).unwrap_or(u32::MAX)).collect();
+        let floats = |name| all::<f32>(&file, name);
+        Case {
+            tokens: ids("tokens"),
+            token_types: ids("token_types"),
+            lengths: ids("lengths"),
+            targets: ids("targets"),
+            values: floats("values"),
+            sequences: file.tensor("tokens").unwrap().shape[0],
+            outputs: floats("outputs"),
+            attention: floats("attention"),
+            loss: floats("loss")[0].into(),
+        }
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        Batch {
+            tokens: &self.tokens,
+            targets: &self.targets,
+            values: &self.values,
+            token_types: &self.token_types,
+            lengths: &self.lengths,
+            sequences: self.sequences,
+            length: self.tokens.len() / self.sequences,
+        }
+    }
+}
+
+/// The largest difference relative to the largest expected value.
+fn difference(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+    let off = found.iter().zip(expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+    f64::from(off / largest)
+}
+
+/// The largest relative difference of a parameter's gradient, after a check of the loss.
+fn gradients_difference(model: &mut Model, context: &Context, case: &Case, theirs: &Model) -> (f64, String) {
+    let mut executor = Executor::new(&model.plan, Mode::Train, case.tokens.len());
+    model.store.zero_gradients();
+    let randomness = StepRandomness::default();
+    let loss = executor.step(&model.plan, context, &mut model.store, case.batch(), randomness, 1.0).unwrap();
+    assert!((loss / case.loss - 1.0).abs() < OUTPUTS, "loss {loss}, expected {}", case.loss);
+    let mut worst = (0f64, String::new());
+    let norm = |values: &[f32]| values.iter().map(|&b| f64::from(b).powi(2)).sum::<f64>().sqrt();
+    let all = model.store.ids().map(|id| norm(theirs.store.weight(id))).fold(0.0, f64::hypot);
+    for id in model.store.ids() {
+        let (ours, theirs) = (model.store.gradient(id), theirs.store.weight(id));
+        let name = &model.store.spec(id).name;
+        if name.ends_with("key.bias") {
+            // It adds the same to all scores of a query, which softmax does not see: the gradient is rounding.
+            assert!(norm(ours) < 1e-6 * all && norm(theirs) < 1e-6 * all, "{name}: a gradient");
+            continue;
+        }
+        let off: Vec<f32> = ours.iter().zip(theirs).map(|(a, b)| a - b).collect();
+        let relative = norm(&off) / norm(theirs).max(1e-300);
+        if relative > worst.0 || !relative.is_finite() {
+            worst = (relative, name.clone());
+        }
+    }
+    worst
+}
+
+#[test]
+fn outputs_and_gradients_are_transformers() {
+    let context = Context::new(ContextOptions::default()).unwrap();
+    for folder in cases() {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let case = Case::read(&folder);
+        let mut model = Model::load(&folder).unwrap();
+        let mut executor = Executor::new(&model.plan, Mode::Generate, case.tokens.len());
+        let (outputs, attention) = executor
+            .predict_with_attention(&model.plan, &context, &mut model.store, Batch { targets: &[], ..case.batch() })
+            .unwrap();
+        let off = difference(&outputs, &case.outputs);
+        let weights: Vec<f32> = attention.into_iter().flat_map(|layer| layer.values).collect();
+        let off_attention = difference(&weights, &case.attention);
+        let (worst, parameter) = if model.config.head == Head::None {
+            (0.0, "no loss".into())
+        } else {
+            gradients_difference(&mut model, &context, &case, &Model::load(&folder.join("gradients")).unwrap())
+        };
+        println!("{name:26} outputs {off:.1e}  attention {off_attention:.1e}  gradients {worst:.1e} ({parameter})");
+        assert!(off < OUTPUTS, "{name}: outputs differ by {off:.2e} of the largest");
+        assert!(off_attention < OUTPUTS, "{name}: attention weights differ by {off_attention:.2e}");
+        assert!(worst < GRADIENTS, "{name}: gradient of {parameter} differs by {worst:.2e}");
+
+        // What is written here is read again to the last bit; tests/peers/check_tasks.py loads it with transformers.
+        let kept = std::env::var_os("HYBRIDQ_TASKS_OUT").map(|out| PathBuf::from(out).join(&name));
+        let temporary = tempfile::tempdir().unwrap();
+        let out = kept.unwrap_or_else(|| temporary.path().join("model"));
+        model.export(&context, &out, ExportType::F32).unwrap();
+        let again = Model::load(&out).unwrap();
+        assert_eq!(again.config, model.config, "{name}");
+        for id in model.store.ids() {
+            assert!(model.store.weight(id) == again.store.weight(id), "{name}: {}", model.store.spec(id).name);
+        }
+    }
+}

@@ -70,7 +70,7 @@ fn padding_changes_nothing() {
             }
         }
         // The padding has no influence on the loss: no gradient reaches its tokens.
-        let mut tokens = tokens;
+        let mut tokens = tokens.clone();
         (5..9).chain(19..27).for_each(|place| tokens[place] = 45);
         let batch = Batch { tokens: &tokens, targets: &[0, 2, 1], ..padded };
         step(&mut model, &context, batch).unwrap();
@@ -381,7 +381,7 @@ fn small_real_tasks_are_learned() {
         (Head::SequenceClassification, Precision::F32, 150, 0.6),
         (Head::SequenceClassification, Precision::Ternary, 150, 0.8),
         (Head::Regression, Precision::F32, 150, 0.5),
-        (Head::TokenClassification, Precision::F32, 150, 0.5),
+        (Head::TokenClassification, Precision::F32, 150, 0.75),
         (Head::SpanExtraction, Precision::F32, 150, 0.6),
         (Head::MaskedLanguageModel, Precision::F32, 300, 0.95),
     ];

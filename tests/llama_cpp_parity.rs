@@ -49,7 +49,7 @@ fn ours(context: &Context, model: &mut Model, tokens: &[u32]) -> Vec<f32> {
     let mut cache = model.key_value_cache(1, WINDOW);
     let mut logits = Vec::with_capacity(tokens.len() * model.config.vocab_size);
     for window in tokens.chunks(WINDOW) {
-        cache.truncate(0);
+        cache.clear();
         for token in window {
             let batch = Batch { tokens: &[*token], targets: &[], sequences: 1, length: 1, ..Batch::default() };
             let row = executor.generate(&model.plan, context, &mut model.store, batch, &mut cache).unwrap();

@@ -108,6 +108,7 @@ fn a_shared_model_is_the_unshared_one_with_equal_weights() {
             let keys = match shared.config.model_type {
                 ModelType::Gpt2 => ["c_attn.weight", "c_fc.weight"],
                 ModelType::Plain => [".qkv.weight", ".fc1.weight"],
+                ModelType::Bert => ["self.query.weight", "intermediate.dense.weight"],
                 _ => ["q_proj.weight", "up_proj.weight"],
             };
             assert_eq!(keys.map(part), parts, "{name}: {info:?}");

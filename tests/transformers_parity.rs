@@ -79,7 +79,7 @@ fn logits_difference(model: &mut Model, context: &Context, expected: &Expected) 
     let mut worst = expected.difference(length - 1, &whole);
     // A stretched rotary base grows with every token that is read: cached keys keep the rotation of their time.
     let by_token = !matches!(model.config.rope_scaling, Some(hybridq::nn::ops::RopeScaling::Dynamic { .. }));
-    cache.truncate(0);
+    cache.clear();
     for position in (0..length).filter(|_| by_token) {
         let column: Vec<u32> = expected.tokens.chunks(length).map(|row| row[position]).collect();
         let batch = Batch { tokens: &column, targets: &[], sequences, length: 1, ..Batch::default() };

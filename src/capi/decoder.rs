@@ -140,7 +140,7 @@ pub unsafe extern "C" fn hq_decoder_length(decoder: *const hq_decoder, length: *
 pub unsafe extern "C" fn hq_decoder_truncate(decoder: *mut hq_decoder, length: usize) -> hq_status {
     guard("hq_decoder_truncate", || {
         // SAFETY: as the caller vouches.
-        unsafe { handle_mut(decoder, "decoder") }?.cache.truncate(length);
+        unsafe { handle_mut(decoder, "decoder") }?.cache.truncate(length)?;
         Ok(())
     })
 }

@@ -154,7 +154,7 @@ impl Reader {
     fn read(&mut self, context: &Context, model: &mut Model, tokens: &[u32], mut unread: usize) -> Result<Vec<f32>> {
         let capacity = self.cache.capacity();
         if self.cache.len() + (tokens.len() - unread) > capacity {
-            self.cache.truncate(0);
+            self.cache.clear();
             unread = tokens.len() - (capacity / 2).max(1);
         }
         let mut logits = Vec::new();

@@ -85,7 +85,10 @@ impl Layers<'_> {
                 let dense = self.head_linear(x, "cls.predictions.transform.dense", config.hidden_size);
                 let activated = self.activation(dense);
                 let normed = self.layer_norm(activated, "cls.predictions.transform.LayerNorm");
-                let bias = self.head_bias("cls.predictions.bias", config.vocab_size);
+                // transformers gives the head's own table a bias of its own, beside one that it then does not read.
+                let name =
+                    if config.tie_word_embeddings { "cls.predictions.bias" } else { "cls.predictions.decoder.bias" };
+                let bias = self.head_bias(name, config.vocab_size);
                 let table = self.head("cls.predictions.decoder.weight", table);
                 self.plan.masked_language_model_head(normed, table, bias);
             }

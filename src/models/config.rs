@@ -16,7 +16,7 @@ const MAX_LAYERS: usize = 4096;
 /// Largest vocabulary.
 const MAX_VOCABULARY: usize = 1 << 24;
 /// Longest context.
-const MAX_POSITIONS: usize = 1 << 22;
+pub(super) const MAX_POSITIONS: usize = 1 << 22;
 /// Most labels and token types.
 const MAX_LABELS: usize = 1 << 16;
 /// Most parameters: 2^40 f32 weights would be 4 TiB.
@@ -39,6 +39,10 @@ pub enum ModelType {
     Plain,
     /// BERT: an encoder, for classification, spans and masked tokens.
     Bert,
+    /// Layers of long short-term memory.
+    Lstm,
+    /// Layers of gated recurrent units.
+    Gru,
 }
 
 impl ModelType {
@@ -51,12 +55,19 @@ impl ModelType {
             ModelType::Gpt2 => "gpt2",
             ModelType::Plain => "plain",
             ModelType::Bert => "bert",
+            ModelType::Lstm => "lstm",
+            ModelType::Gru => "gru",
         }
     }
 
     /// Llama's blocks.
     pub(super) fn is_gated(self) -> bool {
         matches!(self, ModelType::Bitnet | ModelType::Llama | ModelType::Mistral)
+    }
+
+    /// Layers that hand a state on, without attention.
+    pub(super) fn is_recurrent(self) -> bool {
+        matches!(self, ModelType::Lstm | ModelType::Gru)
     }
 
     /// GPT-2's blocks, with learned positions.
@@ -81,6 +92,8 @@ pub enum Activation {
     Gelu,
     /// `max(x, 0)` ([`ModelType::Bert`]).
     Relu,
+    /// `tanh(x)` ([`ModelType::Lstm`] and [`ModelType::Gru`]).
+    Tanh,
 }
 
 /// Sizes and forms of a model. [`ModelConfig::to_json`] makes the `config.json` of a Hugging Face folder.
@@ -136,7 +149,8 @@ pub struct ModelConfig {
     pub labels: Vec<String>,
     /// Segments that tokens may belong to ([`ModelType::Bert`]).
     pub type_vocab_size: usize,
-    /// Share of activations dropped in training, behind embeddings and linear layers ([`ModelType::Bert`]).
+    /// Share of activations dropped in training: behind embeddings and linear layers ([`ModelType::Bert`]), around recurrent
+    /// layers.
     pub hidden_dropout: f32,
     /// Form of the linear layers' weights; embeddings, head and norms are always f32.
     pub precision: Precision,
@@ -254,25 +268,27 @@ impl ModelConfig {
             ModelType::Bert => {
                 (&[Activation::Gelu, Activation::GeluPytorchTanh, Activation::Relu], "gelu, gelu_new or relu")
             }
+            ModelType::Lstm | ModelType::Gru => (&[Activation::Tanh], "tanh"),
         };
         if !activations.contains(&self.hidden_act) {
             return refuse("hidden_act", expected, &format!("{:?}", self.hidden_act));
         }
-        let bert = self.model_type == ModelType::Bert;
+        let (bert, recurrent) = (self.model_type == ModelType::Bert, self.model_type.is_recurrent());
         if bert == (self.head == Head::LanguageModel) {
             let expected = if bert { "a head of encoders" } else { "LanguageModel" };
             return refuse("head", expected, &format!("{:?}", self.head));
         }
-        if bert && self.sliding_window.is_some() {
+        if (bert || recurrent) && self.sliding_window.is_some() {
             return refuse("sliding_window", "none", &"one");
         }
         if bert && self.head_precision != HeadPrecision::F32 {
             return refuse("head_precision", "f32", &"int8");
         }
-        if !bert && (self.type_vocab_size != 1 || self.hidden_dropout != 0.0) {
-            let is_types = self.type_vocab_size != 1;
-            let (name, expected) = if is_types { ("type_vocab_size", "1") } else { ("hidden_dropout", "0") };
-            return refuse(name, expected, &"more");
+        if !bert && self.type_vocab_size != 1 {
+            return refuse("type_vocab_size", "1", &self.type_vocab_size);
+        }
+        if !bert && !recurrent && self.hidden_dropout != 0.0 {
+            return refuse("hidden_dropout", "0", &self.hidden_dropout);
         }
         if (plain || self.model_type == ModelType::Bitnet) && attention_width != self.hidden_size {
             return refuse("head_dim", "hidden_size / num_attention_heads", &self.head_dim());
@@ -332,6 +348,10 @@ impl ModelConfig {
     /// Parameters of the matrices and tables (norms and biases left out), without overflow.
     pub(crate) fn approximate_parameters(&self) -> u128 {
         let (hidden, ffn) = (self.hidden_size as u128, self.intermediate_size as u128);
+        if self.model_type.is_recurrent() {
+            let tables = if self.tie_word_embeddings { 1 } else { 2 };
+            return self.num_hidden_layers as u128 * 8 * hidden * hidden + tables * self.vocab_size as u128 * hidden;
+        }
         let head_dim = self.head_dim() as u128;
         let (heads, kv_heads) = (self.num_attention_heads as u128, self.num_key_value_heads as u128);
         let feed_forward = if self.model_type.is_gated() { 3 * hidden * ffn } else { 2 * hidden * ffn };

@@ -13,6 +13,7 @@ use super::config::{Activation, ModelConfig, ModelType};
 use super::encoder_json::{bert, read_head};
 use super::head::Head;
 use super::quantization_json::{ONLINE, read_quantization};
+use super::recurrent_json::recurrent;
 use super::sharing::Sharing;
 use crate::nn::ops::RopeScaling;
 use crate::nn::{GradPrecision, HeadPrecision, Precision};
@@ -120,6 +121,7 @@ impl ModelConfig {
         let config = match model_type {
             ModelType::Gpt2 => gpt2(&mut fields, shared)?,
             ModelType::Bert => bert(&mut fields, shared)?,
+            ModelType::Lstm | ModelType::Gru => recurrent(&mut fields, shared)?,
             _ => llama(&mut fields, shared)?,
         };
         fields.finish("")?;
@@ -137,6 +139,7 @@ impl ModelConfig {
         let config = match self.model_type {
             ModelType::Gpt2 => self.gpt2_keys(),
             ModelType::Bert => self.bert_keys(),
+            ModelType::Lstm | ModelType::Gru => self.recurrent_keys(),
             _ => self.llama_keys(),
         };
         let Value::Object(mut config) = config else { unreachable!("both forms are objects") };
@@ -179,7 +182,8 @@ impl ModelConfig {
         if !self.parameter_sharing.is_empty() {
             return Some("transformers has no parameter_sharing; an export holds each layer's copy".into());
         }
-        (form == ModelType::Plain).then(|| "transformers has no model_type plain".into())
+        let none = form == ModelType::Plain || form.is_recurrent();
+        none.then(|| format!("transformers has no model_type {}", form.name()))
     }
 
     fn gpt2_keys(&self) -> Value {
@@ -202,7 +206,7 @@ impl ModelConfig {
             ModelType::Bitnet => "BitNetForCausalLM",
             ModelType::Mistral => "MistralForCausalLM",
             ModelType::Llama => "LlamaForCausalLM",
-            ModelType::Plain | ModelType::Gpt2 | ModelType::Bert => "HybridqPlainForCausalLM",
+            _ => "HybridqPlainForCausalLM",
         };
         let mut keys = json!({
             "architectures": [architecture],

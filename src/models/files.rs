@@ -120,7 +120,7 @@ pub(super) fn plain_form(config: &ModelConfig, spec: &ParamSpec) -> Form {
 fn base_prefix(config: &ModelConfig) -> &'static str {
     match config.model_type {
         ModelType::Gpt2 => "transformer.",
-        ModelType::Plain => "",
+        ModelType::Plain | ModelType::Lstm | ModelType::Gru => "",
         ModelType::Bert => "bert.",
         ModelType::Bitnet | ModelType::Llama | ModelType::Mistral => "model.",
     }
@@ -156,8 +156,9 @@ pub(super) fn scale_name(weight: &str) -> String {
 
 /// Another name of a tensor in BERT's files: norms had a gamma and a beta at first, the bias of the head has two names.
 fn other_name(name: &str) -> Option<String> {
-    if name == "cls.predictions.bias" {
-        return Some("cls.predictions.decoder.bias".into());
+    let biases = ["cls.predictions.bias", "cls.predictions.decoder.bias"];
+    if let Some(place) = biases.iter().position(|bias| *bias == name) {
+        return Some(biases[1 - place].into());
     }
     let norm = |end: &str| name.strip_suffix(end).filter(|norm| norm.ends_with("LayerNorm"));
     norm(".weight").map(|norm| format!("{norm}.gamma")).or_else(|| Some(format!("{}.beta", norm(".bias")?)))
@@ -170,7 +171,7 @@ fn is_derived(name: &str, config: &ModelConfig) -> bool {
         let masked = config.head == Head::MaskedLanguageModel;
         let tied = name == "cls.predictions.decoder.weight" && config.tie_word_embeddings;
         return tied
-            || (name == "cls.predictions.decoder.bias" && masked)
+            || (["cls.predictions.bias", "cls.predictions.decoder.bias"].contains(&name) && masked)
             || name.ends_with("embeddings.position_ids")
             || name.starts_with("cls.seq_relationship.")
             || (name.starts_with("cls.") && !masked)

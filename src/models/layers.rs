@@ -151,6 +151,7 @@ impl<'a> Layers<'a> {
         match self.config.hidden_act {
             Activation::Gelu => self.plan.gelu_exact(x),
             Activation::Relu => self.plan.relu(x),
+            Activation::Tanh => self.plan.tanh(x),
             _ => self.plan.gelu(x),
         }
     }

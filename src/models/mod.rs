@@ -16,6 +16,8 @@ mod packed_rows;
 mod plain;
 mod presets;
 mod quantization_json;
+mod recurrent;
+mod recurrent_json;
 mod sharing;
 
 pub use config::{Activation, ModelConfig, ModelType};

@@ -3,12 +3,12 @@
 
 use super::config::{ModelConfig, ModelType};
 use super::layers::Declaration;
-use super::{bert, gated, plain};
+use super::{bert, gated, plain, recurrent};
 use crate::Result;
 use crate::nn::{KeyValueCache, ParamSpec, ParamStore, Plan};
 use crate::quant::QuantizedWeight;
 
-/// A model: a decoder language model, or an encoder with a head.
+/// A model: a language model, or an encoder with a head.
 #[derive(Debug)]
 pub struct Model {
     /// Sizes and forms.
@@ -55,12 +55,13 @@ impl Model {
             ModelType::Gpt2 | ModelType::Plain => plain::build,
             ModelType::Bitnet | ModelType::Llama | ModelType::Mistral => gated::build,
             ModelType::Bert => bert::build,
+            ModelType::Lstm | ModelType::Gru => recurrent::build,
         };
         form(config)
     }
 
     /// An empty cache for `sequences` texts of up to `capacity` tokens each (at most [`ModelConfig::context_length`]).
     pub fn key_value_cache(&self, sequences: usize, capacity: usize) -> KeyValueCache {
-        KeyValueCache::new(sequences, capacity, &self.plan.cache_widths())
+        KeyValueCache::new(sequences, capacity, &self.plan.cache_widths()).with_states(&self.plan.state_widths())
     }
 }

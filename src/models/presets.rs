@@ -1,14 +1,25 @@
 //! Model sizes by name.
 #![forbid(unsafe_code)]
 
-use super::config::{Activation, ModelConfig, ModelType};
+use super::config::{Activation, MAX_POSITIONS, ModelConfig, ModelType};
 use super::head::{Head, default_labels};
 use crate::nn::{GradPrecision, HeadPrecision, Precision};
 use crate::{Error, Result};
 
 /// Names that [`preset`] knows.
-pub const PRESETS: [&str; 9] =
-    ["tiny", "small", "base", "small-plain", "gpt2-small-plain", "gpt2", "small-llama", "small-mistral", "bert"];
+pub const PRESETS: [&str; 11] = [
+    "tiny",
+    "small",
+    "base",
+    "small-plain",
+    "gpt2-small-plain",
+    "gpt2",
+    "small-llama",
+    "small-mistral",
+    "bert",
+    "lstm",
+    "gru",
+];
 
 /// The configuration called `name`: ternary, with a byte-level vocabulary (`gpt2-small-plain` and `gpt2`: GPT-2's).
 ///
@@ -23,6 +34,7 @@ pub const PRESETS: [&str; 9] =
 /// | `small-llama` | Llama | 6 x 512 (1536), 8 | 512 |
 /// | `small-mistral` | Mistral, window 256 | 6 x 512 (1536), 8 | 1024 |
 /// | `bert` | BERT, f32, vocabulary 30,522, masked tokens | 12 x 768 (3072), 12 | 512 |
+/// | `lstm`, `gru` | LSTM, GRU | 12 x 768 | any |
 pub fn preset(name: &str) -> Result<ModelConfig> {
     let gated = |layers, hidden_size, intermediate_size, positions| ModelConfig {
         model_type: ModelType::Bitnet,
@@ -60,6 +72,13 @@ pub fn preset(name: &str) -> Result<ModelConfig> {
         hidden_act: Activation::GeluPytorchTanh,
         ..gated(layers, hidden_size, intermediate_size, positions)
     };
+    let recurrent = |model_type| ModelConfig {
+        model_type,
+        hidden_act: Activation::Tanh,
+        num_attention_heads: 1,
+        num_key_value_heads: 1,
+        ..gated(12, 768, 768, MAX_POSITIONS)
+    };
     match name {
         "tiny" => Ok(gated(4, 256, 768, 256)),
         "small" => Ok(gated(6, 512, 1536, 512)),
@@ -85,6 +104,8 @@ pub fn preset(name: &str) -> Result<ModelConfig> {
             precision: Precision::F32,
             ..gated(12, 768, 3072, 512)
         }),
+        "lstm" => Ok(recurrent(ModelType::Lstm)),
+        "gru" => Ok(recurrent(ModelType::Gru)),
         "gpt2-small-plain" => Ok(ModelConfig { vocab_size: 50_257, ..plain(12, 768, 3072, 1024) }),
         _ => Err(Error::invalid("model", format!("one of {}", PRESETS.join(", ")), name)),
     }

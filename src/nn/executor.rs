@@ -194,6 +194,26 @@ impl Executor {
         Ok(self.run(plan, context, store, batch, request)?.loss)
     }
 
+    /// As [`Executor::step`] for a recurrent model, whose state is taken from `cache` and left there; gradients do not reach
+    /// back into it (truncated backpropagation through time). Error: a model with attention, a cache that does not fit.
+    #[allow(clippy::too_many_arguments)]
+    pub fn step_with_state(
+        &mut self,
+        plan: &Plan,
+        context: &Context,
+        store: &mut ParamStore,
+        batch: Batch<'_>,
+        cache: &mut KeyValueCache,
+        randomness: StepRandomness,
+        gradient_scale: f32,
+    ) -> Result<f64> {
+        if !plan.cache_widths().is_empty() {
+            return Err(Error::invalid("model", "a recurrent one, to go on from a state", "one with attention"));
+        }
+        let request = Request { randomness, gradient_scale, cache: Some(cache), ..Request::default() };
+        Ok(self.run(plan, context, store, batch, request)?.loss)
+    }
+
     /// The outputs of an encoder's head for a batch without targets ([`Mode::Generate`]); each head says what they are.
     pub fn predict(
         &mut self,
@@ -239,6 +259,11 @@ impl Executor {
         request: Request<'_>,
     ) -> Result<Found> {
         batch.check(self.capacity)?;
+        let mut request = request;
+        if let Some(cache) = &mut request.cache {
+            cache.check(batch.sequences, &plan.state_widths())?;
+            cache.begin();
+        }
         let Executor { buffers, workspace, mode, turns, seconds, .. } = self;
         let Request { randomness, gradient_scale, cache, attention } = request;
         context.install(|| {

@@ -1,7 +1,8 @@
-//! Keys and values of the tokens already read, for generation.
+//! What a model remembers of the tokens already read: keys and values, states of recurrent layers.
 #![forbid(unsafe_code)]
 
 use crate::tensor::AlignedBuffer;
+use crate::{Error, Result};
 
 /// One layer's keys and values, `[sequences, capacity, width]`.
 #[derive(Debug)]
@@ -12,11 +13,21 @@ pub struct LayerCache {
     pub values: AlignedBuffer<f32>,
 }
 
-/// Keys and values of every attention layer for up to `capacity` tokens.
+/// One recurrent layer's state, as the operation lays it out.
+#[derive(Debug)]
+struct State {
+    /// Before the batch at work.
+    before: Vec<f32>,
+    /// After it.
+    after: Vec<f32>,
+}
+
+/// Keys and values of every attention layer for up to `capacity` tokens, and states of recurrent layers.
 #[derive(Debug)]
 pub struct KeyValueCache {
     /// One entry for each attention operation, in plan order.
     pub layers: Vec<LayerCache>,
+    states: Vec<State>,
     sequences: usize,
     capacity: usize,
     length: usize,
@@ -29,7 +40,43 @@ impl KeyValueCache {
             keys: AlignedBuffer::zeroed(sequences * capacity * width),
             values: AlignedBuffer::zeroed(sequences * capacity * width),
         };
-        KeyValueCache { layers: widths.iter().map(layer).collect(), sequences, capacity, length: 0 }
+        let layers = widths.iter().map(layer).collect();
+        KeyValueCache { layers, states: Vec::new(), sequences, capacity, length: 0 }
+    }
+
+    /// With states of zeros: `widths` holds each recurrent layer's elements for one sequence
+    /// ([`super::Plan::state_widths`]).
+    pub fn with_states(mut self, widths: &[usize]) -> Self {
+        let state = |width: &usize| State { before: vec![], after: vec![0.0; self.sequences * width] };
+        self.states = widths.iter().map(state).collect();
+        self
+    }
+
+    /// The state of a recurrent layer before the batch at work.
+    pub(super) fn state_before(&self, layer: usize) -> &[f32] {
+        &self.states[layer].before
+    }
+
+    /// The state of a recurrent layer after the batch at work.
+    pub(super) fn state_after(&mut self, layer: usize) -> &mut [f32] {
+        &mut self.states[layer].after
+    }
+
+    /// A batch begins: its states are those after the last one, however often a layer is computed.
+    pub(super) fn begin(&mut self) {
+        self.states.iter_mut().for_each(|state| state.before.clone_from(&state.after));
+    }
+
+    /// Error: another number of sequences, or states for another plan.
+    pub(super) fn check(&self, sequences: usize, state_widths: &[usize]) -> Result<()> {
+        let fits = self.states.len() == state_widths.len()
+            && self.states.iter().zip(state_widths).all(|(state, width)| state.after.len() == self.sequences * width);
+        if fits && (state_widths.is_empty() || self.sequences == sequences) {
+            return Ok(());
+        }
+        let expected = format!("{sequences} sequences and states of {state_widths:?} elements");
+        let found: Vec<usize> = self.states.iter().map(|state| state.after.len()).collect();
+        Err(Error::invalid("cache", expected, format!("{} sequences, in all {found:?}", self.sequences)))
     }
 
     /// Number of sequences.
@@ -52,9 +99,24 @@ impl KeyValueCache {
         self.length == 0
     }
 
-    /// Forgets all tokens from position `length` on.
-    pub fn truncate(&mut self, length: usize) {
-        self.length = self.length.min(length);
+    /// Forgets all tokens from position `length` on. States know no positions: with some, anything but 0 or the tokens read
+    /// is refused.
+    pub fn truncate(&mut self, length: usize) -> Result<()> {
+        if length >= self.length {
+            return Ok(());
+        }
+        if length > 0 && !self.states.is_empty() {
+            return Err(Error::invalid("length", "0, for a recurrent model", length));
+        }
+        self.clear();
+        self.length = length;
+        Ok(())
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.states.iter_mut().for_each(|state| state.after.fill(0.0));
+        self.length = 0;
     }
 
     pub(super) fn advance(&mut self, tokens: usize) {

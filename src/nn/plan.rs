@@ -62,6 +62,10 @@ pub trait Operation: std::fmt::Debug + Send + Sync {
     fn cache_width(&self) -> Option<usize> {
         None
     }
+    /// Elements of the state of a sequence that this operation hands on from batch to batch: recurrent layers only.
+    fn state_width(&self) -> Option<usize> {
+        None
+    }
     /// Computes the outputs.
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()>;
     /// Computes the gradients of inputs and parameters.
@@ -88,6 +92,11 @@ impl Plan {
         self.operations.iter().filter_map(|operation| operation.cache_width()).collect()
     }
 
+    /// Elements of the states of a sequence, recurrent layer after layer: see [`super::KeyValueCache::with_states`].
+    pub fn state_widths(&self) -> Vec<usize> {
+        self.operations.iter().filter_map(|operation| operation.state_width()).collect()
+    }
+
     /// A buffer's declaration.
     pub fn buffer(&self, id: BufferId) -> BufferSpec {
         self.buffers[id.0]
@@ -101,6 +110,7 @@ pub struct PlanBuilder {
     buffers: Vec<BufferSpec>,
     parameters: Vec<ParamSpec>,
     cache_layers: usize,
+    states: usize,
     blocks: Vec<Range<usize>>,
     block_start: Option<usize>,
 }
@@ -154,6 +164,12 @@ impl PlanBuilder {
     pub(super) fn next_cache_layer(&mut self) -> usize {
         self.cache_layers += 1;
         self.cache_layers - 1
+    }
+
+    /// The place of the state of the next recurrent operation.
+    pub(super) fn next_state(&mut self) -> usize {
+        self.states += 1;
+        self.states - 1
     }
 
     /// What follows is a block of the model, a unit of gradient checkpointing, up to the next or to

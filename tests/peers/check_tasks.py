@@ -22,7 +22,8 @@ OUTPUTS = 1e-4
 def outputs(folder: pathlib.Path, batch: dict) -> torch.Tensor:
     name = json.loads((folder / "config.json").read_text())["architectures"][0]
     model, info = getattr(transformers, name).from_pretrained(folder, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"], f"{folder}: {info}"
+    # A head with a table of its own has a second bias that is not read.
+    assert not set(info["missing_keys"]) - {"cls.predictions.bias"} and not info["unexpected_keys"], f"{folder}: {info}"
     tokens = batch["tokens"].long()
     mask = (torch.arange(tokens.shape[1]) < batch["lengths"][:, None]).long()
     with torch.no_grad():

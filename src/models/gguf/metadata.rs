@@ -20,7 +20,7 @@ fn architecture(model_type: ModelType) -> &'static str {
         ModelType::Llama | ModelType::Mistral => "llama",
         ModelType::Bitnet => "bitnet",
         ModelType::Gpt2 | ModelType::Plain => "gpt2",
-        ModelType::Bert => "bert",
+        other => other.name(),
     }
 }
 

@@ -12,6 +12,9 @@ impl ModelConfig {
         if let Err(error) = self.check_language_model() {
             return Some(error.to_string());
         }
+        if self.model_type.is_recurrent() {
+            return Some(format!("llama.cpp has no model_type {}", self.model_type.name()));
+        }
         let bitnet = self.model_type == ModelType::Bitnet;
         if self.model_type == ModelType::Plain && self.precision != Precision::F32 {
             return Some("llama.cpp has no linear layers with norms of their own (model_type plain)".into());

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dispatch::{Context, Int8Matrix};
 use crate::kernels::{DenseMatrix, StochasticRounding};
-use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder, Precision};
+use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder, Precision, Workspace};
 use crate::quant::{QuantizedRows, QuantizedWeight};
 use crate::{Error, Result};
 
@@ -87,24 +87,12 @@ impl Operation for Linear {
         let mut y = pass.buffers.take_float(self.y);
         let shape @ (tokens, outputs, inputs) = self.shape(pass);
         let (context, out) = (pass.context, &mut y[..tokens * outputs]);
-        let matmul = |x: &[f32], weight: &[f32], out: &mut [f32]| {
-            context.matmul(shape, DenseMatrix::new(x, inputs), DenseMatrix::transposed(weight, inputs), false, out);
-        };
         if self.quantized {
-            let x = pass.buffers.quantized(self.x);
-            match pass.store.quantized_or_error(self.weight)? {
-                QuantizedWeight::Packed(packed) => packed.matmul(context, x, tokens, out),
-                QuantizedWeight::FiveTrits(packed) => packed.matmul(context, x, tokens, out),
-                QuantizedWeight::Q8(_) => return Err(Error::Unsupported("a linear layer in Q8_0".into())),
-                QuantizedWeight::Dequantized { values, .. } => {
-                    let mut dense = pass.workspace.take_float(tokens * inputs);
-                    dequantize_rows(context, x, inputs, &mut dense[..tokens * inputs]);
-                    matmul(&dense, values, out);
-                    pass.workspace.put_float(dense);
-                }
-            }
+            let (x, weight) = (pass.buffers.quantized(self.x), pass.store.quantized_or_error(self.weight)?);
+            quantized_product(context, pass.workspace, weight, x, shape, out)?;
         } else {
-            matmul(pass.buffers.float(self.x), pass.store.weight(self.weight), out);
+            let (x, weight) = (pass.buffers.float(self.x), pass.store.weight(self.weight));
+            context.matmul(shape, DenseMatrix::new(x, inputs), DenseMatrix::transposed(weight, inputs), false, out);
         }
         if let Some(bias) = self.bias {
             let bias = pass.store.weight(bias);
@@ -155,20 +143,11 @@ impl Linear {
         let (_, dw, weight) = pass.store.backward_view(self.weight);
         let mut dense_x = pass.workspace.take_float(tokens * inputs);
         dequantize_rows(pass.context, x, inputs, &mut dense_x[..tokens * inputs]);
-        match weight.expect("the forward pass has read it") {
-            QuantizedWeight::Packed(packed) => {
-                let mut values = pass.workspace.take_float(outputs * inputs);
-                packed.dequantize(pass.context, &mut values[..outputs * inputs]);
-                dense_gradients(pass.context, shape, dy, &dense_x, &values, dw, dx);
-                pass.workspace.put_float(values);
-            }
-            QuantizedWeight::Dequantized { values, .. } => {
-                dense_gradients(pass.context, shape, dy, &dense_x, values, dw, dx)
-            }
-            QuantizedWeight::FiveTrits(_) | QuantizedWeight::Q8(_) => {
-                return Err(Error::Unsupported("training of a packed model".into()));
-            }
-        }
+        let mut values = pass.workspace.take_float(outputs * inputs);
+        let weight = weight.expect("the forward pass has read it");
+        let weight = dense_weight(pass.context, weight, &mut values[..outputs * inputs])?;
+        dense_gradients(pass.context, shape, dy, &dense_x, weight, dw, dx);
+        pass.workspace.put_float(values);
         pass.workspace.put_float(dense_x);
         Ok(())
     }
@@ -223,6 +202,49 @@ impl Linear {
     }
 }
 
+/// `y = x * W^T` on int8 rows: integers where `W` is packed. `shape`: (rows, outputs, inputs).
+pub(super) fn quantized_product(
+    context: &Context,
+    workspace: &mut Workspace,
+    weight: &QuantizedWeight,
+    x: &QuantizedRows,
+    shape: (usize, usize, usize),
+    y: &mut [f32],
+) -> Result<()> {
+    let (rows, _, inputs) = shape;
+    match weight {
+        QuantizedWeight::Packed(packed) => packed.matmul(context, x, rows, y),
+        QuantizedWeight::FiveTrits(packed) => packed.matmul(context, x, rows, y),
+        QuantizedWeight::Q8(_) => return Err(Error::Unsupported("a linear layer in Q8_0".into())),
+        QuantizedWeight::Dequantized { values, .. } => {
+            let mut dense = workspace.take_float(rows * inputs);
+            dequantize_rows(context, x, inputs, &mut dense[..rows * inputs]);
+            let (x, weight) = (DenseMatrix::new(&dense, inputs), DenseMatrix::transposed(values, inputs));
+            context.matmul(shape, x, weight, false, y);
+            workspace.put_float(dense);
+        }
+    }
+    Ok(())
+}
+
+/// The values of a quantized weight that is trained, in `scratch` if they are not at hand.
+pub(super) fn dense_weight<'a>(
+    context: &Context,
+    weight: &'a QuantizedWeight,
+    scratch: &'a mut [f32],
+) -> Result<&'a [f32]> {
+    match weight {
+        QuantizedWeight::Packed(packed) => {
+            packed.dequantize(context, scratch);
+            Ok(scratch)
+        }
+        QuantizedWeight::Dequantized { values, .. } => Ok(values),
+        QuantizedWeight::FiveTrits(_) | QuantizedWeight::Q8(_) => {
+            Err(Error::Unsupported("training of a packed model".into()))
+        }
+    }
+}
+
 /// `dx = dy * W` and `dW += dy^T * x`.
 fn dense_gradients(
     context: &Context,
@@ -240,7 +262,7 @@ fn dense_gradients(
 }
 
 /// `x[t][c] = scales[t] * values[t][c]`.
-fn dequantize_rows(context: &Context, rows: &QuantizedRows, width: usize, x: &mut [f32]) {
+pub(super) fn dequantize_rows(context: &Context, rows: &QuantizedRows, width: usize, x: &mut [f32]) {
     context.for_each(x.chunks_mut(BLOCK_TOKENS * width).enumerate(), |(block, x)| {
         for (row, x) in x.chunks_exact_mut(width).enumerate() {
             let token = block * BLOCK_TOKENS + row;

@@ -163,7 +163,7 @@ fn prompt_ns(context: &Context, model: &mut Model) -> Result<f64> {
     let mut cache = model.key_value_cache(1, PROMPT);
     let mut failure = None;
     let ns = median_ns(Duration::ZERO, || {
-        cache.truncate(0);
+        cache.clear();
         let batch = Batch { tokens: &tokens, targets: &[], sequences: 1, length: PROMPT, ..Batch::default() };
         let read = executor.generate(&model.plan, context, &mut model.store, batch, &mut cache);
         failure = failure.take().or(read.err());

@@ -383,7 +383,7 @@ fn small_real_tasks_are_learned() {
         (Head::Regression, Precision::F32, 150, 0.5),
         (Head::TokenClassification, Precision::F32, 150, 0.75),
         (Head::SpanExtraction, Precision::F32, 150, 0.6),
-        (Head::MaskedLanguageModel, Precision::F32, 300, 0.95),
+        (Head::MaskedLanguageModel, Precision::F32, 500, 0.95),
     ];
     for (head, precision, max_steps, share) in cases {
         let source = Lines::new(head);

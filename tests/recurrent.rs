@@ -264,7 +264,8 @@ fn a_text_is_learned_with_the_state_carried_on() {
         }
         let last = losses[200..].iter().sum::<f64>() / 40.0;
         println!("{model_type:?} {precision}: loss {last:.3}, byte frequencies {unigram:.3}");
-        assert!(last < 0.85 * unigram, "{model_type:?} {precision}: {last}");
+        let share = if precision == Precision::F32 { 0.85 } else { 0.95 };
+        assert!(last < share * unigram, "{model_type:?} {precision}: {last}");
         let options = GenerateOptions {
             tokens: 30,
             sampler: SamplerOptions { temperature: 0.0, ..SamplerOptions::default() },

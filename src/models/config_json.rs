@@ -451,7 +451,7 @@ mod tests {
             r#"c.json: mlp_bias: invalid type: string \"yes\", expected a boolean"#
         );
         assert!(message("model_type", json!("mamba")).contains("model_type: unknown variant `mamba`, expected one of"));
-        assert!(message("hidden_act", json!("gelu")).contains("hidden_act: unknown variant `gelu`, expected one of"));
+        assert!(message("hidden_act", json!("mish")).contains("hidden_act: unknown variant `mish`, expected one of"));
         assert!(message("hiden_act", json!("silu")).contains("hiden_act: unknown key"));
         assert!(message("vocab_size", Value::Null).contains("vocab_size: missing"));
         assert!(message("vocab_size", json!(-5)).contains("vocab_size: "));

@@ -47,7 +47,8 @@ def bert_case(out: pathlib.Path, name: str, head: str, seed: int, sequences: int
     model = getattr(transformers, "Bert" + head)(transformers.BertConfig(**SIZES | changes))
     randomize(model, seed)
     model.eval()
-    tokens, types = draw(seed, VOCABULARY, sequences, length), draw(seed + 1, SIZES["type_vocab_size"], sequences, length)
+    # No id 0: transformers lets no gradient of padding reach the table.
+    tokens, types = 1 + draw(seed, VOCABULARY - 1, sequences, length), draw(seed + 1, SIZES["type_vocab_size"], sequences, length)
     lengths = draw(seed + 2, length, sequences) + 1
     lengths[0] = length
     mask = (torch.arange(length) < lengths[:, None]).long()

@@ -2918,7 +2918,11 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_gelu_backward_portable(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
     pub fn hqk_gelu_exact_portable(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
     pub fn hqk_gelu_exact_backward_portable(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
 }
 unsafe extern "C" {
@@ -2970,7 +2974,11 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_gelu_backward_avx2(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
     pub fn hqk_gelu_exact_avx2(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
     pub fn hqk_gelu_exact_backward_avx2(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
 }
 unsafe extern "C" {
@@ -3024,6 +3032,12 @@ unsafe extern "C" {
     pub fn hqk_gelu_backward_avxvnni(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
 }
 unsafe extern "C" {
+    pub fn hqk_gelu_exact_avxvnni(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_exact_backward_avxvnni(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
     pub fn hqk_silu_gate_avxvnni(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
 }
 unsafe extern "C" {
@@ -3072,7 +3086,11 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_gelu_backward_avx512(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
     pub fn hqk_gelu_exact_avx512(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
     pub fn hqk_gelu_exact_backward_avx512(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
 }
 unsafe extern "C" {
@@ -3126,6 +3144,12 @@ unsafe extern "C" {
     pub fn hqk_gelu_backward_avx512vnni(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
 }
 unsafe extern "C" {
+    pub fn hqk_gelu_exact_avx512vnni(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_exact_backward_avx512vnni(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
     pub fn hqk_silu_gate_avx512vnni(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
 }
 unsafe extern "C" {
@@ -3174,7 +3198,11 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_gelu_backward_neon(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
     pub fn hqk_gelu_exact_neon(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
     pub fn hqk_gelu_exact_backward_neon(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
 }
 unsafe extern "C" {
@@ -3228,6 +3256,12 @@ unsafe extern "C" {
     pub fn hqk_gelu_backward_neondotprod(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
 }
 unsafe extern "C" {
+    pub fn hqk_gelu_exact_neondotprod(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_exact_backward_neondotprod(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
     pub fn hqk_silu_gate_neondotprod(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
 }
 unsafe extern "C" {
@@ -3276,6 +3310,12 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_gelu_backward_neoni8mm(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_exact_neoni8mm(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_exact_backward_neoni8mm(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
 }
 unsafe extern "C" {
     pub fn hqk_silu_gate_neoni8mm(gate: *const f32, up: *const f32, n: usize, y: *mut f32);

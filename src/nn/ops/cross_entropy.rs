@@ -25,7 +25,8 @@ pub(super) fn cross_entropy(
     let rows = logits.chunks_exact_mut(width).zip(targets.chunks(1).zip(losses.chunks_mut(1)));
     for (logits, (target, loss)) in rows {
         if target == [IGNORED] {
-            (logits.fill(0.0), loss.fill(0.0));
+            logits.fill(0.0);
+            loss.fill(0.0);
         } else {
             score(logits, target, loss);
         }

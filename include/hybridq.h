@@ -4,7 +4,7 @@
  *     if (hq_context_new(NULL, &context) != HQ_OK) fprintf(stderr, "%s\n", hq_last_error());
  *
  * Calls. Every call gives an hq_status; hq_last_error() has the message of the last failure on this thread. Outputs come
- * last and are written on success only. No call exits, aborts, prints or lets a panic out.
+ * last and are written on success only, where the function does not say otherwise. No call exits, aborts, prints or lets a panic out.
  *
  * Pointers. NULL is HQ_NULL_POINTER where the text does not allow it; an array of no elements may be NULL. Inputs are
  * const and are read during the call only. An output may not overlap another argument. Arrays of numbers need the
@@ -1624,7 +1624,7 @@ hq_status hq_model_set_weights(hq_model *model,
                                size_t len);
 
 // Mean loss, in nats per token, of predicting `targets` from `tokens` (`sequences x length` ids each, row-major; a target
-// is the id that follows its token). HQ_INVALID_VALUE: an id that the model does not have, or more tokens than its context.
+// is the id that follows its token; UINT32_MAX counts for nothing). HQ_INVALID_VALUE: an id that the model does not have, or more tokens than its context.
 hq_status hq_model_loss(hq_model *model,
                         const hq_context *context,
                         const uint32_t *tokens,
@@ -1711,6 +1711,7 @@ hq_status hq_decoder_read(hq_decoder *decoder,
 hq_status hq_decoder_length(const hq_decoder *decoder, size_t *length);
 
 // Forgets all tokens from position `length` on; 0 forgets everything. A length beyond what was read changes nothing.
+// HQ_INVALID_VALUE: of a recurrent model (LSTM, GRU) all can be forgotten, a part cannot.
 hq_status hq_decoder_truncate(hq_decoder *decoder, size_t length);
 
 // Frees a decoder; NULL is fine.

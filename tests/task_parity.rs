@@ -1,5 +1,5 @@
-//! Encoders of Hugging Face's transformers with every head: the same outputs, losses, attention weights and gradients from
-//! the same files.
+//! Encoders of Hugging Face's transformers with every head, and encoder-decoders: the same outputs, losses, attention weights,
+//! gradients and greedy texts from the same files.
 //!
 //! Reads the folder `HYBRIDQ_TRANSFORMERS_DIR` that `tests/peers/export_tasks.py` writes.
 
@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use hybridq::dispatch::{Context, ContextOptions};
 use hybridq::formats::{Element, SafetensorsFile};
+use hybridq::generate::{BeamOptions, translate};
 use hybridq::models::{ExportType, Head, Model};
-use hybridq::nn::{Batch, Executor, Mode, StepRandomness};
+use hybridq::nn::{Batch, Executor, IGNORED, Mode, StepRandomness};
 
 /// Largest difference of an output, relative to the largest one.
 const OUTPUTS: f64 = 1e-4;
@@ -35,6 +36,8 @@ struct Case {
     tokens: Vec<u32>,
     token_types: Vec<u32>,
     lengths: Vec<u32>,
+    source: Vec<u32>,
+    greedy: Vec<u32>,
     targets: Vec<u32>,
     values: Vec<f32>,
     sequences: usize,
@@ -57,6 +60,8 @@ impl Case {
             tokens: ids("tokens"),
             token_types: ids("token_types"),
             lengths: ids("lengths"),
+            source: ids("source"),
+            greedy: ids("greedy"),
             targets: ids("targets"),
             values: floats("values"),
             sequences: file.tensor("tokens").unwrap().shape[0],
@@ -64,6 +69,10 @@ impl Case {
             attention: floats("attention"),
             loss: floats("loss")[0].into(),
         }
+    }
+
+    fn capacity(&self) -> usize {
+        self.tokens.len().max(self.source.len())
     }
 
     fn batch(&self) -> Batch<'_> {
@@ -75,6 +84,7 @@ impl Case {
             lengths: &self.lengths,
             sequences: self.sequences,
             length: self.tokens.len() / self.sequences,
+            source: &self.source,
         }
     }
 }
@@ -89,7 +99,7 @@ fn difference(found: &[f32], expected: &[f32]) -> f64 {
 
 /// The largest relative difference of a parameter's gradient, after a check of the loss.
 fn gradients_difference(model: &mut Model, context: &Context, case: &Case, theirs: &Model) -> (f64, String) {
-    let mut executor = Executor::new(&model.plan, Mode::Train, case.tokens.len());
+    let mut executor = Executor::new(&model.plan, Mode::Train, case.capacity());
     model.store.zero_gradients();
     let randomness = StepRandomness::default();
     let loss = executor.step(&model.plan, context, &mut model.store, case.batch(), randomness, 1.0).unwrap();
@@ -114,6 +124,20 @@ fn gradients_difference(model: &mut Model, context: &Context, case: &Case, their
     worst
 }
 
+/// The logits of the last position, the decoder's tokens read one by one.
+fn token_by_token(model: &mut Model, context: &Context, case: &Case) -> Vec<f32> {
+    let batch = case.batch();
+    let mut cache = model.key_value_cache(case.sequences, batch.length);
+    let mut executor = Executor::new(&model.plan, Mode::Generate, case.capacity());
+    let mut logits = Vec::new();
+    for position in 0..batch.length {
+        let tokens: Vec<u32> = case.tokens.chunks(batch.length).map(|row| row[position]).collect();
+        let batch = Batch { tokens: &tokens, targets: &[], length: 1, ..batch };
+        logits = executor.generate(&model.plan, context, &mut model.store, batch, &mut cache).unwrap();
+    }
+    logits
+}
+
 #[test]
 fn outputs_and_gradients_are_transformers() {
     let context = Context::new(ContextOptions::default()).unwrap();
@@ -121,13 +145,26 @@ fn outputs_and_gradients_are_transformers() {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let case = Case::read(&folder);
         let mut model = Model::load(&folder).unwrap();
-        let mut executor = Executor::new(&model.plan, Mode::Generate, case.tokens.len());
-        let (outputs, attention) = executor
-            .predict_with_attention(&model.plan, &context, &mut model.store, Batch { targets: &[], ..case.batch() })
-            .unwrap();
-        let off = difference(&outputs, &case.outputs);
-        let weights: Vec<f32> = attention.into_iter().flat_map(|layer| layer.values).collect();
-        let off_attention = difference(&weights, &case.attention);
+        let mut executor = Executor::new(&model.plan, Mode::Generate, case.capacity());
+        let batch = Batch { targets: &[], ..case.batch() };
+        let (off, off_attention) = if model.config.head == Head::Seq2Seq {
+            let mut cache = model.key_value_cache(case.sequences, batch.length);
+            let found = executor.generate(&model.plan, &context, &mut model.store, batch, &mut cache).unwrap();
+            let by_token = token_by_token(&mut model, &context, &case);
+            (difference(&found, &case.outputs).max(difference(&by_token, &case.outputs)), 0.0)
+        } else {
+            let (outputs, attention) =
+                executor.predict_with_attention(&model.plan, &context, &mut model.store, batch).unwrap();
+            let weights: Vec<f32> = attention.into_iter().flat_map(|layer| layer.values).collect();
+            (difference(&outputs, &case.outputs), difference(&weights, &case.attention))
+        };
+        for (row, expected) in case.greedy.chunks((case.greedy.len() / case.sequences).max(1)).enumerate() {
+            let source = &case.source[row * case.source.len() / case.sequences..][..case.source.len() / case.sequences];
+            let options = BeamOptions { tokens: expected.len(), ..BeamOptions::default() };
+            let found = translate(&context, &mut model, source, &options).unwrap().tokens;
+            let known: Vec<u32> = expected.iter().copied().filter(|&id| id != IGNORED).collect();
+            assert_eq!(found, known, "{name}: greedy text {row}");
+        }
         let (worst, parameter) = if model.config.head == Head::None {
             (0.0, "no loss".into())
         } else {

@@ -133,6 +133,7 @@ pub unsafe extern "C" fn hq_decoder_length(decoder: *const hq_decoder, length: *
 }
 
 /// Forgets all tokens from position `length` on; 0 forgets everything. A length beyond what was read changes nothing.
+/// HQ_INVALID_VALUE: of a recurrent model (LSTM, GRU) all can be forgotten, a part cannot.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.

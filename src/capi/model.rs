@@ -275,7 +275,7 @@ pub unsafe extern "C" fn hq_model_set_weights(
 }
 
 /// Mean loss, in nats per token, of predicting `targets` from `tokens` (`sequences x length` ids each, row-major; a target
-/// is the id that follows its token). HQ_INVALID_VALUE: an id that the model does not have, or more tokens than its context.
+/// is the id that follows its token; UINT32_MAX counts for nothing). HQ_INVALID_VALUE: an id that the model does not have, or more tokens than its context.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.

@@ -39,6 +39,8 @@ pub struct TokenBatch {
     pub token_types: Vec<u32>,
     /// Tokens of each sequence that count, or none.
     pub lengths: Vec<u32>,
+    /// What an encoder-decoder's encoder reads, or none.
+    pub source: Vec<u32>,
     /// Number of sequences.
     pub sequences: usize,
     /// Tokens of each sequence.
@@ -55,6 +57,7 @@ impl TokenBatch {
         self.values.clear();
         self.token_types.clear();
         self.lengths.clear();
+        self.source.clear();
         (self.sequences, self.length) = (sequences, length);
     }
 
@@ -66,6 +69,7 @@ impl TokenBatch {
             values: &self.values,
             token_types: &self.token_types,
             lengths: &self.lengths,
+            source: &self.source,
             sequences: self.sequences,
             length: self.length,
         }

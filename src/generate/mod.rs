@@ -2,7 +2,9 @@
 
 mod continuation;
 mod sampler;
+mod seq2seq;
 mod stop_filter;
 
 pub use continuation::{Continuation, GenerateOptions, StopReason, generate};
 pub use sampler::{Sampler, SamplerOptions};
+pub use seq2seq::{BeamOptions, Target, translate};

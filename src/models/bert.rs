@@ -81,7 +81,7 @@ impl Layers<'_> {
                 let scores = self.head_linear(x, "qa_outputs", 2);
                 self.plan.spans_head(scores);
             }
-            Head::MaskedLanguageModel | Head::LanguageModel => {
+            Head::MaskedLanguageModel | Head::LanguageModel | Head::Seq2Seq => {
                 let dense = self.head_linear(x, "cls.predictions.transform.dense", config.hidden_size);
                 let activated = self.activation(dense);
                 let normed = self.layer_norm(activated, "cls.predictions.transform.LayerNorm");

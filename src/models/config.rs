@@ -39,6 +39,8 @@ pub enum ModelType {
     Plain,
     /// BERT: an encoder, for classification, spans and masked tokens.
     Bert,
+    /// BART: an encoder-decoder.
+    Bart,
     /// Layers of long short-term memory.
     Lstm,
     /// Layers of gated recurrent units.
@@ -55,6 +57,7 @@ impl ModelType {
             ModelType::Gpt2 => "gpt2",
             ModelType::Plain => "plain",
             ModelType::Bert => "bert",
+            ModelType::Bart => "bart",
             ModelType::Lstm => "lstm",
             ModelType::Gru => "gru",
         }
@@ -94,6 +97,17 @@ pub enum Activation {
     Relu,
     /// `tanh(x)` ([`ModelType::Lstm`] and [`ModelType::Gru`]).
     Tanh,
+}
+
+/// Sizes of the decoder of an encoder-decoder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DecoderSizes {
+    /// Blocks.
+    pub layers: usize,
+    /// Query, key and value heads; they divide the model's width.
+    pub heads: usize,
+    /// Width of the feed-forward layers.
+    pub intermediate_size: usize,
 }
 
 /// Sizes and forms of a model. [`ModelConfig::to_json`] makes the `config.json` of a Hugging Face folder.
@@ -143,13 +157,17 @@ pub struct ModelConfig {
     pub bos_token_id: Option<u32>,
     /// Ids that end a text.
     pub eos_token_id: Vec<u32>,
+    /// The decoder ([`ModelType::Bart`]); the sizes above are then the encoder's.
+    pub decoder: Option<DecoderSizes>,
+    /// Id that a decoder's text begins with ([`ModelType::Bart`]).
+    pub decoder_start_token_id: Option<u32>,
     /// What the model predicts.
     pub head: Head,
     /// Names of a classification's labels.
     pub labels: Vec<String>,
     /// Segments that tokens may belong to ([`ModelType::Bert`]).
     pub type_vocab_size: usize,
-    /// Share of activations dropped in training: behind embeddings and linear layers ([`ModelType::Bert`]), around recurrent
+    /// Share of activations dropped in training: behind embeddings and linear layers ([`ModelType::Bert`], [`ModelType::Bart`]), around recurrent
     /// layers.
     pub hidden_dropout: f32,
     /// Form of the linear layers' weights; embeddings, head and norms are always f32.
@@ -220,9 +238,29 @@ impl ModelConfig {
         if self.head_dim.is_none() {
             divides("num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)?;
         }
+        if let Some(decoder) = self.decoder {
+            for (name, value, most) in [
+                ("decoder_layers", decoder.layers, MAX_LAYERS),
+                ("decoder_ffn_dim", decoder.intermediate_size, MAX_WIDTH),
+                ("decoder_attention_heads", decoder.heads, self.hidden_size),
+            ] {
+                if value == 0 || value > most {
+                    return Err(Error::invalid(name, format!("1 to {most}"), value));
+                }
+            }
+            divides("decoder_attention_heads", decoder.heads, "d_model", self.hidden_size)?;
+        }
         divides("num_key_value_heads", self.num_key_value_heads, "num_attention_heads", self.num_attention_heads)?;
         self.validate_form()?;
-        self.parameter_sharing.validate(self.num_hidden_layers)?;
+        let layers = self.num_hidden_layers.max(self.decoder.map_or(0, |decoder| decoder.layers));
+        self.parameter_sharing.validate(layers)?;
+        let same = |decoder: DecoderSizes| {
+            (decoder.layers, decoder.intermediate_size) == (self.num_hidden_layers, self.intermediate_size)
+        };
+        if self.parameter_sharing.joins_stacks() && !self.decoder.is_some_and(same) {
+            let expected = "an encoder and a decoder of the same sizes for encoder-decoder";
+            return Err(Error::invalid("parameter_sharing", expected, format!("{:?}", self.decoder)));
+        }
         for (name, value, least, most) in [
             ("rms_norm_eps", self.rms_norm_eps, 1e-12, 1.0),
             ("layer_norm_eps", self.layer_norm_eps, 1e-12, 1.0),
@@ -235,7 +273,8 @@ impl ModelConfig {
             }
         }
         let ends = self.eos_token_id.iter().map(|&id| ("eos_token_id", id));
-        for (name, id) in self.bos_token_id.map(|id| ("bos_token_id", id)).into_iter().chain(ends) {
+        let start = self.decoder_start_token_id.map(|id| ("decoder_start_token_id", id));
+        for (name, id) in self.bos_token_id.map(|id| ("bos_token_id", id)).into_iter().chain(start).chain(ends) {
             if id as usize >= self.vocab_size {
                 return Err(Error::invalid(name, format!("below vocab_size = {}", self.vocab_size), id));
             }
@@ -265,7 +304,7 @@ impl ModelConfig {
                 (&[Activation::Silu, Activation::Relu2], "silu or relu2")
             }
             ModelType::Gpt2 | ModelType::Plain => (&[Activation::GeluPytorchTanh], "gelu_new"),
-            ModelType::Bert => {
+            ModelType::Bert | ModelType::Bart => {
                 (&[Activation::Gelu, Activation::GeluPytorchTanh, Activation::Relu], "gelu, gelu_new or relu")
             }
             ModelType::Lstm | ModelType::Gru => (&[Activation::Tanh], "tanh"),
@@ -274,11 +313,23 @@ impl ModelConfig {
             return refuse("hidden_act", expected, &format!("{:?}", self.hidden_act));
         }
         let (bert, recurrent) = (self.model_type == ModelType::Bert, self.model_type.is_recurrent());
-        if bert == (self.head == Head::LanguageModel) {
-            let expected = if bert { "a head of encoders" } else { "LanguageModel" };
+        let bart = self.model_type == ModelType::Bart;
+        let (fits, expected) = match self.model_type {
+            ModelType::Bert => (!matches!(self.head, Head::LanguageModel | Head::Seq2Seq), "a head of encoders"),
+            ModelType::Bart => (self.head == Head::Seq2Seq, "Seq2Seq"),
+            _ => (self.head == Head::LanguageModel, "LanguageModel"),
+        };
+        if !fits {
             return refuse("head", expected, &format!("{:?}", self.head));
         }
-        if (bert || recurrent) && self.sliding_window.is_some() {
+        if bart != self.decoder.is_some() {
+            return refuse("decoder", if bart { "one" } else { "none" }, &if bart { "none" } else { "one" });
+        }
+        if bart && !self.tie_word_embeddings {
+            // transformers then has three tables more, for encoder, decoder and head.
+            return refuse("tie_word_embeddings", "true", &false);
+        }
+        if (bert || bart || recurrent) && self.sliding_window.is_some() {
             return refuse("sliding_window", "none", &"one");
         }
         if bert && self.head_precision != HeadPrecision::F32 {
@@ -287,7 +338,7 @@ impl ModelConfig {
         if !bert && self.type_vocab_size != 1 {
             return refuse("type_vocab_size", "1", &self.type_vocab_size);
         }
-        if !bert && !recurrent && self.hidden_dropout != 0.0 {
+        if !bert && !bart && !recurrent && self.hidden_dropout != 0.0 {
             return refuse("hidden_dropout", "0", &self.hidden_dropout);
         }
         if (plain || self.model_type == ModelType::Bitnet) && attention_width != self.hidden_size {
@@ -356,9 +407,12 @@ impl ModelConfig {
         let (heads, kv_heads) = (self.num_attention_heads as u128, self.num_key_value_heads as u128);
         let feed_forward = if self.model_type.is_gated() { 3 * hidden * ffn } else { 2 * hidden * ffn };
         let block = 2 * hidden * head_dim * (heads + kv_heads) + feed_forward;
+        let decoder = self.decoder.map_or(0, |decoder| {
+            decoder.layers as u128 * (8 * hidden * hidden + 2 * hidden * decoder.intermediate_size as u128)
+        });
         let tables = if self.tie_word_embeddings { 1 } else { 2 } * self.vocab_size as u128
             + if self.model_type.is_gated() { 0 } else { self.max_position_embeddings as u128 };
-        self.num_hidden_layers as u128 * block + tables * hidden
+        self.num_hidden_layers as u128 * block + decoder + tables * hidden
     }
 }
 

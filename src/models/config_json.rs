@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use super::bart_json::bart;
 use super::config::{Activation, ModelConfig, ModelType};
 use super::encoder_json::{bert, read_head};
 use super::head::Head;
@@ -79,6 +80,10 @@ impl<'a> Fields<'a> {
         }
     }
 
+    pub(super) fn ignore(&mut self, keys: &[&str]) {
+        self.map.retain(|key, _| !keys.contains(&key.as_str()));
+    }
+
     pub(super) fn object(&mut self, key: &str) -> Result<Option<Fields<'a>>> {
         Ok(self.optional(key)?.map(|map| Fields { path: self.path, map }))
     }
@@ -99,7 +104,7 @@ impl ModelConfig {
         let mut fields = Fields::parse(text, path)?;
         let model_type: ModelType = fields.required("model_type")?;
         let (head, labels) = read_head(&mut fields, model_type)?;
-        fields.fixed("is_encoder_decoder", json!(false))?;
+        fields.fixed("is_encoder_decoder", json!(model_type == ModelType::Bart))?;
         fields.fixed("add_cross_attention", json!(false))?;
         let (bos_token_id, eos_token_id) = (fields.optional("bos_token_id")?, token_ids(&mut fields)?);
         let precision: Option<Precision> = fields.optional("precision")?;
@@ -121,6 +126,7 @@ impl ModelConfig {
         let config = match model_type {
             ModelType::Gpt2 => gpt2(&mut fields, shared)?,
             ModelType::Bert => bert(&mut fields, shared)?,
+            ModelType::Bart => bart(&mut fields, shared)?,
             ModelType::Lstm | ModelType::Gru => recurrent(&mut fields, shared)?,
             _ => llama(&mut fields, shared)?,
         };
@@ -139,6 +145,7 @@ impl ModelConfig {
         let config = match self.model_type {
             ModelType::Gpt2 => self.gpt2_keys(),
             ModelType::Bert => self.bert_keys(),
+            ModelType::Bart => self.bart_keys(),
             ModelType::Lstm | ModelType::Gru => self.recurrent_keys(),
             _ => self.llama_keys(),
         };
@@ -280,6 +287,8 @@ impl Shared {
             sliding_window: None,
             bos_token_id: self.bos_token_id,
             eos_token_id: self.eos_token_id,
+            decoder: None,
+            decoder_start_token_id: None,
             head: self.head,
             labels: self.labels,
             type_vocab_size: 1,

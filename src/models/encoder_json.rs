@@ -14,7 +14,8 @@ const BERT: &str = "Bert";
 /// The head that `architectures` names, and the labels. Decoders have one head, whatever is written.
 pub(super) fn read_head(fields: &mut Fields<'_>, model_type: ModelType) -> Result<(Head, Vec<String>)> {
     if model_type != ModelType::Bert {
-        return Ok((Head::LanguageModel, default_labels(2)));
+        let head = if model_type == ModelType::Bart { Head::Seq2Seq } else { Head::LanguageModel };
+        return Ok((head, default_labels(2)));
     }
     let classes: Option<Vec<String>> = fields.optional("architectures")?;
     let class = classes.unwrap_or_default().into_iter().next();

@@ -37,6 +37,9 @@ pub(super) enum Form {
     Scaled,
 }
 
+/// A tensor of BART's files that is added to the logits: zeros, as no training reaches it.
+const FINAL_BIAS: &str = "final_logits_bias";
+
 /// A parameter's tensor.
 struct Source {
     name: String,
@@ -57,6 +60,7 @@ impl Model {
         let Declaration { plan, parameters: specs, .. } = Model::declare(&config);
         let tensors = SafetensorsFolder::open(folder)?;
         let sources = find_sources(&config, &specs, &tensors)?;
+        check_final_bias(&config, &tensors)?;
         let mut store = ParamStore::new(specs)?;
         let divides = scales_divide(&text);
         for (id, source) in store.ids().zip(&sources) {
@@ -122,6 +126,7 @@ fn base_prefix(config: &ModelConfig) -> &'static str {
         ModelType::Gpt2 => "transformer.",
         ModelType::Plain | ModelType::Lstm | ModelType::Gru => "",
         ModelType::Bert => "bert.",
+        ModelType::Bart => "model.",
         ModelType::Bitnet | ModelType::Llama | ModelType::Mistral => "model.",
     }
 }
@@ -154,6 +159,22 @@ pub(super) fn scale_name(weight: &str) -> String {
     format!("{weight}_scale")
 }
 
+/// Error: a bias of the logits that is not zero.
+fn check_final_bias(config: &ModelConfig, tensors: &SafetensorsFolder) -> Result<()> {
+    if config.model_type != ModelType::Bart || tensors.find(FINAL_BIAS).is_none() {
+        return Ok(());
+    }
+    let mut bias = vec![0.0; config.vocab_size];
+    let file = tensors.file_of(FINAL_BIAS)?;
+    file.read_f32(FINAL_BIAS, &[1, config.vocab_size], &mut bias)?;
+    match bias.iter().find(|&&value| value != 0.0) {
+        Some(value) => {
+            Err(Error::format(file.path(), None, format!("tensor {FINAL_BIAS:?}: expected zeros, found {value}")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Another name of a tensor in BERT's files: norms had a gamma and a beta at first, the bias of the head has two names.
 fn other_name(name: &str) -> Option<String> {
     let biases = ["cls.predictions.bias", "cls.predictions.decoder.bias"];
@@ -176,6 +197,10 @@ fn is_derived(name: &str, config: &ModelConfig) -> bool {
             || name.starts_with("cls.seq_relationship.")
             || (name.starts_with("cls.") && !masked)
             || name.contains("pooler.dense.");
+    }
+    if config.model_type == ModelType::Bart {
+        let tables = ["model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", FINAL_BIAS];
+        return tables.contains(&name) || (name == "lm_head.weight" && config.tie_word_embeddings);
     }
     let mask = [".attn.bias", ".attn.masked_bias"].iter().any(|end| name.ends_with(end));
     (name == "lm_head.weight" && config.tie_word_embeddings)

@@ -13,6 +13,9 @@ pub enum Head {
     None,
     /// The next token of a decoder language model.
     LanguageModel,
+    /// The next token of the target that an encoder-decoder writes for a source ([`crate::nn::Batch::source`]): a target for
+    /// each token, or [`crate::nn::IGNORED`]; outputs are the logits of each sequence's last token.
+    Seq2Seq,
     /// The tokens at masked positions: a target for each token, [`crate::nn::IGNORED`] elsewhere; outputs
     /// `[tokens, vocab_size]`.
     MaskedLanguageModel,
@@ -32,6 +35,7 @@ impl Head {
         match self {
             Head::None => "Model",
             Head::LanguageModel => "ForCausalLM",
+            Head::Seq2Seq => "ForConditionalGeneration",
             Head::MaskedLanguageModel => "ForMaskedLM",
             Head::SequenceClassification | Head::Regression => "ForSequenceClassification",
             Head::TokenClassification => "ForTokenClassification",

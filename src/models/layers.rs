@@ -29,8 +29,13 @@ pub(super) struct Declaration {
 
 /// The embedding or the head, not a table of positions.
 pub(super) fn is_token_table(spec: &ParamSpec) -> bool {
-    const OTHERS: [&str; 4] =
-        [".wpe.weight", "pos.weight", "position_embeddings.weight", "token_type_embeddings.weight"];
+    const OTHERS: [&str; 5] = [
+        ".wpe.weight",
+        "pos.weight",
+        "position_embeddings.weight",
+        "token_type_embeddings.weight",
+        "embed_positions.weight",
+    ];
     spec.kind == ParamKind::Embedding && !OTHERS.iter().any(|end| spec.name.ends_with(end))
 }
 

@@ -1,5 +1,7 @@
 //! Models: configurations, presets, and the plans they stand for.
 
+mod bart;
+mod bart_json;
 mod bert;
 mod config;
 mod config_json;
@@ -20,7 +22,7 @@ mod recurrent;
 mod recurrent_json;
 mod sharing;
 
-pub use config::{Activation, ModelConfig, ModelType};
+pub use config::{Activation, DecoderSizes, ModelConfig, ModelType};
 pub use export::ExportType;
 pub use gguf::GgufExportType;
 pub use head::{Head, default_labels};

@@ -3,12 +3,12 @@
 
 use super::config::{ModelConfig, ModelType};
 use super::layers::Declaration;
-use super::{bert, gated, plain, recurrent};
+use super::{bart, bert, gated, plain, recurrent};
 use crate::Result;
 use crate::nn::{KeyValueCache, ParamSpec, ParamStore, Plan};
 use crate::quant::QuantizedWeight;
 
-/// A model: a language model, or an encoder with a head.
+/// A model: a language model, an encoder with a head, or an encoder-decoder.
 #[derive(Debug)]
 pub struct Model {
     /// Sizes and forms.
@@ -55,6 +55,7 @@ impl Model {
             ModelType::Gpt2 | ModelType::Plain => plain::build,
             ModelType::Bitnet | ModelType::Llama | ModelType::Mistral => gated::build,
             ModelType::Bert => bert::build,
+            ModelType::Bart => bart::build,
             ModelType::Lstm | ModelType::Gru => recurrent::build,
         };
         form(config)

@@ -1,13 +1,13 @@
 //! Model sizes by name.
 #![forbid(unsafe_code)]
 
-use super::config::{Activation, MAX_POSITIONS, ModelConfig, ModelType};
+use super::config::{Activation, DecoderSizes, MAX_POSITIONS, ModelConfig, ModelType};
 use super::head::{Head, default_labels};
 use crate::nn::{GradPrecision, HeadPrecision, Precision};
 use crate::{Error, Result};
 
 /// Names that [`preset`] knows.
-pub const PRESETS: [&str; 11] = [
+pub const PRESETS: [&str; 12] = [
     "tiny",
     "small",
     "base",
@@ -17,6 +17,7 @@ pub const PRESETS: [&str; 11] = [
     "small-llama",
     "small-mistral",
     "bert",
+    "bart",
     "lstm",
     "gru",
 ];
@@ -34,6 +35,7 @@ pub const PRESETS: [&str; 11] = [
 /// | `small-llama` | Llama | 6 x 512 (1536), 8 | 512 |
 /// | `small-mistral` | Mistral, window 256 | 6 x 512 (1536), 8 | 1024 |
 /// | `bert` | BERT, f32, vocabulary 30,522, masked tokens | 12 x 768 (3072), 12 | 512 |
+/// | `bart` | BART, f32, vocabulary 50,265 | 6 + 6 x 768 (3072), 12 | 1024 |
 /// | `lstm`, `gru` | LSTM, GRU | 12 x 768 | any |
 pub fn preset(name: &str) -> Result<ModelConfig> {
     let gated = |layers, hidden_size, intermediate_size, positions| ModelConfig {
@@ -59,6 +61,8 @@ pub fn preset(name: &str) -> Result<ModelConfig> {
         sliding_window: None,
         bos_token_id: None,
         eos_token_id: Vec::new(),
+        decoder: None,
+        decoder_start_token_id: None,
         head: Head::LanguageModel,
         labels: default_labels(2),
         type_vocab_size: 1,
@@ -103,6 +107,19 @@ pub fn preset(name: &str) -> Result<ModelConfig> {
             hidden_dropout: 0.1,
             precision: Precision::F32,
             ..gated(12, 768, 3072, 512)
+        }),
+        "bart" => Ok(ModelConfig {
+            model_type: ModelType::Bart,
+            hidden_act: Activation::Gelu,
+            vocab_size: 50_265,
+            decoder: Some(DecoderSizes { layers: 6, heads: 12, intermediate_size: 3072 }),
+            decoder_start_token_id: Some(2),
+            bos_token_id: Some(0),
+            eos_token_id: vec![2],
+            head: Head::Seq2Seq,
+            hidden_dropout: 0.1,
+            precision: Precision::F32,
+            ..gated(6, 768, 3072, 1024)
         }),
         "lstm" => Ok(recurrent(ModelType::Lstm)),
         "gru" => Ok(recurrent(ModelType::Gru)),

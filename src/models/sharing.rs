@@ -39,6 +39,9 @@ pub enum SharingRule {
     Attention,
     /// All blocks have the same feed-forward layers.
     FeedForward,
+    /// Each block of an encoder-decoder's decoder has the own attention and the feed-forward layers of the encoder's block
+    /// of the same number.
+    EncoderDecoder,
     /// The blocks of each group share.
     Custom {
         /// Numbers of blocks, from 0.
@@ -78,6 +81,11 @@ impl Sharing {
     /// Whether nothing is shared.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// Whether the decoder has the encoder's layers.
+    pub(super) fn joins_stacks(&self) -> bool {
+        self.rules.contains(&SharingRule::EncoderDecoder)
     }
 
     /// For each block, the first block with the same `part`.
@@ -160,19 +168,27 @@ impl ModelConfig {
 pub(super) struct BlockOwners {
     attention: Vec<usize>,
     feed_forward: Vec<usize>,
+    joins_stacks: bool,
 }
 
 impl BlockOwners {
     pub(super) fn new(config: &ModelConfig) -> Self {
-        let owners = |part| config.parameter_sharing.owners(part, config.num_hidden_layers);
-        BlockOwners { attention: owners(BlockPart::Attention), feed_forward: owners(BlockPart::FeedForward) }
+        let layers = config.num_hidden_layers.max(config.decoder.map_or(0, |decoder| decoder.layers));
+        let owners = |part| config.parameter_sharing.owners(part, layers);
+        let joins_stacks = config.parameter_sharing.joins_stacks();
+        BlockOwners {
+            attention: owners(BlockPart::Attention),
+            feed_forward: owners(BlockPart::FeedForward),
+            joins_stacks,
+        }
     }
 
     pub(super) fn of(&self, config: &ModelConfig, part: BlockPart, layer: usize) -> BlockOwner {
         let owners = if part == BlockPart::Attention { &self.attention } else { &self.feed_forward };
-        let is_shared = owners.iter().filter(|&&owner| owner == owners[layer]).count() > 1;
+        let is_shared = self.joins_stacks || owners.iter().filter(|&&owner| owner == owners[layer]).count() > 1;
         let precision = config.parameter_sharing.precision.filter(|_| is_shared).unwrap_or(config.precision);
-        BlockOwner { own: format!(".{layer}."), owner: format!(".{}.", owners[layer]), precision }
+        let joins_stacks = self.joins_stacks;
+        BlockOwner { own: format!(".{layer}."), owner: format!(".{}.", owners[layer]), joins_stacks, precision }
     }
 }
 
@@ -181,13 +197,18 @@ impl BlockOwners {
 pub(super) struct BlockOwner {
     own: String,
     owner: String,
+    joins_stacks: bool,
     /// Form of the part's matrices.
     pub precision: Precision,
 }
 
 impl BlockOwner {
     pub(super) fn name(&self, own: &str) -> String {
-        own.replacen(&self.own, &self.owner, 1)
+        let owner = own.replacen(&self.own, &self.owner, 1);
+        if self.joins_stacks && !owner.contains(".encoder_attn.") {
+            return owner.replacen(".decoder.", ".encoder.", 1);
+        }
+        owner
     }
 }
 

@@ -37,7 +37,7 @@ impl Buffers {
         let mut value_slots = vec![[0; 2]; count];
         let mut gradient_slots = vec![None; count];
         let (mut float_requests, mut quantized_requests) = (Vec::new(), Vec::new());
-        for (id, (lives, buffer)) in lives(plan, turns).into_iter().zip(&plan.buffers).enumerate() {
+        for (id, (lives, buffer)) in lives(plan, mode, turns).into_iter().zip(&plan.buffers).enumerate() {
             let width = buffer.width;
             let of_values = |version: usize| {
                 let tenant = Tenant::Values(version);

@@ -48,11 +48,13 @@ pub struct Batch<'a> {
     pub token_types: &'a [u32],
     /// Tokens that count of each sequence an encoder reads; what lies behind them is padding. Empty: all of them.
     pub lengths: &'a [u32],
+    /// What the encoder of an encoder-decoder reads: as many ids for each sequence. `tokens` is then the decoder's.
+    pub source: &'a [u32],
 }
 
 impl Batch<'_> {
-    /// Error: parts that do not fit each other or a memory of `capacity` tokens.
-    fn check(&self, capacity: usize) -> Result<()> {
+    /// Error: parts that do not fit each other, the model, or a memory of `capacity` tokens.
+    fn check(&self, plan: &Plan, capacity: usize) -> Result<()> {
         let tokens = self.sequences.saturating_mul(self.length);
         if self.tokens.len() != tokens || tokens > capacity || tokens == 0 {
             let expected = format!("{} x {} tokens, 1 to {capacity}", self.sequences, self.length);
@@ -64,8 +66,16 @@ impl Batch<'_> {
         if ![0, self.sequences].contains(&self.lengths.len()) {
             return Err(Error::shape("step", "lengths", self.sequences, self.lengths.len()));
         }
-        match self.lengths.iter().find(|&&length| length == 0 || length as usize > self.length) {
-            Some(length) => Err(Error::invalid("length of a sequence", format!("1 to {}", self.length), length)),
+        let source = self.source.len();
+        let is_read = plan.reads_source();
+        if is_read == self.source.is_empty() || !source.is_multiple_of(self.sequences) || source > capacity {
+            let expected =
+                if is_read { format!("as many for each of {} sequences", self.sequences) } else { "none".into() };
+            return Err(Error::shape("step", "source tokens", format!("{expected}, at most {capacity}"), source));
+        }
+        let most = if is_read { source / self.sequences } else { self.length };
+        match self.lengths.iter().find(|&&length| length == 0 || length as usize > most) {
+            Some(length) => Err(Error::invalid("length of a sequence", format!("1 to {most}"), length)),
             None => Ok(()),
         }
     }
@@ -140,6 +150,8 @@ pub struct Executor {
     mode: Mode,
     capacity: usize,
     turns: Vec<Turn>,
+    /// The source, with its lengths, that the encoder's buffers are of.
+    encoded: [Vec<u32>; 2],
     seconds: Vec<[Duration; 2]>,
 }
 
@@ -161,6 +173,7 @@ impl Executor {
         let buffers = Buffers::new(plan, mode, &turns, capacity);
         Executor {
             turns,
+            encoded: Default::default(),
             buffers,
             workspace: Workspace::default(),
             mode,
@@ -258,16 +271,22 @@ impl Executor {
         batch: Batch<'_>,
         request: Request<'_>,
     ) -> Result<Found> {
-        batch.check(self.capacity)?;
+        batch.check(plan, self.capacity)?;
         let mut request = request;
         if let Some(cache) = &mut request.cache {
             cache.check(batch.sequences, &plan.state_widths())?;
             cache.begin();
         }
+        // What the encoder has made of the source of this text is still there.
+        let goes_on = request.cache.as_ref().is_some_and(|cache| !cache.is_empty());
+        let encoded = goes_on && !batch.source.is_empty() && self.encoded == [batch.source, batch.lengths];
+        if !encoded {
+            self.encoded = Default::default();
+        }
         let Executor { buffers, workspace, mode, turns, seconds, .. } = self;
         let Request { randomness, gradient_scale, cache, attention } = request;
-        context.install(|| {
-            buffers.begin([batch.tokens.len(), batch.sequences, 0]);
+        let found = context.install(|| {
+            buffers.begin([batch.tokens.len(), batch.sequences, batch.source.len()]);
             let mut pass = Pass {
                 context,
                 store,
@@ -285,6 +304,9 @@ impl Executor {
             };
             for &Turn { action, operation: index } in turns.iter() {
                 let (start, operation) = (Instant::now(), &plan.operations[index]);
+                if encoded && plan.is_of_encoder(operation.as_ref()) {
+                    continue;
+                }
                 pass.operation = index as u32;
                 if action == Action::Recompute {
                     operation.outputs().into_iter().for_each(|id| pass.buffers.recompute(id));
@@ -298,8 +320,16 @@ impl Executor {
             if let Some(cache) = pass.cache {
                 cache.advance(batch.length);
             }
-            Ok(Found { loss: pass.loss, logits: pass.logits, attention: pass.attention.unwrap_or_default() })
-        })
+            Ok::<_, Error>(Found {
+                loss: pass.loss,
+                logits: pass.logits,
+                attention: pass.attention.unwrap_or_default(),
+            })
+        })?;
+        if !encoded {
+            self.encoded = [batch.source, batch.lengths].map(<[u32]>::to_vec);
+        }
+        Ok(found)
     }
 }
 

@@ -113,6 +113,20 @@ impl KeyValueCache {
         Ok(())
     }
 
+    /// Sequence `s` becomes what sequence `rows[s]` was: for beams.
+    ///
+    /// # Panics
+    /// If there is not one row for each sequence, or a row is no sequence.
+    pub fn select(&mut self, rows: &[usize]) {
+        assert_eq!(rows.len(), self.sequences, "select: a row for every sequence");
+        for layer in &mut self.layers {
+            for kept in [&mut layer.keys, &mut layer.values] {
+                select_rows(kept, rows);
+            }
+        }
+        self.states.iter_mut().for_each(|state| select_rows(&mut state.after, rows));
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.states.iter_mut().for_each(|state| state.after.fill(0.0));
@@ -122,4 +136,12 @@ impl KeyValueCache {
     pub(super) fn advance(&mut self, tokens: usize) {
         self.length += tokens;
     }
+}
+
+/// Row `i` of `matrix`, which has as many rows as there are `rows`, becomes row `rows[i]`.
+fn select_rows(matrix: &mut [f32], rows: &[usize]) {
+    let before = matrix.to_vec();
+    let width = matrix.len() / rows.len();
+    let picked = rows.iter().map(|row| &before[row * width..][..width]);
+    matrix.chunks_exact_mut(width.max(1)).zip(picked).for_each(|(row, picked)| row.copy_from_slice(picked));
 }

@@ -97,6 +97,17 @@ impl Plan {
         self.operations.iter().filter_map(|operation| operation.state_width()).collect()
     }
 
+    /// Whether the model has an encoder for a source of its own.
+    pub(super) fn reads_source(&self) -> bool {
+        self.buffers.iter().any(|buffer| buffer.rows == Rows::Source)
+    }
+
+    /// Whether an operation works for the source alone: what it gives stays the same while a text is written.
+    pub(super) fn is_of_encoder(&self, operation: &dyn Operation) -> bool {
+        let outputs = operation.outputs();
+        !outputs.is_empty() && outputs.iter().all(|&id| self.buffer(id).rows == Rows::Source)
+    }
+
     /// A buffer's declaration.
     pub fn buffer(&self, id: BufferId) -> BufferSpec {
         self.buffers[id.0]

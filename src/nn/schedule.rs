@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::executor::Mode;
-use super::plan::Plan;
+use super::plan::{Plan, Rows};
 
 /// What is done with an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,11 +79,12 @@ fn needed_again(plan: &Plan, group: Range<usize>) -> impl Iterator<Item = usize>
     again.into_iter().rev()
 }
 
-/// When each buffer's values and gradient are alive.
+/// When each buffer's values and gradient are alive. In [`Mode::Generate`] what the decoder reads of the encoder stays for
+/// the next tokens.
 ///
 /// # Panics
 /// If a buffer has two writers, or is read before it is written.
-pub(super) fn lives(plan: &Plan, turns: &[Turn]) -> Vec<Lives> {
+pub(super) fn lives(plan: &Plan, mode: Mode, turns: &[Turn]) -> Vec<Lives> {
     let mut lives = vec![Lives::default(); plan.buffers.len()];
     // Which of its two lives a buffer is in.
     let mut current = vec![0; plan.buffers.len()];
@@ -113,6 +114,10 @@ pub(super) fn lives(plan: &Plan, turns: &[Turn]) -> Vec<Lives> {
             let life = &mut lives[id.0].values[current[id.0]];
             let life = life.as_mut().unwrap_or_else(|| panic!("{} reads buffer {} unwritten", operation.name(), id.0));
             life.last = now;
+            let kept = mode == Mode::Generate && plan.buffer(id).rows == Rows::Source;
+            if kept && !plan.is_of_encoder(operation.as_ref()) {
+                *life = Life { first: 0, last: turns.len() };
+            }
         }
     }
     lives

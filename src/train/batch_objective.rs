@@ -116,25 +116,27 @@ impl<S: BatchSource> Objective for BatchObjective<S> {
     ) -> Result<f64> {
         self.read(Split::Training, indices)?;
         let Model { plan, store, .. } = &mut self.model;
-        let capacity = indices.len() * self.seq_length;
+        let capacity = self.batch.tokens.len().max(self.batch.source.len());
         let blocks = self.checkpoint_every;
         let executor = self.executor.get_or_insert_with(|| Executor::with_checkpoints(plan, blocks, capacity));
         executor.step(plan, context, store, self.batch.view(), randomness, gradient_scale)
     }
 
     fn evaluate(&mut self, context: &Context) -> Result<Option<Evaluation>> {
-        let (held_out, length) = (self.source.held_out(), self.seq_length);
+        let held_out = self.source.held_out();
         if held_out == 0 {
             return Ok(None);
         }
         let group = held_out.min(EVALUATED_AT_ONCE);
-        let mut executor = Executor::new(&self.model.plan, Mode::Evaluate, group * length);
+        let mut executor: Option<Executor> = None;
         let mut total = 0.0;
         for first in (0..held_out).step_by(group) {
             let examples: Vec<usize> = (first..(first + group).min(held_out)).collect();
             self.read(Split::Validation, &examples)?;
             let sequences = examples.len();
             let Model { plan, store, .. } = &mut self.model;
+            let capacity = self.batch.tokens.len().max(self.batch.source.len());
+            let executor = executor.get_or_insert_with(|| Executor::new(plan, Mode::Evaluate, capacity));
             let randomness = StepRandomness::default();
             total += executor.step(plan, context, store, self.batch.view(), randomness, 1.0)? * sequences as f64;
         }

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "vocab.json", "encoder.json"];
 
 /// What may lie beside a model and goes with it, besides its tokenizer.
-const COMPANIONS: [&str; 10] = [
+const COMPANIONS: [&str; 11] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -24,6 +24,7 @@ const COMPANIONS: [&str; 10] = [
     "merges.txt",
     "encoder.json",
     "vocab.bpe",
+    "vocab.txt",
     "generation_config.json",
     "chat_template.jinja",
 ];

@@ -23,8 +23,13 @@ def outputs(folder: pathlib.Path, batch: dict) -> torch.Tensor:
     name = json.loads((folder / "config.json").read_text())["architectures"][0]
     model, info = getattr(transformers, name).from_pretrained(folder, output_loading_info=True)
     # A head with a table of its own has a second bias that is not read.
-    assert not set(info["missing_keys"]) - {"cls.predictions.bias"} and not info["unexpected_keys"], f"{folder}: {info}"
+    assert not set(info["missing_keys"]) - {"cls.predictions.bias", "final_logits_bias"} and not info["unexpected_keys"], f"{folder}: {info}"
     tokens = batch["tokens"].long()
+    if name.startswith("Bart"):
+        source = batch["source"].long()
+        mask = (torch.arange(source.shape[1]) < batch["lengths"][:, None]).long()
+        with torch.no_grad():
+            return model.eval()(input_ids=source, attention_mask=mask, decoder_input_ids=tokens).logits[:, -1]
     mask = (torch.arange(tokens.shape[1]) < batch["lengths"][:, None]).long()
     with torch.no_grad():
         found = model.eval()(input_ids=tokens, attention_mask=mask, token_type_ids=batch["token_types"].long())

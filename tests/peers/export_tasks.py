@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Writes what tests/task_parity.rs compares with: small random encoders of Hugging Face's transformers with every head.
+"""Writes what tests/task_parity.rs compares with: small random encoders of Hugging Face's transformers with every head, and
+encoder-decoders.
 
 Each case is a folder: config.json and the weights as transformers saves them, batch.safetensors with the inputs (`tokens`,
 `token_types`, `lengths`), what is to be predicted (`targets` or `values`), `loss`, `outputs` and, for models that give
 them, `attention` `[layers, sequences, heads, queries, keys]`; and `gradients/`, a model folder that holds the gradient
-of the loss in place of every parameter.
+of the loss in place of every parameter. Encoder-decoders: `source` and `tokens`, and `greedy` `[sequences, tokens]`, what
+transformers writes for each source (padded with -1).
 
     .peers/bin/python tests/peers/export_tasks.py --out DIR
     HYBRIDQ_TRANSFORMERS_DIR=DIR cargo test --release --test task_parity
@@ -82,6 +84,35 @@ def bert_case(out: pathlib.Path, name: str, head: str, seed: int, sequences: int
     write(out / name, model, tensors)
 
 
+BART = dict(vocab_size=VOCABULARY, d_model=28, encoder_layers=2, decoder_layers=3, encoder_ffn_dim=37, decoder_ffn_dim=29,
+            encoder_attention_heads=4, decoder_attention_heads=7, max_position_embeddings=41, dropout=0.0,
+            attention_dropout=0.0, activation_dropout=0.0, attn_implementation="eager", pad_token_id=1, bos_token_id=0,
+            eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None)
+WRITTEN = 15
+
+
+def bart_case(out: pathlib.Path, name: str, seed: int, sequences: int = 3, source_length: int = 13, length: int = 9, **changes) -> None:
+    model = transformers.BartForConditionalGeneration(transformers.BartConfig(**BART | changes))
+    randomize(model, seed)
+    model.eval()
+    source, tokens = [3 + draw(seed + part, VOCABULARY - 3, sequences, size) for part, size in ((0, source_length), (1, length))]
+    targets = draw(seed + 2, VOCABULARY, sequences, length)
+    targets[draw(seed + 3, 4, sequences, length) == 0] = IGNORED
+    lengths = draw(seed + 4, source_length, sequences) + 1
+    lengths[0] = source_length
+    mask = (torch.arange(source_length) < lengths[:, None]).long()
+    found = model(input_ids=source, attention_mask=mask, decoder_input_ids=tokens, labels=targets, use_cache=False)
+    found.loss.backward()
+    greedy = torch.full((sequences, WRITTEN), -1)
+    for row in range(sequences):
+        with torch.no_grad():
+            ids = model.generate(source[row:row + 1], num_beams=1, do_sample=False, max_new_tokens=WRITTEN)[0, 1:]
+        greedy[row, :len(ids)] = ids
+    tensors = dict(source=source.int(), tokens=tokens.int(), lengths=lengths.int(), targets=targets.int(), greedy=greedy.int(),
+                   loss=found.loss.detach().reshape(1), outputs=found.logits[:, -1].detach())
+    write(out / name, model, tensors)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True)
@@ -97,6 +128,8 @@ def main() -> None:
         bert_case(args.out, f"bert-regression-{seed}", "ForSequenceClassification", 30 + seed, num_labels=1)
         bert_case(args.out, f"bert-tokens-{seed}", "ForTokenClassification", 40 + seed, num_labels=7)
         bert_case(args.out, f"bert-spans-{seed}", "ForQuestionAnswering", 50 + seed)
+        bart_case(args.out, f"bart-{seed}", 70 + 10 * seed)
+    bart_case(args.out, "bart-relu", 100, activation_function="relu", source_length=40, sequences=1)
     bert_case(args.out, "bert-masked-tanh-untied", "ForMaskedLM", 60, hidden_act="gelu_new", tie_word_embeddings=False)
     bert_case(args.out, "bert-sequence-relu", "ForSequenceClassification", 61, sequences=5, length=37, hidden_act="relu",
               num_attention_heads=7, num_labels=3)

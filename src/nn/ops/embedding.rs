@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
+use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder, Rows};
 use crate::quant::QuantizedWeight;
 use crate::{Error, Result};
 
@@ -17,6 +17,7 @@ const GRADIENT_BLOCKS: usize = 256;
 enum Ids {
     Tokens,
     TokenTypes,
+    Source,
 }
 
 /// `y[t] = table[token[t]]`.
@@ -39,10 +40,15 @@ impl PlanBuilder {
         self.embedding_of(Ids::TokenTypes, table)
     }
 
+    /// Looks the ids of the batch's source up in `table` `[entries, width]`.
+    pub fn source_embedding(&mut self, table: ParamId) -> BufferId {
+        self.embedding_of(Ids::Source, table)
+    }
+
     fn embedding_of(&mut self, ids: Ids, table: ParamId) -> BufferId {
         let shape = &self.parameter_spec(table).shape;
         let (entries, width) = (shape[0], shape[1]);
-        let y = self.buffer(BufferKind::Float, width);
+        let y = self.buffer_of(if ids == Ids::Source { Rows::Source } else { Rows::Tokens }, BufferKind::Float, width);
         self.push(Embedding { ids, table, entries, y });
         y
     }
@@ -52,6 +58,7 @@ impl Embedding {
     fn looked_up<'a>(&self, pass: &Pass<'a>) -> Cow<'a, [u32]> {
         match self.ids {
             Ids::Tokens => Cow::Borrowed(pass.batch.tokens),
+            Ids::Source => Cow::Borrowed(pass.batch.source),
             Ids::TokenTypes if pass.batch.token_types.is_empty() => Cow::Owned(vec![0; pass.batch.tokens.len()]),
             Ids::TokenTypes => Cow::Borrowed(pass.batch.token_types),
         }
@@ -84,6 +91,7 @@ impl Operation for Embedding {
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.entries) {
             let (name, of) = match self.ids {
                 Ids::Tokens => ("token", "the vocabulary's size"),
+                Ids::Source => ("source token", "the vocabulary's size"),
                 Ids::TokenTypes => ("token type", "type_vocab_size"),
             };
             return Err(Error::invalid(name, format!("below {of} {}", self.entries), token));

@@ -215,4 +215,10 @@ fn hostile_headers_are_refused() {
     big[4..8].copy_from_slice(&3u32.to_be_bytes());
     assert!(Header(big).message(0).contains("a big-endian file"));
     assert!(Header(b"GGUX".to_vec()).message(64).contains("not a GGUF file"));
+    // The name alone says what a file is meant to be.
+    let folder = tempfile::tempdir().unwrap();
+    let path = place(&folder);
+    std::fs::write(&path, b"something else entirely").unwrap();
+    assert!(GgufFile::is_at(&path));
+    assert!(inspect(&path).unwrap_err().to_string().contains("not a GGUF file"));
 }

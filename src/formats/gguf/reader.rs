@@ -11,11 +11,15 @@ use super::tensor_type::GgmlType;
 use super::value::GgufValue;
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_DIMENSIONS, NAME_BYTES, VERSION};
 use crate::formats::MappedFile;
+use crate::tensor::AlignedBuffer;
 use crate::{Error, Result};
 
 /// The fewest bytes of a metadata entry (an empty key, a type, a byte) and of a tensor's description.
 const LEAST_ENTRY: u64 = 8 + 4 + 1;
 const LEAST_TENSOR: u64 = 8 + 4 + 8 + 4 + 8;
+
+/// Bytes copied before their pages are given back.
+const TAKEN_PART: usize = 1 << 22;
 
 /// A tensor of a file: what its header says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,13 +52,13 @@ pub struct GgufFile {
 }
 
 impl GgufFile {
-    /// Whether the file at `path` begins as a GGUF file does.
+    /// Whether there is a file at `path` that is called `.gguf` or begins as a GGUF file does.
     pub fn is_at(path: &Path) -> bool {
         use std::io::Read;
         let mut start = [0; MAGIC.len()];
-        path.is_file()
-            && std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok()
-            && start == MAGIC
+        let mut begins_so =
+            || std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == MAGIC;
+        path.is_file() && (path.extension().is_some_and(|extension| extension == "gguf") || begins_so())
     }
 
     /// Opens and checks `path`. Errors name the file, the byte offset, and the key or tensor.
@@ -129,6 +133,18 @@ impl GgufFile {
             return Ok(());
         }
         Err(self.tensor_error(tensor, &format!("expected F32, F16, BF16 or Q8_0, found {}", tensor.kind)))
+    }
+
+    /// A copy of a tensor's raw bytes. The file's pages are given back part by part: the tensor is never in memory twice.
+    pub fn take_bytes(&self, tensor: &GgufTensor) -> AlignedBuffer<u8> {
+        let mut copy = AlignedBuffer::zeroed(tensor.range.len());
+        let starts = tensor.range.clone().step_by(TAKEN_PART);
+        for (start, copy) in starts.zip(copy.chunks_mut(TAKEN_PART)) {
+            let range = start..start + copy.len();
+            copy.copy_from_slice(&self.file.bytes()[range.clone()]);
+            self.file.release(range);
+        }
+        copy
     }
 
     /// Tells the system that a tensor was read for the last time: its pages need not stay in memory.

@@ -13,7 +13,6 @@ use crate::models::layers::{Declaration, is_token_table};
 use crate::models::{Model, ModelConfig};
 use crate::nn::{ParamKind, ParamSpec, ParamStore, Precision};
 use crate::quant::{GgufTernaryMatrix, PackedTernary, Q8Matrix, QuantizedWeight};
-use crate::tensor::AlignedBuffer;
 use crate::{Error, Result};
 
 /// The divisors of rotary frequencies.
@@ -118,9 +117,8 @@ fn read(context: &Context, file: &GgufFile, config: &ModelConfig) -> Result<Opti
                 Some(QuantizedWeight::Packed(packed))
             }
             _ if tensor.kind == GgmlType::Q8_0 && is_token_table(spec) => {
-                let bytes = AlignedBuffer::from_slice(file.bytes(tensor));
-                file.release(tensor);
-                let matrix = Q8Matrix::from_bytes(&tensor.name, bytes.into(), spec.shape[0], spec.shape[1]);
+                let bytes = file.take_bytes(tensor).into();
+                let matrix = Q8Matrix::from_bytes(&tensor.name, bytes, spec.shape[0], spec.shape[1]);
                 Some(QuantizedWeight::Q8(matrix.map_err(|error| damaged(file, tensor, &error))?))
             }
             _ => None,

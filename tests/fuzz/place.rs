@@ -1,4 +1,4 @@
-//! Where a fuzz target puts the bytes it was given: readers take paths.
+//! What fuzz targets share: where they put the bytes they were given (readers take paths), and how panics end.
 
 use std::path::PathBuf;
 
@@ -14,4 +14,11 @@ pub fn file(name: &str, bytes: &[u8]) -> PathBuf {
     let _ = std::fs::remove_file(&path);
     std::fs::write(&path, bytes).expect("a temporary file");
     path
+}
+
+/// Lets a panic that the crate catches go on: libFuzzer's hook ends the process at every one. Others still end it, because
+/// none may leave a target.
+pub fn allow_caught_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| drop(std::panic::take_hook()));
 }

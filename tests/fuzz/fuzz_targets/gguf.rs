@@ -9,6 +9,7 @@ use hybridq::formats::{GgufFile, inspect};
 use hybridq::models::Model;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    hybridq_fuzz::allow_caught_panics();
     static CONTEXT: OnceLock<Context> = OnceLock::new();
     let context = CONTEXT.get_or_init(|| Context::new(ContextOptions { threads: Some(1), isa: None }).unwrap());
     let path = hybridq_fuzz::file("m.gguf", bytes);

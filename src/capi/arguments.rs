@@ -2,27 +2,38 @@
 
 use std::mem::MaybeUninit;
 
-use super::boundary::{Failure, aligned, not_null};
+use super::boundary::{Failure, aligned, misaligned, not_null, null};
 use super::status::hq_status;
 
 /// No version of any struct is larger.
 const LARGEST_STRUCT: usize = 4096;
 
+/// Checked in line, refused out of line: hundreds of functions check arrays, and few calls fail.
+#[inline(always)]
 fn checked_len<T>(pointer: *const T, len: usize, name: &str) -> Result<(), Failure> {
-    if len > 0 {
-        not_null(pointer, name)?;
-        aligned(pointer, name)?;
+    let fits = len.checked_mul(size_of::<T>()).is_some_and(|bytes| bytes <= isize::MAX as usize);
+    if fits && (len == 0 || (!pointer.is_null() && pointer.is_aligned())) {
+        return Ok(());
     }
-    if len.checked_mul(size_of::<T>()).is_none_or(|bytes| bytes > isize::MAX as usize) {
-        return Err(Failure::new(hq_status::HQ_SHAPE, format!("{name}: {len} elements exceed the address space")));
+    Err(bad_array(pointer.cast(), align_of::<T>(), len, name))
+}
+
+#[cold]
+fn bad_array(pointer: *const u8, alignment: usize, len: usize, name: &str) -> Failure {
+    if len > 0 && pointer.is_null() {
+        return null(name);
     }
-    Ok(())
+    if len > 0 && !pointer.addr().is_multiple_of(alignment) {
+        return misaligned(pointer, alignment, name);
+    }
+    Failure::new(hq_status::HQ_SHAPE, format!("{name}: {len} elements exceed the address space"))
 }
 
 /// `len` elements the caller lends.
 ///
 /// # Safety
 /// `pointer` is NULL or valid for reads of `len` elements during the call.
+#[inline(always)]
 pub(super) unsafe fn input<'a, T>(pointer: *const T, len: usize, name: &str) -> Result<&'a [T], Failure> {
     checked_len(pointer, len, name)?;
     if len == 0 {
@@ -36,6 +47,7 @@ pub(super) unsafe fn input<'a, T>(pointer: *const T, len: usize, name: &str) -> 
 ///
 /// # Safety
 /// `pointer` is NULL or valid for reads and writes of `len` elements during the call, and overlaps no other argument.
+#[inline(always)]
 pub(super) unsafe fn output<'a, T>(pointer: *mut T, len: usize, name: &str) -> Result<&'a mut [T], Failure> {
     checked_len(pointer, len, name)?;
     if len == 0 {
@@ -62,9 +74,15 @@ pub(super) unsafe fn optional_output<'a, T>(
 }
 
 /// The product of sizes, or a shape error naming the argument.
+#[inline(always)]
 pub(super) fn size(factors: &[usize], name: &str) -> Result<usize, Failure> {
     let product = factors.iter().try_fold(1usize, |product, &factor| product.checked_mul(factor));
-    product.ok_or_else(|| Failure::new(hq_status::HQ_SHAPE, format!("{name}: {factors:?} exceeds the address space")))
+    product.ok_or_else(|| too_large(factors, name))
+}
+
+#[cold]
+fn too_large(factors: &[usize], name: &str) -> Failure {
+    Failure::new(hq_status::HQ_SHAPE, format!("{name}: {factors:?} exceeds the address space"))
 }
 
 /// A size the caller counts in 64 bits.
@@ -72,12 +90,24 @@ pub(super) fn index(value: u64, name: &str) -> Result<usize, Failure> {
     usize::try_from(value).map_err(|_| Failure::shape(name, "a size of this machine", value))
 }
 
+#[inline(always)]
 pub(super) fn expect_len(found: usize, expected: usize, name: &str) -> Result<(), Failure> {
-    if found == expected { Ok(()) } else { Err(Failure::shape(name, format!("{expected} elements"), found)) }
+    if found == expected { Ok(()) } else { Err(another_len(found, expected, name)) }
 }
 
+#[cold]
+fn another_len(found: usize, expected: usize, name: &str) -> Failure {
+    Failure::shape(name, format!("{expected} elements"), found)
+}
+
+#[inline(always)]
 pub(super) fn at_least_one(value: usize, name: &str) -> Result<(), Failure> {
-    if value > 0 { Ok(()) } else { Err(Failure::invalid(name, "at least 1", 0)) }
+    if value > 0 { Ok(()) } else { Err(zero(name)) }
+}
+
+#[cold]
+fn zero(name: &str) -> Failure {
+    Failure::invalid(name, "at least 1", 0)
 }
 
 /// Refuses what this machine cannot hold, before the library (which takes its memory for granted) asks for it.

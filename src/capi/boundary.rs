@@ -38,8 +38,17 @@ impl From<Error> for Failure {
 }
 
 /// Runs the body of `function`; failures and panics become a status and the last error.
+#[inline(always)]
 pub(super) fn guard(function: &str, body: impl FnOnce() -> Result<(), Failure>) -> hq_status {
-    let failure = match catch_unwind(AssertUnwindSafe(body)) {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(())) => hq_status::HQ_OK,
+        failed => report_failure(function, failed),
+    }
+}
+
+#[cold]
+fn report_failure(function: &str, failed: std::thread::Result<Result<(), Failure>>) -> hq_status {
+    let failure = match failed {
         Ok(Ok(())) => return hq_status::HQ_OK,
         Ok(Err(failure)) => failure,
         Err(panic) => {
@@ -86,15 +95,23 @@ pub(super) fn new_handle<O: Opaque>(value: O::Value) -> *mut O {
 ///
 /// # Safety
 /// `handle` is NULL or a handle of this library, of any type.
+#[inline(always)]
 unsafe fn checked<O: Opaque>(handle: *const O, name: &str) -> Result<*mut Handle<O::Value>, Failure> {
-    not_null(handle, name)?;
     let tag = handle.cast::<u64>();
-    // SAFETY: aligned, and every handle starts with its tag, whatever its type.
-    if !tag.is_aligned() || unsafe { tag.read() } != O::TAG {
-        let message = format!("{name}: expected an {}, found a handle of another type, or a freed one", O::NAME);
-        return Err(Failure::new(hq_status::HQ_WRONG_HANDLE, message));
+    // SAFETY: not NULL, aligned, and every handle starts with its tag, whatever its type.
+    if !tag.is_null() && tag.is_aligned() && unsafe { tag.read() } == O::TAG {
+        return Ok(handle.cast_mut().cast());
     }
-    Ok(handle.cast_mut().cast())
+    Err(bad_handle(tag.is_null(), O::NAME, name))
+}
+
+#[cold]
+fn bad_handle(is_null: bool, kind: &str, name: &str) -> Failure {
+    if is_null {
+        return null(name);
+    }
+    let message = format!("{name}: expected an {kind}, found a handle of another type, or a freed one");
+    Failure::new(hq_status::HQ_WRONG_HANDLE, message)
 }
 
 /// The value behind a handle that one thread uses at a time.
@@ -129,11 +146,14 @@ pub(super) unsafe fn free_handle<O: Opaque>(handle: *mut O) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(boxed)));
 }
 
+#[inline(always)]
 pub(super) fn not_null<T>(pointer: *const T, name: &str) -> Result<(), Failure> {
-    if pointer.is_null() {
-        return Err(Failure::new(hq_status::HQ_NULL_POINTER, format!("{name}: NULL")));
-    }
-    Ok(())
+    if pointer.is_null() { Err(null(name)) } else { Ok(()) }
+}
+
+#[cold]
+pub(super) fn null(name: &str) -> Failure {
+    Failure::new(hq_status::HQ_NULL_POINTER, format!("{name}: NULL"))
 }
 
 /// The place of one output.
@@ -144,7 +164,7 @@ pub(super) unsafe fn place<'a, T>(pointer: *mut T, name: &str) -> Result<&'a mut
     // SAFETY: as the caller vouches.
     match unsafe { optional_place(pointer, name) }? {
         Some(place) => Ok(place),
-        None => Err(Failure::new(hq_status::HQ_NULL_POINTER, format!("{name}: NULL"))),
+        None => Err(null(name)),
     }
 }
 
@@ -161,11 +181,14 @@ pub(super) unsafe fn optional_place<'a, T>(
     Ok(unsafe { pointer.cast::<MaybeUninit<T>>().as_mut() })
 }
 
+#[inline(always)]
 pub(super) fn aligned<T>(pointer: *const T, name: &str) -> Result<(), Failure> {
-    if pointer.is_aligned() {
-        return Ok(());
-    }
-    Err(Failure::invalid(name, format!("an address that {} divides", align_of::<T>()), format!("{pointer:p}")))
+    if pointer.is_aligned() { Ok(()) } else { Err(misaligned(pointer.cast(), align_of::<T>(), name)) }
+}
+
+#[cold]
+pub(super) fn misaligned(pointer: *const u8, alignment: usize, name: &str) -> Failure {
+    Failure::invalid(name, format!("an address that {alignment} divides"), format!("{pointer:p}"))
 }
 
 /// A NUL-terminated UTF-8 string.

@@ -30,7 +30,7 @@ impl Context {
                 if count == 0 {
                     return;
                 }
-                if thread % 2 == 0 {
+                if thread.is_multiple_of(2) {
                     taken[..count].iter_mut().for_each(|taken| *taken = items.next());
                 } else {
                     taken[..count].iter_mut().rev().for_each(|taken| *taken = items.next_back());

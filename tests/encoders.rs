@@ -280,7 +280,7 @@ impl Lines {
 
     /// Whether a byte of a line is masked.
     fn is_masked(example: usize, place: usize) -> bool {
-        (example * 31 + place * 17) % 7 == 0
+        (example * 31 + place * 17).is_multiple_of(7)
     }
 
     /// What there is to tell of a line: a target or number for its head.

@@ -137,17 +137,59 @@
 // Inputs of the auxiliary network.
 #define HQ_AUXILIARY_INPUTS 6
 
-// f32 weights as they are.
+// Hidden states, and the pooled first token; there is no loss.
+#define HQ_HEAD_NONE 0
+
+// The next token.
+#define HQ_HEAD_LANGUAGE_MODEL 1
+
+// The next token of the target that an encoder-decoder writes for a source.
+#define HQ_HEAD_SEQ2SEQ 2
+
+// The tokens at masked positions.
+#define HQ_HEAD_MASKED_LANGUAGE_MODEL 3
+
+// A label for each sequence.
+#define HQ_HEAD_SEQUENCE_CLASSIFICATION 4
+
+// Numbers for each sequence.
+#define HQ_HEAD_REGRESSION 5
+
+// A label for each token.
+#define HQ_HEAD_TOKEN_CLASSIFICATION 6
+
+// First and last token of a span.
+#define HQ_HEAD_SPAN_EXTRACTION 7
+
+// A folder for transformers: f32 weights as they are.
 #define HQ_EXPORT_F32 0
 
-// Half precision.
+// A folder for transformers: half precision.
 #define HQ_EXPORT_F16 1
 
-// Half precision with the range of f32.
+// A folder for transformers: half precision with the range of f32.
 #define HQ_EXPORT_BF16 2
 
-// BitNet's checkpoint form: ternary layers four weights a byte, the rest f32.
+// A folder for transformers in BitNet's checkpoint form: ternary layers four weights a byte, the rest f32.
 #define HQ_EXPORT_PACKED 3
+
+// A GGUF file for llama.cpp: f32.
+#define HQ_EXPORT_GGUF_F32 4
+
+// A GGUF file: half precision.
+#define HQ_EXPORT_GGUF_F16 5
+
+// A GGUF file: int8 with a scale for each 32 weights.
+#define HQ_EXPORT_GGUF_Q8_0 6
+
+// A GGUF file: ternary layers at 1.6875 bits a weight, embedding and head in Q8_0.
+#define HQ_EXPORT_GGUF_TQ1_0 7
+
+// A GGUF file: ternary layers at 2.0625 bits a weight, embedding and head in Q8_0.
+#define HQ_EXPORT_GGUF_TQ2_0 8
+
+// One file at 1.6 bits a ternary weight, embedding and head at 8.5 bits, which `hq_model_load` uses where it lies.
+#define HQ_EXPORT_PACKED_FILE 9
 
 // The examples that are learned from.
 #define HQ_SPLIT_TRAINING 0
@@ -236,7 +278,7 @@ typedef struct hq_decoder hq_decoder;
 // A fitted clustering: it never changes, so any number of threads may use it at the same time.
 typedef struct hq_kmeans hq_kmeans;
 
-// A decoder language model with its tokenizer. One thread at a time may use it.
+// A model with its tokenizer. One thread at a time may use it, or its parameters (`hq_model_parameters`).
 typedef struct hq_model hq_model;
 
 // An optimizer with its state. One thread at a time may use it.
@@ -245,7 +287,7 @@ typedef struct hq_optimizer hq_optimizer;
 // The rows or groups of a matrix in clusters: it never changes, so any number of threads may use it at the same time.
 typedef struct hq_parameter_clustering hq_parameter_clustering;
 
-// The parameters of a model of the caller's own: named tensors of f32 weights, a gradient beside each, and the quantized
+// The parameters of a model, of the library's or the caller's own: named tensors of f32 weights, a gradient beside each, and the quantized
 // copies of those that have a precision. One thread at a time may use it, or an optimizer or trainer on it.
 typedef struct hq_parameters hq_parameters;
 
@@ -506,6 +548,61 @@ typedef struct {
   float predicted_reduction;
 } hq_auxiliary_feedback;
 
+// Tokens for a model, and what it is to predict. Set `struct_size` to `sizeof(hq_batch)`; what the model does not read is
+// NULL and 0.
+typedef struct {
+  // `sizeof(hq_batch)`.
+  uint32_t struct_size;
+  // Not used, 0.
+  uint32_t reserved;
+  // Sequences, of equal length.
+  uint64_t sequences;
+  // Ids, sequence after sequence. Of an encoder-decoder: the decoder's.
+  const uint32_t *tokens;
+  // `sequences x length`.
+  uint64_t tokens_len;
+  // What the head is to predict; UINT32_MAX counts for nothing. The next token, or the masked token, or a label, for each
+  // token; a label for each sequence; first and last token of a span for each sequence. NULL where outputs are wanted.
+  const uint32_t *targets;
+  // `hq_model_target_count`, or 0.
+  uint64_t targets_len;
+  // The numbers that a regression is to predict, `sequences x labels`.
+  const float *values;
+  // `sequences x labels`, or 0.
+  uint64_t values_len;
+  // Segment of each token (BERT: 0 or 1); NULL: all 0.
+  const uint32_t *token_types;
+  // Tokens that count of each sequence an encoder reads; the rest is padding. NULL: all.
+  const uint32_t *lengths;
+  // What the encoder of an encoder-decoder reads, sequence after sequence.
+  const uint32_t *source;
+  // `sequences x source length`, or 0.
+  uint64_t source_len;
+} hq_batch;
+
+// How `hq_model_step` is done. Set `struct_size` to `sizeof(hq_step_options)`.
+typedef struct {
+  // `sizeof(hq_step_options)`.
+  uint32_t struct_size;
+  // Number of the step: dropout and stochastic rounding draw from it.
+  uint32_t step;
+  // Seed of the run.
+  uint64_t seed;
+  // Factor on the gradients; 0: 1. (1 / n, to average over n batches.)
+  float gradient_scale;
+  // Keeps only the activations of every so many blocks, and computes the rest once more; 0 keeps all.
+  uint32_t gradient_checkpointing;
+} hq_step_options;
+
+// Gets the attention weights of one layer, `sequences x heads x queries x keys`, during the call, and the caller's pointer.
+// A result other than 0 ends the call with HQ_CANCELLED.
+typedef int32_t (*hq_attention_callback)(size_t layer,
+                                         size_t heads,
+                                         size_t queries,
+                                         size_t keys,
+                                         const float *weights,
+                                         void *user_data);
+
 // How text is generated. Set `struct_size` to `sizeof(hq_generate_options)`; zero the rest for greedy decoding.
 typedef struct {
   // `sizeof(hq_generate_options)`.
@@ -542,6 +639,10 @@ typedef struct {
   uint64_t width;
   // Blocks.
   uint64_t layers;
+  // What it predicts: an HQ_HEAD_ constant.
+  uint32_t head;
+  // Labels of a classification or regression.
+  uint32_t labels;
 } hq_model_info;
 
 // A tensor of a model. Set `struct_size` to `sizeof(hq_parameter_info)` before the call.
@@ -582,6 +683,18 @@ typedef struct {
 // caller's pointer, on the calling thread. A result other than 0 stops the generation.
 typedef int32_t (*hq_text_callback)(const char *piece, size_t bytes, void *user_data);
 
+// How a target is searched. Set `struct_size` to `sizeof(hq_beam_options)`; zero the rest for greedy decoding.
+typedef struct {
+  // `sizeof(hq_beam_options)`.
+  uint32_t struct_size;
+  // Texts followed at once; 0 or 1: greedy.
+  uint32_t beams;
+  // Most tokens written; 0: 128.
+  uint32_t tokens;
+  // A text's score is its log probability over its length to this power: above 0 favours longer texts.
+  float length_penalty;
+} hq_beam_options;
+
 // Where a call runs. Set `struct_size` to `sizeof(hq_backend)` before the call.
 typedef struct {
   // `sizeof(hq_backend)`.
@@ -621,16 +734,41 @@ typedef struct {
 // Gets the metrics of one backend (valid during the call) and the caller's pointer. A result other than 0 ends the list.
 typedef int32_t (*hq_metrics_callback)(const hq_backend_metrics *metrics, void *user_data);
 
-// Writes `count` examples of a split (HQ_SPLIT_TRAINING or HQ_SPLIT_VALIDATION), numbered by `examples`: `tokens` and
-// `targets`, `count x length` ids each, row-major. The same example must have the same ids every time. A result other than
-// 0 is a failure: the call that needed the batch returns HQ_CANCELLED.
-typedef int32_t (*hq_batch_callback)(uint32_t split,
-                                     const uint64_t *examples,
-                                     size_t count,
-                                     size_t length,
-                                     uint32_t *tokens,
-                                     uint32_t *targets,
-                                     void *user_data);
+// The arrays of a batch that a callback fills. What the model does not read is NULL.
+typedef struct {
+  // Bytes of this struct as the library knows it.
+  uint32_t struct_size;
+  // HQ_SPLIT_TRAINING or HQ_SPLIT_VALIDATION.
+  uint32_t split;
+  // The numbers of the examples, `count`.
+  const uint64_t *examples;
+  // Examples wanted.
+  uint64_t count;
+  // Tokens of an example.
+  uint64_t length;
+  // Ids, `count x length`, row-major; zeros before.
+  uint32_t *tokens;
+  // What the head is to predict (`hq_batch`), `targets_len`; zeros before. NULL for a regression.
+  uint32_t *targets;
+  // `hq_model_target_count`.
+  uint64_t targets_len;
+  // The numbers that a regression is to predict, `count x labels`; zeros before.
+  float *values;
+  // `count x labels`, or 0.
+  uint64_t values_len;
+  // Segment of each token of an encoder with segments (BERT), `count x length`; zeros before.
+  uint32_t *token_types;
+  // Tokens that count of each sequence an encoder reads, `count`; all before.
+  uint32_t *lengths;
+  // What the encoder of an encoder-decoder reads, `count x source_length`; zeros before.
+  uint32_t *source;
+  // Tokens of a source.
+  uint64_t source_length;
+} hq_batch_buffers;
+
+// Fills a batch; the same example must be the same every time. `user_data` is the caller's pointer. A result other than 0 is
+// a failure: the call that needed the batch returns HQ_CANCELLED.
+typedef int32_t (*hq_batch_callback)(const hq_batch_buffers *batch, void *user_data);
 
 // Batches of tokens of the caller's. Set `struct_size` to `sizeof(hq_batch_source)`.
 typedef struct {
@@ -648,6 +786,8 @@ typedef struct {
   void *user_data;
   // Tells this data from others: a checkpoint of another identity is refused.
   const char *identity;
+  // Of an encoder-decoder: tokens of a source, padding included; else 0.
+  uint64_t source_length;
 } hq_batch_source;
 
 // Writes the mean loss over the training examples numbered by `examples` (`count`) to `loss`, and *adds* `gradient_scale`
@@ -1440,6 +1580,11 @@ void hq_parameter_clustering_free(hq_parameter_clustering *clustering);
 // HQ_INVALID_VALUE: two of one name, a field out of range; HQ_SHAPE: more than fits into memory.
 hq_status hq_parameters_new(const hq_parameter_spec *specs, size_t count, uint64_t seed, hq_parameters **out);
 
+// The parameters of `model`, which it keeps using: for an optimizer of the caller's, after `hq_model_step`. The handle stays
+// valid when the model is freed. HQ_UNSUPPORTED: a model to compute with, not to train (of a GGUF or packed file).
+hq_status hq_model_parameters(hq_model *model,
+                              hq_parameters **out);
+
 // Number of parameters, in the order of their declaration.
 hq_status hq_parameters_count(const hq_parameters *parameters, size_t *count);
 
@@ -1571,6 +1716,51 @@ hq_status hq_auxiliary_from_json(const char *json, hq_auxiliary_network **out);
 // Frees a network; NULL is fine.
 void hq_auxiliary_free(hq_auxiliary_network *network);
 
+// Mean loss of predicting the batch's targets: cross entropy in nats, of a regression the squared error. HQ_INVALID_VALUE:
+// an id that the model does not have, more tokens than its context; HQ_SHAPE: parts that do not fit each other or the head.
+hq_status hq_model_loss(hq_model *model,
+                        const hq_context *context,
+                        const hq_batch *batch,
+                        double *loss);
+
+// One batch forward and backward: *adds* the gradients of the mean loss to those of the model's parameters
+// (`hq_model_parameters`, `hq_parameters_zero_gradients`, `hq_optimizer_step`, `hq_parameters_quantize`). `state`, which
+// may be NULL, is a decoder of a recurrent model: the batch goes on from what it remembers, and leaves there what comes
+// next (truncated backpropagation through time). `options` and `loss` may be NULL. HQ_UNSUPPORTED: a model to compute with,
+// not to train; else as `hq_model_loss`.
+hq_status hq_model_step(hq_model *model,
+                        const hq_context *context,
+                        const hq_batch *batch,
+                        hq_decoder *state,
+                        const hq_step_options *options,
+                        double *loss);
+
+// Numbers that `hq_model_predict` gives for `sequences x length` tokens.
+hq_status hq_model_output_count(const hq_model *model, size_t sequences, size_t length, size_t *count);
+
+// Ids that a batch's `targets` hold for `sequences x length` tokens; 0 for a regression, which has `values`.
+hq_status hq_model_target_count(const hq_model *model, size_t sequences, size_t length, size_t *count);
+
+// The outputs of the model's head for a batch without targets, `outputs_len` (`hq_model_output_count`) numbers:
+// HQ_HEAD_NONE: hidden states `tokens x width`, behind them the pooled first token of each sequence, `sequences x width`;
+// HQ_HEAD_LANGUAGE_MODEL and HQ_HEAD_SEQ2SEQ: logits of each sequence's last token, `sequences x vocabulary`;
+// HQ_HEAD_MASKED_LANGUAGE_MODEL: logits `tokens x vocabulary`; HQ_HEAD_SEQUENCE_CLASSIFICATION: logits
+// `sequences x labels`; HQ_HEAD_REGRESSION: `sequences x labels`; HQ_HEAD_TOKEN_CLASSIFICATION: logits `tokens x labels`;
+// HQ_HEAD_SPAN_EXTRACTION: logits of first and last, `tokens x 2`. Errors: as `hq_model_loss`.
+hq_status hq_model_predict(hq_model *model,
+                           const hq_context *context,
+                           const hq_batch *batch,
+                           float *outputs,
+                           size_t outputs_len);
+
+// Gives the attention weights of every layer of an encoder, in order, to `callback`. HQ_UNSUPPORTED: a model that writes
+// tokens one after the other; HQ_CANCELLED: the callback asked to stop; else as `hq_model_loss`.
+hq_status hq_model_attention(hq_model *model,
+                             const hq_context *context,
+                             const hq_batch *batch,
+                             hq_attention_callback callback,
+                             void *user_data);
+
 // Makes a sampler; `options` (its `tokens` is not used) may be NULL: the most likely token. HQ_INVALID_VALUE: an option
 // out of range.
 hq_status hq_sampler_new(const hq_generate_options *options, hq_sampler **out);
@@ -1588,8 +1778,28 @@ hq_status hq_sampler_sample(hq_sampler *sampler,
 // Frees a sampler; NULL is fine.
 void hq_sampler_free(hq_sampler *sampler);
 
-// Makes a model with weights drawn from `seed` and a byte-level tokenizer. `description` is a preset ("tiny", "small",
-// "base", "small-plain", "gpt2-small-plain") or the JSON text of a `config.json`. HQ_INVALID_VALUE: no such preset, a value
+// Makes a model with the weights of `model` and another head (an HQ_HEAD_ constant), whose own weights are drawn from
+// `seed`: what fine-tuning for a task starts from. `labels` (`label_count`) name the outputs of classifications and
+// regressions; other heads have none. HQ_INVALID_VALUE: a head that this form of model does not have, a classification
+// without labels.
+hq_status hq_model_with_head(const hq_model *model,
+                             const hq_context *context,
+                             uint32_t head,
+                             const char *const *labels,
+                             size_t label_count,
+                             uint64_t seed,
+                             hq_model **out);
+
+// The name of label number `label`: `*length` gets its bytes without the NUL; `buffer`, if not NULL, gets the text (HQ_SHAPE:
+// `capacity` is too small).
+hq_status hq_model_label(const hq_model *model,
+                         size_t label,
+                         char *buffer,
+                         size_t capacity,
+                         size_t *length);
+
+// Makes a model of any kind with weights drawn from `seed` and a byte-level tokenizer. `description` is a preset ("tiny",
+// "small", "base", "small-plain", "gpt2-small-plain", "bert", "lstm", ...) or the JSON text of a `config.json`. HQ_INVALID_VALUE: no such preset, a value
 // out of range; HQ_FORMAT: text that is no configuration; HQ_SHAPE: a model that does not fit into memory.
 hq_status hq_model_new(const hq_context *context,
                        const char *description,
@@ -1622,16 +1832,6 @@ hq_status hq_model_set_weights(hq_model *model,
                                size_t index,
                                const float *weights,
                                size_t len);
-
-// Mean loss, in nats per token, of predicting `targets` from `tokens` (`sequences x length` ids each, row-major; a target
-// is the id that follows its token; UINT32_MAX counts for nothing). HQ_INVALID_VALUE: an id that the model does not have, or more tokens than its context.
-hq_status hq_model_loss(hq_model *model,
-                        const hq_context *context,
-                        const uint32_t *tokens,
-                        const uint32_t *targets,
-                        size_t sequences,
-                        size_t length,
-                        double *loss);
 
 // Loss on `windows` evenly spaced windows of `length` tokens (0: the model's context, 256 at most) of a text file or
 // folder, all of it.
@@ -1670,7 +1870,7 @@ hq_status hq_model_special_tokens(const hq_model *model, int64_t *bos, int64_t *
 void hq_model_free(hq_model *model);
 
 // Reads a model: a folder in Hugging Face layout (`config.json`, `model.safetensors`, perhaps `tokenizer.json`), a run of
-// the trainer, or a GGUF file (a model to compute with, not to train). HQ_IO: it cannot be read; HQ_FORMAT: it is damaged or of another kind.
+// the trainer, or a GGUF or packed file (a model to compute with, not to train). HQ_IO: it cannot be read; HQ_FORMAT: it is damaged or of another kind.
 hq_status hq_model_load(const hq_context *context,
                         const char *path,
                         hq_model **out);
@@ -1679,13 +1879,29 @@ hq_status hq_model_load(const hq_context *context,
 hq_status hq_model_save(const hq_model *model,
                         const char *folder);
 
-// Writes the model behind `from` (a run, a model folder, a Hugging Face folder) into the new folder `out_folder` in a form
-// that transformers loads; `kind` is an HQ_EXPORT_ constant. HQ_INVALID_VALUE: a model that transformers would compute
-// differently, or a folder that holds a model already.
+// Writes the model behind `from` (what `hq_model_load` reads; for transformers a folder) to the new folder or file `to`;
+// `kind` is an HQ_EXPORT_ constant. HQ_INVALID_VALUE: a model that the reader would compute differently, a `to` that exists.
 hq_status hq_export_model(const hq_context *context,
                           const char *from,
-                          const char *out_folder,
+                          const char *to,
                           uint32_t kind);
+
+// What a safetensors, GGUF or packed file, or a folder of safetensors files, holds, as JSON: `files` (`path`, `bytes`,
+// `metadata`, `tensors` with `name`, `dtype`, `shape`, `elements`, `bytes`), `elements`, `bytes`, `ratio_to_f32`. `*length` gets
+// the text's bytes without the NUL; `buffer`, if not NULL, gets the text (HQ_SHAPE: `capacity` is too small). HQ_IO and
+// HQ_FORMAT: what cannot be read.
+hq_status hq_inspect(const char *path,
+                     char *buffer,
+                     size_t capacity,
+                     size_t *length);
+
+// Which tensors of the model have several uses, and what that saves, as JSON: `total` and `unique` parameters, `reduction`
+// (`1 - unique / total`), `packed_bytes`, `shared` (`name`, `elements`, `users`). `*length` gets the text's bytes without the
+// NUL; `buffer`, if not NULL, gets the text (HQ_SHAPE: `capacity` is too small).
+hq_status hq_model_sharing(const hq_model *model,
+                           char *buffer,
+                           size_t capacity,
+                           size_t *length);
 
 // Reads the Hugging Face folder `from` and writes it into the new model folder `out_folder` as hybridq keeps models: f32
 // weights in one file, with the tokenizer. HQ_FORMAT: what the format or this library cannot express.
@@ -1698,7 +1914,8 @@ hq_status hq_decoder_new(const hq_model *model, size_t sequences, size_t capacit
 
 // Reads `tokens` (`sequences x length` ids, `length` of each text after those read before) and gives the logits of each
 // text's last token: `logits`, `sequences x vocabulary`; `logits_len` must be their number. HQ_SHAPE: more tokens than the
-// decoder's capacity; HQ_INVALID_VALUE: an id that the model does not have, or a model of another configuration.
+// decoder's capacity; HQ_INVALID_VALUE: an id that the model does not have, a model of another configuration, an
+// encoder-decoder without a source.
 hq_status hq_decoder_read(hq_decoder *decoder,
                           hq_model *model,
                           const hq_context *context,
@@ -1706,6 +1923,16 @@ hq_status hq_decoder_read(hq_decoder *decoder,
                           size_t length,
                           float *logits,
                           size_t logits_len);
+
+// Sets what the encoder of an encoder-decoder reads for each text, `sequences x length` ids (`source_len`), and forgets the
+// texts so far. `lengths`, one for each text, are the ids that count of each; NULL: all. HQ_SHAPE: not as many for each text;
+// HQ_INVALID_VALUE: a model without an encoder, or of another configuration, an id that the model does not have, more ids than
+// its context.
+hq_status hq_decoder_set_source(hq_decoder *decoder,
+                                const hq_model *model,
+                                const uint32_t *source,
+                                size_t source_len,
+                                const uint32_t *lengths);
 
 // Tokens of each text read so far.
 hq_status hq_decoder_length(const hq_decoder *decoder, size_t *length);
@@ -1716,6 +1943,21 @@ hq_status hq_decoder_truncate(hq_decoder *decoder, size_t length);
 
 // Frees a decoder; NULL is fine.
 void hq_decoder_free(hq_decoder *decoder);
+
+// Writes the target of `source` (`source_len` ids) with an encoder-decoder, greedily or by beam search: `tokens`, which has
+// room for `capacity` (at least `options.tokens`), gets the ids, `*count` their number; the last is an end-of-text token if
+// the model came to one. `options` (NULL: greedy, 128 tokens) and `log_probability`, the natural logarithm of the text's
+// probability, may be NULL. The same model, source and options give the same ids at any number of threads.
+// HQ_INVALID_VALUE: a model that is no encoder-decoder, an option out of range, an id that the model does not have.
+hq_status hq_model_translate(hq_model *model,
+                             const hq_context *context,
+                             const uint32_t *source,
+                             size_t source_len,
+                             const hq_beam_options *options,
+                             uint32_t *tokens,
+                             size_t capacity,
+                             size_t *count,
+                             double *log_probability);
 
 // Where a call of `operation` ("norm", "ternary_matmul"; the error of a wrong name lists all) with `work` runs in this context. `work` counts multiply-adds for products and k-means, else
 // elements; `tokens` matters to ternary products. HQ_INVALID_VALUE: no such operation.

@@ -358,6 +358,8 @@ public:
         check(hq_parameters_new(specs.data(), specs.size(), seed, &handle));
         adopt(handle);
     }
+    // Owns a handle from elsewhere (model::shared_parameters).
+    explicit parameters(hq_parameters *handle) noexcept { adopt(handle); }
     span<float> weights(std::size_t index) const {
         float *data = nullptr;
         std::size_t size = 0;
@@ -388,111 +390,8 @@ public:
     }
 };
 
-class model : public detail::owner<hq_model, hq_model_free> {
-public:
-    // A fresh model: a preset's name, or the JSON of a config.json.
-    static model create(const context &context, const std::string &description, std::uint64_t seed) {
-        model made;
-        hq_model *handle = nullptr;
-        check(hq_model_new(context.get(), description.c_str(), seed, &handle));
-        made.adopt(handle);
-        return made;
-    }
-    static model load(const context &context, const std::string &path) {
-        model made;
-        hq_model *handle = nullptr;
-        check(hq_model_load(context.get(), path.c_str(), &handle));
-        made.adopt(handle);
-        return made;
-    }
-    void save(const std::string &folder) const { check(hq_model_save(get(), folder.c_str())); }
-    hq_model_info info() const {
-        auto info = make<hq_model_info>();
-        check(hq_model_get_info(get(), &info));
-        return info;
-    }
-    std::string config() const {
-        return detail::text([this](char *buffer, std::size_t capacity, std::size_t *length) {
-            return hq_model_config(get(), buffer, capacity, length);
-        });
-    }
-    std::vector<std::uint32_t> encode(const std::string &text) const {
-        std::size_t count = 0;
-        check(hq_model_encode(get(), text.c_str(), nullptr, 0, &count));
-        std::vector<std::uint32_t> tokens(count);
-        if (count > 0) check(hq_model_encode(get(), text.c_str(), tokens.data(), count, &count));
-        return tokens;
-    }
-    void generate(const context &context, const std::string &prompt, const hq_generate_options &options,
-                  const text_function &pieces) {
-        detail::with_pieces(pieces, [&](hq_text_callback callback, void *user) {
-            return hq_model_generate(get(), context.get(), prompt.c_str(), &options, callback, user);
-        });
-    }
-
-private:
-    model() = default;
-};
-
-class trainer : public detail::owner<hq_trainer, hq_trainer_free> {
-public:
-    // Gets what the trainer did; false cancels the run.
-    using progress_function = std::function<bool(const hq_progress &)>;
-
-    trainer(const context &context, const std::string &config_json) {
-        hq_trainer *handle = nullptr;
-        check(hq_trainer_new(context.get(), config_json.c_str(), &handle));
-        adopt(handle);
-    }
-    void on_progress(progress_function function) {
-        progress_ = std::make_unique<detail::guarded<progress_function>>();
-        progress_->function = std::move(function);
-        check(hq_trainer_on_progress(get(), told, progress_.get()));
-    }
-    hq_step_report step() {
-        auto report = make<hq_step_report>();
-        finish(hq_trainer_step(get(), &report));
-        return report;
-    }
-    hq_run_summary run() {
-        auto summary = make<hq_run_summary>();
-        finish(hq_trainer_run(get(), &summary));
-        return summary;
-    }
-    // Any thread may call it at any time.
-    void cancel() const { check(hq_trainer_cancel(get())); }
-    double evaluate() {
-        double loss = 0.0;
-        finish(hq_trainer_evaluate(get(), &loss));
-        return loss;
-    }
-    void save(const std::string &path) const { check(hq_trainer_save(get(), path.c_str())); }
-    void load(const std::string &path) { check(hq_trainer_load(get(), path.c_str())); }
-    void save_model(const std::string &folder) const { check(hq_trainer_save_model(get(), folder.c_str())); }
-    void generate(const std::string &prompt, const hq_generate_options &options, const text_function &pieces) {
-        detail::with_pieces(pieces, [&](hq_text_callback callback, void *user) {
-            return hq_trainer_generate(get(), prompt.c_str(), &options, callback, user);
-        });
-    }
-
-private:
-    static std::int32_t told(const hq_progress *progress, void *user) {
-        auto *guard = static_cast<detail::guarded<progress_function> *>(user);
-        try {
-            return guard->function(*progress) ? 0 : 1;
-        } catch (...) {
-            guard->thrown = std::current_exception();
-            return 1;
-        }
-    }
-    void finish(hq_status status) {
-        if (progress_) return progress_->finish(status);
-        check(status);
-    }
-
-    std::unique_ptr<detail::guarded<progress_function>> progress_;
-};
-
 }  // namespace hybridq
+
+#include "hybridq_models.hpp"
 
 #endif  // HYBRIDQ_HPP

@@ -37,7 +37,7 @@ fn installs_headers_libraries_and_package_files() {
     for file in ["libhybridq.a", "pkgconfig/hybridq.pc", "cmake/hybridq/hybridqConfig.cmake"] {
         assert!(lib.join(file).is_file(), "{file}");
     }
-    for header in ["hybridq.h", "hybridq.hpp"] {
+    for header in ["hybridq.h", "hybridq.hpp", "hybridq_models.hpp"] {
         let of_tree = std::fs::read(root().join("include").join(header)).unwrap();
         assert_eq!(std::fs::read(prefix.join("include").join(header)).unwrap(), of_tree);
     }

@@ -12,7 +12,7 @@ use c_library::header::{Function, Header};
 use c_library::{Program, SANITIZERS, has, run};
 
 /// Parameters that are one of some constants.
-const ENUMERATED: [&str; 5] = ["precision", "granularity", "strategy", "kind", "format"];
+const ENUMERATED: [&str; 6] = ["precision", "granularity", "strategy", "kind", "format", "head"];
 
 /// Sizes and texts of the calls that are right but for one argument, where the names' usual values do not fit.
 fn value_of(function: &str, name: &str) -> Option<&'static str> {
@@ -28,14 +28,13 @@ fn value_of(function: &str, name: &str) -> Option<&'static str> {
         (name, "count") if name.starts_with("hq_gguf_") => "256",
         (name, "bytes_len") if name.starts_with("hq_gguf_") => "66",
         ("hq_model_load", "path") | ("hq_export_model" | "hq_import_model", "from") => "\"model\"",
-        ("hq_export_model" | "hq_import_model", "out_folder") => "new_folder()",
+        ("hq_export_model", "to") | ("hq_import_model", "out_folder") => "new_folder()",
         ("hq_decoder_new", "capacity") => "8",
         ("hq_decoder_read", "length") => "1",
         ("hq_model_get_weights" | "hq_model_set_weights", "len") => "256 * 32",
         ("hq_optimizer_new", "config_json") => "\"{}\"",
         ("hq_trainer_new_with_batches", "config_json") => "batches_json",
         ("hq_auxiliary_from_json", "json") => "network_json",
-        ("hq_model_loss", "length") => "2",
         ("hq_embed_windows", "token_count") => "64",
         _ => return None,
     })

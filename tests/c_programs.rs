@@ -36,6 +36,7 @@ fn headers_compile_as_c_and_cpp() {
         ("hybridq.h", "c", ["c99", "c11", "c17"]),
         ("hybridq.h", "c++", ["c++11", "c++17", "c++20"]),
         ("hybridq.hpp", "c++", ["c++17", "c++20", "c++17"]),
+        ("hybridq_models.hpp", "c++", ["c++17", "c++20", "c++17"]),
     ];
     for compiler in ["cc", "clang"] {
         if !has(compiler, if compiler == "cc" { "cc" } else { "clang" }, "headers_compile_as_c_and_cpp") {
@@ -77,6 +78,11 @@ fn dispatcher_chooses_counts_and_advises() {
 #[test]
 fn own_batches_own_loss_progress_and_cancellation() {
     check("callbacks.c", &[]);
+}
+
+#[test]
+fn encoders_encoder_decoders_and_recurrent_models_from_c() {
+    check("tasks.c", &[]);
 }
 
 #[test]

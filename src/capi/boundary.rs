@@ -123,6 +123,21 @@ pub(super) unsafe fn handle_mut<'a, O: Opaque>(handle: *mut O, name: &str) -> Re
     Ok(unsafe { &mut (*checked(handle, name)?).value })
 }
 
+/// As [`handle_mut`]; NULL is none.
+///
+/// # Safety
+/// As for [`handle_mut`].
+pub(super) unsafe fn optional_handle_mut<'a, O: Opaque>(
+    handle: *mut O,
+    name: &str,
+) -> Result<Option<&'a mut O::Value>, Failure> {
+    if handle.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: as the caller vouches.
+    unsafe { handle_mut(handle, name) }.map(Some)
+}
+
 /// The value behind a handle that calls on several threads may share.
 ///
 /// # Safety

@@ -3,9 +3,9 @@
 use super::arguments::{at_least_one, expect_len, input, output, room_for, size};
 use super::boundary::{Failure, Opaque, free_handle, guard, handle_mut, handle_ref, new_handle, place};
 use super::context::{context_of, hq_context};
-use super::model::hq_model;
+use super::model::{hq_model, model_of};
 use super::status::hq_status;
-use crate::models::{Model, ModelConfig};
+use crate::models::{Head, Model, ModelConfig};
 use crate::nn::{Batch, Executor, KeyValueCache, Mode};
 
 /// Tokens of a sequence that are read at a time: bounds the memory of activations.
@@ -23,6 +23,19 @@ pub(super) struct DecoderValue {
     cache: KeyValueCache,
     config: ModelConfig,
     chunk: usize,
+    /// Of an encoder-decoder: what the encoder reads.
+    source: Vec<u32>,
+    source_lengths: Vec<u32>,
+}
+
+impl DecoderValue {
+    /// What is remembered, for a model of this configuration.
+    pub(super) fn cache_for(&mut self, config: &ModelConfig) -> Result<&mut KeyValueCache, Failure> {
+        if *config != self.config {
+            return Err(Failure::invalid("model", "the model that the decoder was made for", "another"));
+        }
+        Ok(&mut self.cache)
+    }
 }
 
 impl Opaque for hq_decoder {
@@ -44,8 +57,12 @@ pub unsafe extern "C" fn hq_decoder_new(
 ) -> hq_status {
     guard("hq_decoder_new", || {
         // SAFETY: as the caller vouches.
-        let (value, out) = unsafe { (handle_ref(model, "model")?, place(out, "out")?) };
+        let (value, out) = unsafe { (model_of(model)?, place(out, "out")?) };
         let Model { config, plan, .. } = &value.model;
+        if !matches!(config.head, Head::LanguageModel | Head::Seq2Seq) {
+            let found = format!("{:?} of model_type {}", config.head, config.model_type.name());
+            return Err(Failure::invalid("model", "one with a head for the next token", found));
+        }
         for (name, given, most) in
             [("sequences", sequences, MAX_SEQUENCES), ("capacity", capacity, config.max_position_embeddings)]
         {
@@ -61,6 +78,8 @@ pub unsafe extern "C" fn hq_decoder_new(
             cache: value.model.key_value_cache(sequences, capacity),
             config: config.clone(),
             chunk,
+            source: Vec::new(),
+            source_lengths: Vec::new(),
         }));
         Ok(())
     })
@@ -68,7 +87,8 @@ pub unsafe extern "C" fn hq_decoder_new(
 
 /// Reads `tokens` (`sequences x length` ids, `length` of each text after those read before) and gives the logits of each
 /// text's last token: `logits`, `sequences x vocabulary`; `logits_len` must be their number. HQ_SHAPE: more tokens than the
-/// decoder's capacity; HQ_INVALID_VALUE: an id that the model does not have, or a model of another configuration.
+/// decoder's capacity; HQ_INVALID_VALUE: an id that the model does not have, a model of another configuration, an
+/// encoder-decoder without a source.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.
@@ -85,11 +105,12 @@ pub unsafe extern "C" fn hq_decoder_read(
     guard("hq_decoder_read", || {
         at_least_one(length, "length")?;
         // SAFETY: as the caller vouches.
-        let (decoder, value) = unsafe { (handle_mut(decoder, "decoder")?, handle_mut(model, "model")?) };
-        let DecoderValue { executor, cache, config, chunk } = decoder;
-        let Model { plan, store, config: of_model } = &mut value.model;
-        if of_model != config {
-            return Err(Failure::invalid("model", "the model that the decoder was made for", "another"));
+        let (decoder, value) = unsafe { (handle_mut(decoder, "decoder")?, model_of(model)?) };
+        let Model { plan, store, config } = &mut value.model;
+        decoder.cache_for(config)?;
+        let DecoderValue { executor, cache, chunk, source, source_lengths, .. } = decoder;
+        if config.decoder.is_some() && source.is_empty() {
+            return Err(Failure::invalid("decoder", "a source, by hq_decoder_set_source", "none"));
         }
         let (sequences, vocabulary) = (cache.sequences(), config.vocab_size);
         let len = size(&[sequences, length], "sequences x length")?;
@@ -110,10 +131,58 @@ pub unsafe extern "C" fn hq_decoder_read(
             let part = (*chunk).min(length - first);
             let columns = tokens.chunks_exact(length).flat_map(|row| &row[first..first + part]);
             let columns: Vec<u32> = columns.copied().collect();
-            let batch = Batch { tokens: &columns, targets: &[], sequences, length: part, ..Batch::default() };
+            let (tokens, lengths) = (&columns, &*source_lengths);
+            let batch = Batch { tokens, lengths, source, sequences, length: part, ..Batch::default() };
             found = executor.generate(plan, context, store, batch, cache)?;
         }
         logits.copy_from_slice(&found);
+        Ok(())
+    })
+}
+
+/// Sets what the encoder of an encoder-decoder reads for each text, `sequences x length` ids (`source_len`), and forgets the
+/// texts so far. `lengths`, one for each text, are the ids that count of each; NULL: all. HQ_SHAPE: not as many for each text;
+/// HQ_INVALID_VALUE: a model without an encoder, or of another configuration, an id that the model does not have, more ids than
+/// its context.
+///
+/// # Safety
+/// The pointers are as [`crate::capi`] says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hq_decoder_set_source(
+    decoder: *mut hq_decoder,
+    model: *const hq_model,
+    source: *const u32,
+    source_len: usize,
+    lengths: *const u32,
+) -> hq_status {
+    guard("hq_decoder_set_source", || {
+        // SAFETY: as the caller vouches.
+        let (decoder, value) = unsafe { (handle_mut(decoder, "decoder")?, model_of(model)?) };
+        let Model { plan, config, .. } = &value.model;
+        let sequences = decoder.cache_for(config)?.sequences();
+        if config.decoder.is_none() {
+            return Err(Failure::invalid("model", "an encoder-decoder", config.model_type.name()));
+        }
+        let (length, most) = (source_len / sequences, config.context_length());
+        if !source_len.is_multiple_of(sequences) || length == 0 || length > most {
+            return Err(Failure::shape("source_len", format!("1 to {most} for each of {sequences} texts"), source_len));
+        }
+        let count = if lengths.is_null() { 0 } else { sequences };
+        // SAFETY: as the caller vouches.
+        let (source, lengths) = unsafe { (input(source, source_len, "source")?, input(lengths, count, "lengths")?) };
+        if let Some(token) = source.iter().find(|&&token| token as usize >= config.vocab_size) {
+            return Err(Failure::invalid(
+                "source",
+                format!("below the vocabulary's size {}", config.vocab_size),
+                token,
+            ));
+        }
+        if let Some(count) = lengths.iter().find(|&&count| count == 0 || count as usize > length) {
+            return Err(Failure::invalid("lengths", format!("1 to {length}"), count));
+        }
+        decoder.cache.clear();
+        decoder.executor = Executor::new(plan, Mode::Generate, source_len.max(sequences * decoder.chunk));
+        (decoder.source, decoder.source_lengths) = (source.to_vec(), lengths.to_vec());
         Ok(())
     })
 }

@@ -40,11 +40,14 @@ mod optimizer;
 
 mod auxiliary;
 
+mod batch;
 mod generate;
+mod head;
 mod model;
 mod model_files;
 
 mod decoder;
+mod seq2seq;
 
 mod dispatch;
 
@@ -55,6 +58,7 @@ mod trainer;
 
 pub use activation::*;
 pub use auxiliary::*;
+pub use batch::*;
 pub use clustering::*;
 pub use context::*;
 pub use decoder::*;
@@ -62,6 +66,7 @@ pub use dispatch::*;
 pub use five_level::*;
 pub use generate::*;
 pub use gguf_ternary::*;
+pub use head::*;
 pub use kmeans::*;
 pub use log::*;
 pub use model::*;
@@ -73,6 +78,7 @@ pub use products::*;
 pub use progress::*;
 pub use quantizer::*;
 pub use rows::*;
+pub use seq2seq::*;
 pub use status::*;
 pub use step_report::*;
 pub use ternary::*;

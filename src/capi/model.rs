@@ -1,14 +1,17 @@
-//! `hq_model`: a language model with its tokenizer.
+//! `hq_model`: a model with its tokenizer.
 
+use std::cell::UnsafeCell;
 use std::ffi::{c_char, c_void};
 use std::path::Path;
+use std::sync::Arc;
 
-use super::arguments::{Growable, at_least_one, expect_len, input, output, report, room_for, size};
+use super::arguments::{Growable, expect_len, input, output, report, room_for};
 use super::boundary::{
-    Failure, Opaque, free_handle, give_text, guard, handle_mut, handle_ref, new_handle, optional_place, place, text,
+    Failure, Opaque, free_handle, give_text, guard, handle_ref, new_handle, optional_place, place, text,
 };
 use super::context::{context_of, hq_context};
 use super::generate::{hq_generate_options, hq_text_callback, write_text};
+use super::head::number_of_head;
 use super::parameters::{HQ_PARAMETER_BIAS, HQ_PARAMETER_EMBEDDING, HQ_PARAMETER_GAIN, HQ_PARAMETER_LINEAR, id_of};
 use super::quantizer::number_of;
 use super::status::hq_status;
@@ -17,21 +20,57 @@ use crate::data::{TextSource, TokenDataset, Tokenizer};
 use crate::dispatch::Context;
 use crate::eval::language_model;
 use crate::models::{Model, ModelConfig, preset};
-use crate::nn::{Batch, Executor, Mode, ParamKind, StepRandomness};
+use crate::nn::{Executor, ParamKind};
 
-/// A decoder language model with its tokenizer. One thread at a time may use it.
+/// A model with its tokenizer. One thread at a time may use it, or its parameters (`hq_model_parameters`).
 pub struct hq_model {
     _opaque: [u8; 0],
 }
 
 pub(super) struct ModelValue {
     pub(super) model: Model,
-    pub(super) tokenizer: Tokenizer,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) training: Option<Training>,
+}
+
+/// The memory of `hq_model_step`.
+pub(super) struct Training {
+    pub(super) executor: Executor,
+    pub(super) blocks: usize,
+    pub(super) capacity: usize,
+}
+
+/// One model with several owners: its handle, and handles of its parameters. The header allows one thread at a time.
+#[derive(Clone)]
+pub(super) struct SharedModel(Arc<ModelCell>);
+
+struct ModelCell(UnsafeCell<ModelValue>);
+
+// SAFETY: the header allows one thread at a time.
+unsafe impl Send for ModelCell {}
+// SAFETY: as above.
+unsafe impl Sync for ModelCell {}
+
+impl SharedModel {
+    /// # Safety
+    /// No other thread uses the model, and no reference from an earlier call is used after this one.
+    #[allow(clippy::mut_from_ref)]
+    pub(super) unsafe fn get(&self) -> &mut ModelValue {
+        // SAFETY: as the caller vouches.
+        unsafe { &mut *self.0.0.get() }
+    }
 }
 
 impl Opaque for hq_model {
-    type Value = ModelValue;
+    type Value = SharedModel;
     const NAME: &'static str = "hq_model";
+}
+
+/// # Safety
+/// As for [`SharedModel::get`] and [`handle_ref`].
+pub(super) unsafe fn model_of<'a>(model: *const hq_model) -> Result<&'a mut ModelValue, Failure> {
+    // SAFETY: as the caller vouches.
+    Ok(unsafe { handle_ref(model, "model")?.get() })
 }
 
 /// Sizes of a model. Set `struct_size` to `sizeof(hq_model_info)` before the call.
@@ -54,11 +93,15 @@ pub struct hq_model_info {
     pub width: u64,
     /// Blocks.
     pub layers: u64,
+    /// What it predicts: an HQ_HEAD_ constant.
+    pub head: u32,
+    /// Labels of a classification or regression.
+    pub labels: u32,
 }
 
 // SAFETY: repr(C), size first, numbers.
 unsafe impl Growable for hq_model_info {
-    const FIRST_SIZE: usize = size_of::<hq_model_info>();
+    const FIRST_SIZE: usize = 56;
 }
 
 /// A tensor of a model. Set `struct_size` to `sizeof(hq_parameter_info)` before the call.
@@ -111,11 +154,15 @@ unsafe impl Growable for hq_evaluation {
 
 pub(super) fn ready(context: &Context, mut model: Model, tokenizer: Tokenizer) -> Result<*mut hq_model, Failure> {
     model.store.quantize(context)?;
-    Ok(new_handle(ModelValue { model, tokenizer }))
+    Ok(new_handle(shared(model, Arc::new(tokenizer))))
 }
 
-/// Makes a model with weights drawn from `seed` and a byte-level tokenizer. `description` is a preset ("tiny", "small",
-/// "base", "small-plain", "gpt2-small-plain") or the JSON text of a `config.json`. HQ_INVALID_VALUE: no such preset, a value
+pub(super) fn shared(model: Model, tokenizer: Arc<Tokenizer>) -> SharedModel {
+    SharedModel(Arc::new(ModelCell(UnsafeCell::new(ModelValue { model, tokenizer, training: None }))))
+}
+
+/// Makes a model of any kind with weights drawn from `seed` and a byte-level tokenizer. `description` is a preset ("tiny",
+/// "small", "base", "small-plain", "gpt2-small-plain", "bert", "lstm", ...) or the JSON text of a `config.json`. HQ_INVALID_VALUE: no such preset, a value
 /// out of range; HQ_FORMAT: text that is no configuration; HQ_SHAPE: a model that does not fit into memory.
 ///
 /// # Safety
@@ -135,7 +182,6 @@ pub unsafe extern "C" fn hq_model_new(
             true => ModelConfig::from_json(text, Path::new("description"))?,
             false => preset(text)?,
         };
-        config.check_language_model()?;
         room_for::<f32>(usize::try_from(config.approximate_parameters() * 2).unwrap_or(usize::MAX), "model size")?;
         out.write(ready(context, Model::new(config, seed)?, Tokenizer::bytes())?);
         Ok(())
@@ -156,7 +202,7 @@ pub unsafe extern "C" fn hq_model_config(
 ) -> hq_status {
     guard("hq_model_config", || {
         // SAFETY: as the caller vouches.
-        unsafe { give_text(&handle_ref(model, "model")?.model.config.to_json(), buffer, capacity, length) }
+        unsafe { give_text(&model_of(model)?.model.config.to_json(), buffer, capacity, length) }
     })
 }
 
@@ -168,7 +214,7 @@ pub unsafe extern "C" fn hq_model_config(
 pub unsafe extern "C" fn hq_model_get_info(model: *const hq_model, info: *mut hq_model_info) -> hq_status {
     guard("hq_model_get_info", || {
         // SAFETY: as the caller vouches.
-        let (value, info) = unsafe { (handle_ref(model, "model")?, report(info, "info")?) };
+        let (value, info) = unsafe { (model_of(model)?, report(info, "info")?) };
         let (config, store) = (&value.model.config, &value.model.store);
         info.write(hq_model_info {
             struct_size: 0,
@@ -179,6 +225,8 @@ pub unsafe extern "C" fn hq_model_get_info(model: *const hq_model, info: *mut hq
             context: config.max_position_embeddings as u64,
             width: config.hidden_size as u64,
             layers: config.num_hidden_layers as u64,
+            head: number_of_head(config.head),
+            labels: config.labels.len() as u32,
         });
         Ok(())
     })
@@ -200,7 +248,7 @@ pub unsafe extern "C" fn hq_model_parameter(
 ) -> hq_status {
     guard("hq_model_parameter", || {
         // SAFETY: as the caller vouches.
-        let (value, info) = unsafe { (handle_ref(model, "model")?, super::arguments::optional_report(info, "info")?) };
+        let (value, info) = unsafe { (model_of(model)?, super::arguments::optional_report(info, "info")?) };
         let store = &value.model.store;
         let spec = store.spec(id_of(store, index)?);
         // SAFETY: as the caller vouches.
@@ -237,7 +285,7 @@ pub unsafe extern "C" fn hq_model_get_weights(
 ) -> hq_status {
     guard("hq_model_get_weights", || {
         // SAFETY: as the caller vouches.
-        let store = &unsafe { handle_ref(model, "model") }?.model.store;
+        let store = &unsafe { model_of(model) }?.model.store;
         let found = store.weight(id_of(store, index)?);
         expect_len(len, found.len(), "len")?;
         // SAFETY: as the caller vouches.
@@ -261,7 +309,7 @@ pub unsafe extern "C" fn hq_model_set_weights(
 ) -> hq_status {
     guard("hq_model_set_weights", || {
         // SAFETY: as the caller vouches.
-        let (value, context) = unsafe { (handle_mut(model, "model")?, context_of(context)?) };
+        let (value, context) = unsafe { (model_of(model)?, context_of(context)?) };
         let store = &mut value.model.store;
         let id = id_of(store, index)?;
         expect_len(len, store.weight(id).len(), "len")?;
@@ -270,43 +318,6 @@ pub unsafe extern "C" fn hq_model_set_weights(
         check_finite(weights, "weights")?;
         store.weight_mut(id).copy_from_slice(weights);
         store.quantize(context)?;
-        Ok(())
-    })
-}
-
-/// Mean loss, in nats per token, of predicting `targets` from `tokens` (`sequences x length` ids each, row-major; a target
-/// is the id that follows its token; UINT32_MAX counts for nothing). HQ_INVALID_VALUE: an id that the model does not have, or more tokens than its context.
-///
-/// # Safety
-/// The pointers are as [`crate::capi`] says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hq_model_loss(
-    model: *mut hq_model,
-    context: *const hq_context,
-    tokens: *const u32,
-    targets: *const u32,
-    sequences: usize,
-    length: usize,
-    loss: *mut f64,
-) -> hq_status {
-    guard("hq_model_loss", || {
-        at_least_one(sequences, "sequences")?;
-        at_least_one(length, "length")?;
-        let len = size(&[sequences, length], "sequences x length")?;
-        // SAFETY: as the caller vouches.
-        let (value, context) = unsafe { (handle_mut(model, "model")?, context_of(context)?) };
-        // SAFETY: as the caller vouches.
-        let (tokens, targets) = unsafe { (input(tokens, len, "tokens")?, input(targets, len, "targets")?) };
-        // SAFETY: as the caller vouches.
-        let loss = unsafe { place(loss, "loss") }?;
-        let Model { config, plan, store } = &mut value.model;
-        if length > config.max_position_embeddings {
-            let expected = format!("at most the model's context {}", config.max_position_embeddings);
-            return Err(Failure::invalid("length", expected, length));
-        }
-        let batch = Batch { tokens, targets, sequences, length, ..Batch::default() };
-        let mut executor = Executor::new(plan, Mode::Evaluate, len);
-        loss.write(executor.step(plan, context, store, batch, StepRandomness::default(), 1.0)?);
         Ok(())
     })
 }
@@ -327,7 +338,7 @@ pub unsafe extern "C" fn hq_model_evaluate(
 ) -> hq_status {
     guard("hq_model_evaluate", || {
         // SAFETY: as the caller vouches.
-        let (value, context) = unsafe { (handle_mut(model, "model")?, context_of(context)?) };
+        let (value, context) = unsafe { (model_of(model)?, context_of(context)?) };
         // SAFETY: as the caller vouches.
         let (data, evaluation) = unsafe { (text(data, "data")?, report(evaluation, "evaluation")?) };
         let source = TextSource::open(Path::new(data))?;
@@ -364,8 +375,8 @@ pub unsafe extern "C" fn hq_model_generate(
 ) -> hq_status {
     guard("hq_model_generate", || {
         // SAFETY: as the caller vouches.
-        let (value, context) = unsafe { (handle_mut(model, "model")?, context_of(context)?) };
-        let parts = (&mut value.model, &value.tokenizer);
+        let (value, context) = unsafe { (model_of(model)?, context_of(context)?) };
+        let parts = (&mut value.model, &*value.tokenizer);
         // SAFETY: as the caller vouches.
         unsafe { write_text(context, parts, text(prompt, "prompt")?, options, callback, user_data) }
     })
@@ -385,7 +396,7 @@ pub unsafe extern "C" fn hq_model_encode(
 ) -> hq_status {
     guard("hq_model_encode", || {
         // SAFETY: as the caller vouches.
-        let (value, text) = unsafe { (handle_ref(model, "model")?, self::text(text, "text")?) };
+        let (value, text) = unsafe { (model_of(model)?, self::text(text, "text")?) };
         // SAFETY: as the caller vouches.
         let count = unsafe { place(count, "count") }?;
         let ids = value.tokenizer.encode(text)?;
@@ -417,7 +428,7 @@ pub unsafe extern "C" fn hq_model_decode(
 ) -> hq_status {
     guard("hq_model_decode", || {
         // SAFETY: as the caller vouches.
-        let (value, tokens) = unsafe { (handle_ref(model, "model")?, input(tokens, count, "tokens")?) };
+        let (value, tokens) = unsafe { (model_of(model)?, input(tokens, count, "tokens")?) };
         // SAFETY: as the caller vouches.
         unsafe { give_text(&value.tokenizer.decode(tokens), buffer, capacity, length) }
     })
@@ -431,7 +442,7 @@ pub unsafe extern "C" fn hq_model_decode(
 pub unsafe extern "C" fn hq_model_special_tokens(model: *const hq_model, bos: *mut i64, eos: *mut i64) -> hq_status {
     guard("hq_model_special_tokens", || {
         // SAFETY: as the caller vouches.
-        let (value, bos) = unsafe { (handle_ref(model, "model")?, optional_place(bos, "bos")?) };
+        let (value, bos) = unsafe { (model_of(model)?, optional_place(bos, "bos")?) };
         // SAFETY: as the caller vouches.
         let eos = unsafe { optional_place(eos, "eos") }?;
         let (config, tokenizer) = (&value.model.config, &value.tokenizer);

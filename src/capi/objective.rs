@@ -11,7 +11,7 @@ use super::status::hq_status;
 use super::trainer::Trained;
 use crate::data::{Split, TokenBatch, Tokenizer};
 use crate::dispatch::Context;
-use crate::models::Model;
+use crate::models::{Head, Model, ModelType};
 use crate::nn::{ParamStore, StepRandomness};
 use crate::train::{BatchObjective, BatchSource, Evaluation, Features, Objective};
 use crate::{Error, Result};
@@ -21,20 +21,44 @@ pub const HQ_SPLIT_TRAINING: u32 = 0;
 /// The held-out examples.
 pub const HQ_SPLIT_VALIDATION: u32 = 1;
 
-/// Writes `count` examples of a split (HQ_SPLIT_TRAINING or HQ_SPLIT_VALIDATION), numbered by `examples`: `tokens` and
-/// `targets`, `count x length` ids each, row-major. The same example must have the same ids every time. A result other than
-/// 0 is a failure: the call that needed the batch returns HQ_CANCELLED.
-pub type hq_batch_callback = Option<
-    unsafe extern "C" fn(
-        split: u32,
-        examples: *const u64,
-        count: usize,
-        length: usize,
-        tokens: *mut u32,
-        targets: *mut u32,
-        user_data: *mut c_void,
-    ) -> i32,
->;
+/// The arrays of a batch that a callback fills. What the model does not read is NULL.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hq_batch_buffers {
+    /// Bytes of this struct as the library knows it.
+    pub struct_size: u32,
+    /// HQ_SPLIT_TRAINING or HQ_SPLIT_VALIDATION.
+    pub split: u32,
+    /// The numbers of the examples, `count`.
+    pub examples: *const u64,
+    /// Examples wanted.
+    pub count: u64,
+    /// Tokens of an example.
+    pub length: u64,
+    /// Ids, `count x length`, row-major; zeros before.
+    pub tokens: *mut u32,
+    /// What the head is to predict (`hq_batch`), `targets_len`; zeros before. NULL for a regression.
+    pub targets: *mut u32,
+    /// `hq_model_target_count`.
+    pub targets_len: u64,
+    /// The numbers that a regression is to predict, `count x labels`; zeros before.
+    pub values: *mut f32,
+    /// `count x labels`, or 0.
+    pub values_len: u64,
+    /// Segment of each token of an encoder with segments (BERT), `count x length`; zeros before.
+    pub token_types: *mut u32,
+    /// Tokens that count of each sequence an encoder reads, `count`; all before.
+    pub lengths: *mut u32,
+    /// What the encoder of an encoder-decoder reads, `count x source_length`; zeros before.
+    pub source: *mut u32,
+    /// Tokens of a source.
+    pub source_length: u64,
+}
+
+/// Fills a batch; the same example must be the same every time. `user_data` is the caller's pointer. A result other than 0 is
+/// a failure: the call that needed the batch returns HQ_CANCELLED.
+pub type hq_batch_callback =
+    Option<unsafe extern "C" fn(batch: *const hq_batch_buffers, user_data: *mut c_void) -> i32>;
 
 /// Batches of tokens of the caller's. Set `struct_size` to `sizeof(hq_batch_source)`.
 #[repr(C)]
@@ -54,11 +78,13 @@ pub struct hq_batch_source {
     pub user_data: *mut c_void,
     /// Tells this data from others: a checkpoint of another identity is refused.
     pub identity: *const c_char,
+    /// Of an encoder-decoder: tokens of a source, padding included; else 0.
+    pub source_length: u64,
 }
 
 // SAFETY: repr(C), size first, numbers and pointers.
 unsafe impl Growable for hq_batch_source {
-    const FIRST_SIZE: usize = size_of::<hq_batch_source>();
+    const FIRST_SIZE: usize = std::mem::offset_of!(hq_batch_source, source_length);
 }
 
 /// Writes the mean loss over the training examples numbered by `examples` (`count`) to `loss`, and *adds* `gradient_scale`
@@ -132,11 +158,22 @@ impl CallbackResult {
     }
 }
 
+/// What the model reads and predicts.
+#[derive(Default)]
+struct Form {
+    head: Option<Head>,
+    labels: usize,
+    reads_types: bool,
+    reads_lengths: bool,
+    reads_source: bool,
+}
+
 pub(super) struct CallerBatches {
     source: hq_batch_source,
-    read: unsafe extern "C" fn(u32, *const u64, usize, usize, *mut u32, *mut u32, *mut c_void) -> i32,
+    read: unsafe extern "C" fn(*const hq_batch_buffers, *mut c_void) -> i32,
     identity: String,
-    sizes: [usize; 2],
+    sizes: [usize; 3],
+    form: Form,
     pub(super) result: CallbackResult,
 }
 
@@ -149,9 +186,19 @@ impl CallerBatches {
         let read = source.read.ok_or_else(|| Failure::new(hq_status::HQ_NULL_POINTER, "source.read: NULL"))?;
         // SAFETY: as the caller vouches.
         let identity = unsafe { text(source.identity, "source.identity") }?.to_string();
-        let sizes = [index(source.examples, "source.examples")?, index(source.held_out, "source.held_out")?];
-        Ok(CallerBatches { source, read, identity, sizes, result: CallbackResult::default() })
+        let sizes = [
+            index(source.examples, "source.examples")?,
+            index(source.held_out, "source.held_out")?,
+            index(source.source_length, "source.source_length")?,
+        ];
+        let (form, result) = (Form::default(), CallbackResult::default());
+        Ok(CallerBatches { source, read, identity, sizes, form, result })
     }
+}
+
+/// NULL for none.
+fn place_of<T>(values: &mut [T]) -> *mut T {
+    if values.is_empty() { std::ptr::null_mut() } else { values.as_mut_ptr() }
 }
 
 impl BatchSource for CallerBatches {
@@ -163,14 +210,64 @@ impl BatchSource for CallerBatches {
         self.sizes[1]
     }
 
+    fn begin(&mut self, model: &Model) -> Result<()> {
+        let (config, reads_source) = (&model.config, model.config.decoder.is_some());
+        let (given, most) = (self.sizes[2], config.context_length());
+        match reads_source {
+            true if given == 0 || given > most => {
+                return Err(Error::invalid("source.source_length", format!("1 to {most}"), given));
+            }
+            false if given > 0 => {
+                return Err(Error::invalid("source.source_length", "0 for a model without a source", given));
+            }
+            _ => {}
+        }
+        self.form = Form {
+            head: Some(config.head),
+            labels: config.labels.len(),
+            reads_types: config.model_type == ModelType::Bert,
+            reads_lengths: reads_source || config.model_type == ModelType::Bert,
+            reads_source,
+        };
+        Ok(())
+    }
+
     fn read(&mut self, split: Split, examples: &[usize], batch: &mut TokenBatch) -> Result<()> {
         let split = if split == Split::Training { HQ_SPLIT_TRAINING } else { HQ_SPLIT_VALIDATION };
         let numbers: Vec<u64> = examples.iter().map(|&example| example as u64).collect();
-        let (count, length) = (numbers.len(), batch.length);
-        let (tokens, targets) = (batch.tokens.as_mut_ptr(), batch.targets.as_mut_ptr());
-        // SAFETY: the arrays have the sizes that the header promises; the caller vouches for its function.
-        let result =
-            unsafe { (self.read)(split, numbers.as_ptr(), count, length, tokens, targets, self.source.user_data) };
+        let (count, length, source_length) = (numbers.len(), batch.length, self.sizes[2]);
+        let Form { head, labels, reads_types, reads_lengths, reads_source } = self.form;
+        batch.targets.resize(head.map_or(0, |head| head.target_count(count, length)), 0);
+        if head == Some(Head::Regression) {
+            batch.values.resize(count * labels, 0.0);
+        }
+        if reads_types {
+            batch.token_types.resize(count * length, 0);
+        }
+        if reads_lengths {
+            batch.lengths.resize(count, if reads_source { source_length } else { length } as u32);
+        }
+        if reads_source {
+            batch.source.resize(count * source_length, 0);
+        }
+        let buffers = hq_batch_buffers {
+            struct_size: size_of::<hq_batch_buffers>() as u32,
+            split,
+            examples: numbers.as_ptr(),
+            count: count as u64,
+            length: length as u64,
+            tokens: place_of(&mut batch.tokens),
+            targets: place_of(&mut batch.targets),
+            targets_len: batch.targets.len() as u64,
+            values: place_of(&mut batch.values),
+            values_len: batch.values.len() as u64,
+            token_types: place_of(&mut batch.token_types),
+            lengths: place_of(&mut batch.lengths),
+            source: place_of(&mut batch.source),
+            source_length: if reads_source { source_length as u64 } else { 0 },
+        };
+        // SAFETY: the arrays have the sizes that the struct says; the caller vouches for its function.
+        let result = unsafe { (self.read)(&raw const buffers, self.source.user_data) };
         self.result.check("batch", result)
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::arguments::{Growable, expect_len, input, optional_report, options, output, room_for, size};
 use super::boundary::{Failure, Opaque, free_handle, guard, handle_ref, new_handle, not_null, place, text};
 use super::context::{context_of, hq_context};
+use super::model::{SharedModel, hq_model};
 use super::quantizer::precision_of;
 use super::status::hq_status;
 use super::vectors::check_finite;
@@ -24,7 +25,7 @@ pub const HQ_PARAMETER_BIAS: u32 = 3;
 /// Most dimensions of a parameter.
 const MAX_DIMENSIONS: usize = 8;
 
-/// The parameters of a model of the caller's own: named tensors of f32 weights, a gradient beside each, and the quantized
+/// The parameters of a model, of the library's or the caller's own: named tensors of f32 weights, a gradient beside each, and the quantized
 /// copies of those that have a precision. One thread at a time may use it, or an optimizer or trainer on it.
 pub struct hq_parameters {
     _opaque: [u8; 0],
@@ -32,9 +33,12 @@ pub struct hq_parameters {
 
 /// One store with several owners: handles and a trainer. The header allows one thread at a time.
 #[derive(Clone)]
-pub(super) struct SharedStore(Arc<StoreCell>);
+pub(super) enum SharedStore {
+    Own(Arc<StoreCell>),
+    OfModel(SharedModel),
+}
 
-struct StoreCell(UnsafeCell<ParamStore>);
+pub(super) struct StoreCell(UnsafeCell<ParamStore>);
 
 // SAFETY: the header allows one thread at a time.
 unsafe impl Send for StoreCell {}
@@ -52,7 +56,11 @@ impl SharedStore {
     #[allow(clippy::mut_from_ref)]
     pub(super) unsafe fn get(&self) -> &mut ParamStore {
         // SAFETY: as the caller vouches.
-        unsafe { &mut *self.0.0.get() }
+        match self {
+            SharedStore::Own(store) => unsafe { &mut *store.0.get() },
+            // SAFETY: as the caller vouches.
+            SharedStore::OfModel(model) => unsafe { &mut model.get().model.store },
+        }
     }
 }
 
@@ -164,7 +172,24 @@ pub unsafe extern "C" fn hq_parameters_new(
         room_for::<f32>(total.saturating_mul(4), "specs.shape")?;
         let mut store = ParamStore::new(declared)?;
         store.initialize(seed);
-        out.write(new_handle(SharedStore(Arc::new(StoreCell(UnsafeCell::new(store))))));
+        out.write(new_handle(SharedStore::Own(Arc::new(StoreCell(UnsafeCell::new(store))))));
+        Ok(())
+    })
+}
+
+/// The parameters of `model`, which it keeps using: for an optimizer of the caller's, after `hq_model_step`. The handle stays
+/// valid when the model is freed. HQ_UNSUPPORTED: a model to compute with, not to train (of a GGUF or packed file).
+///
+/// # Safety
+/// The pointers are as [`crate::capi`] says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hq_model_parameters(model: *mut hq_model, out: *mut *mut hq_parameters) -> hq_status {
+    guard("hq_model_parameters", || {
+        // SAFETY: as the caller vouches.
+        let (model, out) = unsafe { (handle_ref(model, "model")?, place(out, "out")?) };
+        // SAFETY: as the caller vouches.
+        unsafe { model.get() }.model.store.check_weights()?;
+        out.write(new_handle(SharedStore::OfModel(model.clone())));
         Ok(())
     })
 }

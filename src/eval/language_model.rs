@@ -41,6 +41,7 @@ pub fn language_model(
     length: usize,
 ) -> Result<LanguageModelReport> {
     let config = &model.config;
+    config.check_language_model()?;
     if dataset.vocabulary() > config.vocab_size {
         return Err(Error::invalid("tokenizer", format!("at most {} ids", config.vocab_size), dataset.vocabulary()));
     }

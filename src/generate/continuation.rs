@@ -65,7 +65,7 @@ pub struct Continuation {
 /// When the text outgrows the model's context, the last half of the context is read again and the text goes on after it.
 /// The same model, prompt and options give the same tokens at any number of threads.
 ///
-/// Errors: an option out of its range, a tokenizer with more ids than the model, an empty prompt without BOS, logits that
+/// Errors: an option out of its range, a model of another kind, a tokenizer with more ids than the model, an empty prompt without BOS, logits that
 /// are not finite.
 pub fn generate(
     context: &Context,
@@ -75,6 +75,7 @@ pub fn generate(
     options: &GenerateOptions,
     mut piece: impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Continuation> {
+    model.config.check_language_model()?;
     tokenizer.check_vocabulary(model.config.vocab_size)?;
     let mut sampler = Sampler::new(options.sampler)?;
     let mut filter = StopFilter::new(&options.stop)?;

@@ -1,6 +1,7 @@
 //! What a model predicts: its head and its labels.
 #![forbid(unsafe_code)]
 
+use super::config::ModelConfig;
 use super::model::Model;
 use crate::Result;
 
@@ -49,9 +50,36 @@ impl Head {
         heads.into_iter().chain([Head::SpanExtraction]).find(|head| head.class() == class)
     }
 
+    /// Targets of a batch: what [`crate::nn::Batch::targets`] must hold.
+    pub fn target_count(self, sequences: usize, length: usize) -> usize {
+        match self {
+            Head::None | Head::Regression => 0,
+            Head::SequenceClassification => sequences,
+            Head::SpanExtraction => 2 * sequences,
+            Head::LanguageModel | Head::Seq2Seq | Head::MaskedLanguageModel | Head::TokenClassification => {
+                sequences * length
+            }
+        }
+    }
+
     /// Whether the outputs have names.
     pub fn has_labels(self) -> bool {
         matches!(self, Head::SequenceClassification | Head::Regression | Head::TokenClassification)
+    }
+}
+
+impl ModelConfig {
+    /// Outputs of [`crate::nn::Executor::predict`] for `sequences x length` tokens.
+    pub fn output_count(&self, sequences: usize, length: usize) -> usize {
+        let (tokens, labels) = (sequences * length, self.labels.len());
+        match self.head {
+            Head::None => (tokens + sequences) * self.hidden_size,
+            Head::LanguageModel | Head::Seq2Seq => sequences * self.vocab_size,
+            Head::MaskedLanguageModel => tokens * self.vocab_size,
+            Head::SequenceClassification | Head::Regression => sequences * labels,
+            Head::TokenClassification => tokens * labels,
+            Head::SpanExtraction => 2 * tokens,
+        }
     }
 }
 

@@ -28,6 +28,11 @@ pub trait BatchSource {
         0
     }
 
+    /// Called once, with the model that will be trained. Error: batches that do not suit it.
+    fn begin(&mut self, _model: &Model) -> Result<()> {
+        Ok(())
+    }
+
     /// Writes the `examples` of a split into a batch that holds `examples x length` zeros as tokens and as targets. Targets
     /// may be of another number and other parts filled, as the head needs. The same example is the same every time.
     fn read(&mut self, split: Split, examples: &[usize], batch: &mut TokenBatch) -> Result<()>;
@@ -50,12 +55,13 @@ pub struct BatchObjective<S> {
 
 impl<S: BatchSource> BatchObjective<S> {
     /// Trains `model` on examples of `seq_length` tokens. Error: an example longer than the model's context.
-    pub fn new(model: Model, tokenizer: Tokenizer, source: S, seq_length: usize) -> Result<Self> {
+    pub fn new(model: Model, tokenizer: Tokenizer, mut source: S, seq_length: usize) -> Result<Self> {
         let context = model.config.max_position_embeddings;
         if seq_length > context {
             let expected = format!("at most the model's context {context}");
             return Err(Error::invalid("seq_length (--seq)", expected, seq_length));
         }
+        source.begin(&model)?;
         let (checkpoint_every, executor, batch) = (0, None, TokenBatch::default());
         Ok(BatchObjective { model, tokenizer, source, seq_length, checkpoint_every, executor, batch })
     }

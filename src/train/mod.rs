@@ -32,8 +32,8 @@ pub use experiment::{
 pub use language_model::LanguageModelObjective;
 pub use metrics::{EvaluationMetrics, History, MetricsLog, StepMetrics};
 pub use model_folder::{
-    export_gguf, export_model, export_packed, import_model, open_model, open_model_tokenizer, open_trainable_model,
-    resolve_model,
+    export_gguf, export_model, export_packed, import_model, open_any_model, open_model, open_model_tokenizer,
+    open_trainable_model, resolve_model,
 };
 pub use objective::{Evaluation, Features, Objective};
 pub use parameter_report::{ClusterReport, ParameterReport};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::data::Tokenizer;
 use crate::dispatch::{Context, ContextOptions};
 use crate::formats::{GgufFile, SafetensorsFile, SafetensorsFolder};
-use crate::models::{ExportType, GgufExportType, Model};
+use crate::models::{ExportType, GgufExportType, Head, Model};
 use crate::{Error, Result};
 
 /// Files that hold a tokenizer, any one of them.
@@ -58,8 +58,16 @@ pub fn open_model_tokenizer(folder: &Path) -> Result<Tokenizer> {
 }
 
 /// The model behind `path` (a run, a model folder, a Hugging Face folder, a GGUF file, a packed file) ready to compute with, and its
-/// tokenizer. Errors: what [`Model::load`], [`Model::load_gguf`] and [`Model::load_packed`] refuse, a tokenizer with more ids than the model.
+/// tokenizer. Errors: what [`Model::load`], [`Model::load_gguf`] and [`Model::load_packed`] refuse, a model that does not write
+/// text from left to right, a tokenizer with more ids than the model.
 pub fn open_model(context: &Context, path: &Path) -> Result<(Model, Tokenizer)> {
+    let (model, tokenizer) = open_any_model(context, path)?;
+    model.config.check_language_model()?;
+    Ok((model, tokenizer))
+}
+
+/// As [`open_model`], of any kind: encoders and encoder-decoders too.
+pub fn open_any_model(context: &Context, path: &Path) -> Result<(Model, Tokenizer)> {
     let (model, tokenizer) = if GgufFile::is_at(path) {
         let file = GgufFile::open(path)?;
         (Model::load_gguf(context, &file)?, Tokenizer::from_gguf(&file)?)
@@ -72,8 +80,10 @@ pub fn open_model(context: &Context, path: &Path) -> Result<(Model, Tokenizer)> 
         model.store.quantize(context)?;
         (model, open_model_tokenizer(&folder)?)
     };
-    model.config.check_language_model()?;
-    tokenizer.check_vocabulary(model.config.vocab_size)?;
+    // Bytes stand for no tokenizer: what reads ids alone does without.
+    if model.config.head == Head::LanguageModel || !tokenizer.is_byte_level() {
+        tokenizer.check_vocabulary(model.config.vocab_size)?;
+    }
     Ok((model, tokenizer))
 }
 

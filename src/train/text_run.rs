@@ -60,6 +60,7 @@ impl LanguageModelTrainer {
         }
         let tokenizer = open_tokenizer(&config)?;
         let model = make_model(&config, &tokenizer)?;
+        model.config.check_language_model()?;
         let dataset = TokenDataset::new(context, &tokenizer, &source, validation.as_ref())?;
         let digest = match &validation {
             Some(validation) => format!("{} {}", source.digest(), validation.digest()),
@@ -137,7 +138,6 @@ pub(super) fn make_model(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<
         })?;
         ModelConfig::from_json(&text, path)?
     };
-    model.check_language_model()?;
     model.precision = config.weight_precision();
     model.gradient_precision = config.gradient_precision;
     model.head_precision = config.head_precision(model.vocab_size);
@@ -150,7 +150,6 @@ pub(super) fn make_model(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<
 
 /// A loaded model in the precision the configuration names, if it names one.
 fn adapt(loaded: Model, config: &TrainConfig) -> Result<Model> {
-    loaded.config.check_language_model()?;
     let mut wanted = loaded.config.clone();
     if config.precision.is_some() || !config.use_quantization || !config.quantize_parameters {
         wanted.precision = config.weight_precision();

@@ -22,14 +22,15 @@ static const char model_json[] =
     " \"precision\": \"ternary\"}";
 
 /* Example `i` counts upwards from i: the next token is always one more. Fails when told to. */
-static int32_t counting(uint32_t split, const uint64_t *examples, size_t count, size_t length, uint32_t *tokens,
-                        uint32_t *targets, void *user_data) {
+static int32_t counting(const hq_batch_buffers *batch, void *user_data) {
     const int *fail = user_data;
     if (*fail != 0) return *fail;
-    for (size_t i = 0; i < count; i++) {
-        for (size_t t = 0; t < length; t++) {
-            tokens[i * length + t] = (uint32_t)(examples[i] + t + (split == HQ_SPLIT_VALIDATION)) % 200;
-            targets[i * length + t] = (tokens[i * length + t] + 1) % 200;
+    CHECK(batch->targets_len == batch->count * batch->length && batch->lengths == NULL && batch->source == NULL);
+    for (size_t i = 0; i < batch->count; i++) {
+        for (size_t t = 0; t < batch->length; t++) {
+            size_t at = i * batch->length + t;
+            batch->tokens[at] = (uint32_t)(batch->examples[i] + t + (batch->split == HQ_SPLIT_VALIDATION)) % 200;
+            batch->targets[at] = (batch->tokens[at] + 1) % 200;
         }
     }
     return 0;

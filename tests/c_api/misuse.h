@@ -83,11 +83,17 @@ static inline int32_t a_hq_progress_callback(const hq_progress *progress, void *
     return progress == NULL;
 }
 
-static inline int32_t a_hq_batch_callback(uint32_t split, const uint64_t *examples, size_t count, size_t length,
-                                          uint32_t *tokens, uint32_t *targets, void *user_data) {
-    (void)split, (void)examples, (void)user_data;
-    for (size_t i = 0; i < count * length; i++) tokens[i] = targets[i] = 7;
+static inline int32_t a_hq_batch_callback(const hq_batch_buffers *batch, void *user_data) {
+    (void)user_data;
+    for (size_t i = 0; i < batch->count * batch->length; i++) batch->tokens[i] = 7;
+    for (size_t i = 0; i < batch->targets_len; i++) batch->targets[i] = 7;
     return 0;
+}
+
+static inline int32_t a_hq_attention_callback(size_t layer, size_t heads, size_t queries, size_t keys,
+                                              const float *weights, void *user_data) {
+    (void)layer, (void)user_data;
+    return heads * queries * keys == 0 || weights == NULL;
 }
 
 static inline int32_t a_hq_loss_callback(hq_parameters *parameters, const uint64_t *examples, size_t count,
@@ -144,6 +150,11 @@ RIGHT(hq_evaluation, (void)0)
 RIGHT(hq_step_report, (void)0)
 RIGHT(hq_run_summary, (void)0)
 RIGHT(hq_batch_source, value.examples = 4; value.read = a_hq_batch_callback; value.identity = "a")
+static const uint32_t some_tokens[4] = {1, 2, 3, 4};
+RIGHT(hq_batch, value.sequences = 2; value.tokens = some_tokens; value.tokens_len = 4; value.targets = some_tokens;
+      value.targets_len = 4)
+RIGHT(hq_step_options, (void)0)
+RIGHT(hq_beam_options, value.tokens = 2)
 RIGHT(hq_objective, value.examples = 4; value.loss = a_hq_loss_callback; value.identity = "a")
 
 static inline void *with_size(void *right, uint32_t size) {

@@ -163,6 +163,83 @@ void train(const hybridq::context &context, const std::string &file) {
     expect(status_of([&] { restored.load("missing.safetensors"); }) == HQ_IO, "missing file");
 }
 
+// An encoder learns whether a sequence has more of one letter than of the other.
+void classify(const hybridq::context &context) {
+    auto encoder = hybridq::model::create(
+        context, R"({"model_type": "bert", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 16, "hidden_dropout_prob": 0.0,
+        "initializer_range": 0.1})", 1);
+    auto model = encoder.with_head(context, HQ_HEAD_SEQUENCE_CLASSIFICATION, {"a", "b"}, 2);
+    expect(model.label(1) == "b" && model.info().head == HQ_HEAD_SEQUENCE_CLASSIFICATION, "labels have names");
+    model.save("classifier");
+    const auto fill = [](std::uint64_t number, std::uint32_t *tokens) {
+        std::uint32_t count = 0;
+        for (std::uint64_t t = 0; t < 9; t++) count += tokens[t] = 1 & static_cast<std::uint32_t>(number * 40503 >> (t + 3));
+        for (std::uint64_t t = 0; t < 9; t++) tokens[t] += 97;
+        return count > 4 ? 1u : 0u;
+    };
+    auto source = hybridq::make<hq_batch_source>();
+    source.examples = 3000;
+    source.identity = "letters";
+    const std::string json = R"({"init": "classifier", "seq_length": 9, "batch_size": 16, "max_steps": 150,
+        "base_learning_rate": 0.003, "warmup_steps": 10, "use_quantization": false})";
+    hybridq::trainer trainer(context, json, source, [&](const hq_batch_buffers &batch) {
+        for (std::uint64_t i = 0; i < batch.count; i++) batch.targets[i] = fill(batch.examples[i], batch.tokens + 9 * i);
+    });
+    trainer.run();
+    trainer.save_model("trained");
+    auto trained = hybridq::model::load(context, "trained");
+    std::vector<std::uint32_t> tokens(9 * 50), targets(50);
+    for (std::uint64_t i = 0; i < 50; i++) targets[i] = fill(5000 + i, tokens.data() + 9 * i);
+    auto batch = hybridq::batch(50, tokens);
+    const auto logits = trained.predict(context, batch);
+    int right = 0;
+    for (std::size_t i = 0; i < 50; i++) right += (logits[2 * i + 1] > logits[2 * i]) == (targets[i] == 1);
+    std::printf("classifier: %d of 50 right, loss %.3f\n", right, trained.loss(context, batch.targets(targets)));
+    std::size_t layers = 0;
+    trained.attention(context, batch, [&](std::size_t, std::size_t heads, std::size_t, std::size_t, const float *) {
+        return ++layers, heads == 2;
+    });
+    expect(right >= 45 && layers == 1, "the classifier has learned");
+    hybridq::trainer broken(context, json, source, [](const hq_batch_buffers &) { throw std::range_error("mine"); });
+    bool caught = false;
+    try {
+        broken.step();
+    } catch (const std::range_error &) {
+        caught = true;
+    }
+    expect(caught, "a batch function's exception arrives");
+}
+
+// A recurrent model with an optimizer of the program's own.
+void own_loop(const hybridq::context &context) {
+    auto model = hybridq::model::create(
+        context, R"({"model_type": "gru", "vocab_size": 16, "hidden_size": 16, "num_hidden_layers": 1,
+        "initializer_range": 0.3})", 1);
+    auto parameters = model.shared_parameters();
+    hybridq::optimizer optimizer(parameters);
+    hybridq::decoder state(model, 1, 4096);
+    const std::vector<std::uint32_t> tokens = {1, 5, 2, 1, 5, 2}, targets = {5, 2, 1, 5, 2, 1};
+    auto batch = hybridq::batch(1, tokens);
+    batch.targets(targets);
+    double first = 0.0, last = 0.0;
+    for (std::uint64_t step = 0; step < 100; step++) {
+        parameters.zero_gradients();
+        last = model.step(context, batch, hybridq::make<hq_step_options>(), &state);
+        if (step == 0) first = last;
+        auto training = hybridq::make<hq_training_state>();
+        training.step = step;
+        training.loss = static_cast<float>(last);
+        training.learning_rate = 0.02f;
+        optimizer.step(context, parameters, training);
+        parameters.quantize(context);
+    }
+    state.truncate(0);
+    const auto logits = state.read(model, context, hybridq::span<const std::uint32_t>(tokens.data(), 2));
+    std::printf("own loop: loss %.3f -> %.3f\n", first, last);
+    expect(last < 0.3 * first && logits.size() == 16 && logits[2] > logits[1], "the loop has learned");
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
@@ -175,7 +252,9 @@ int main(int argc, char **argv) {
         std::printf("libhybridq %s, %u threads, %s\n", hybridq::version().c_str(), context.threads(), context.isa().c_str());
         multiply(context);
         choose(context);
-    cluster(context);
+        cluster(context);
+        classify(context);
+        own_loop(context);
         const double hybrid = regress(context, "{\"inner\": \"sgd\", \"initial_trust_radius\": 0.1}");
         const double sgd = regress(context, "{\"optimizer\": \"sgd\"}");
         std::printf("logistic regression: hybrid %.4f, sgd %.4f nats\n", hybrid, sgd);

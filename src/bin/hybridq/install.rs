@@ -30,6 +30,7 @@ const STATIC_LIBS: &str = "-lgcc_s -lutil -lrt -lpthread -lm -ldl";
 
 const HEADER: &str = include_str!("../../../include/hybridq.h");
 const CPP_HEADER: &str = include_str!("../../../include/hybridq.hpp");
+const CPP_MODELS_HEADER: &str = include_str!("../../../include/hybridq_models.hpp");
 
 pub fn run(arguments: &Arguments) -> Result<u8> {
     if !cfg!(target_os = "linux") {
@@ -55,6 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     copy(&archive, &lib.join("libhybridq.a"))?;
     write(&include.join("hybridq.h"), HEADER)?;
     write(&include.join("hybridq.hpp"), CPP_HEADER)?;
+    write(&include.join("hybridq_models.hpp"), CPP_MODELS_HEADER)?;
     let places = Places::new(arguments);
     write(&pkgconfig.join("hybridq.pc"), &places.pkg_config())?;
     write(&pkgconfig.join("hybridq-static.pc"), &places.pkg_config_static())?;

@@ -3,6 +3,7 @@
 
 use hybridq::dispatch::{Context, ContextOptions};
 use hybridq::kernels::{Isa, KernelTable};
+use hybridq::nn::GradPrecision;
 use hybridq::train::{LanguageModelTrainer, RunPlace, TrainConfig};
 
 /// Losses of [`curve`] on a machine with AVX-512. The dense f32 products (attention, head) come from a crate that picks
@@ -17,7 +18,7 @@ const STORED: [f64; 20] = [
 const STORED_TOLERANCE: f64 = 2e-3;
 
 /// Losses of twenty hybrid steps, every part on, of a small ternary model.
-fn curve(threads: usize, isa: Isa) -> Vec<f64> {
+fn curve(threads: usize, isa: Isa, gradient_precision: GradPrecision) -> Vec<f64> {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model.json");
     let json = r#"{"model_type": "bitnet", "hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 2,
@@ -34,6 +35,7 @@ fn curve(threads: usize, isa: Isa) -> Vec<f64> {
         warmup_steps: 5,
         data_clusters: 3,
         seed: 11,
+        gradient_precision,
         ..TrainConfig::default()
     };
     let context = Context::new(ContextOptions { threads: Some(threads), isa: Some(isa) }).unwrap();
@@ -43,17 +45,20 @@ fn curve(threads: usize, isa: Isa) -> Vec<f64> {
 
 #[test]
 fn losses_do_not_depend_on_threads_or_instruction_set() {
-    let expected = curve(1, Isa::Portable);
-    for table in KernelTable::available() {
-        for threads in [1, 2, 3] {
-            assert_eq!(curve(threads, table.isa()), expected, "{} threads, {}", threads, table.isa().name());
+    for gradients in [GradPrecision::F32, GradPrecision::Int8] {
+        let expected = curve(1, Isa::Portable, gradients);
+        for table in KernelTable::available() {
+            for threads in [1, 2, 3] {
+                let found = curve(threads, table.isa(), gradients);
+                assert_eq!(found, expected, "{gradients:?}, {threads} threads, {}", table.isa().name());
+            }
         }
     }
 }
 
 #[test]
 fn losses_are_those_stored() {
-    let found = curve(2, Isa::Portable);
+    let found = curve(2, Isa::Portable, GradPrecision::F32);
     let near = found.iter().zip(STORED).all(|(found, stored)| (found - stored).abs() < STORED_TOLERANCE);
     assert!(near, "found {found:?}, stored {STORED:?}");
 }

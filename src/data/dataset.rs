@@ -117,6 +117,11 @@ impl TokenDataset {
         self.store(split).len()
     }
 
+    /// Bytes of memory of the tokens.
+    pub fn memory_bytes(&self) -> usize {
+        self.training.bytes() + self.validation.bytes() + size_of_val(&self.validation_ends[..])
+    }
+
     fn store(&self, split: Split) -> &TokenStore {
         match split {
             Split::Training => &self.training,

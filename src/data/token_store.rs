@@ -46,6 +46,14 @@ impl TokenStore {
         }
     }
 
+    pub fn bytes(&self) -> usize {
+        match self {
+            TokenStore::U8(store) => size_of_val(&store[..]),
+            TokenStore::U16(store) => size_of_val(&store[..]),
+            TokenStore::U32(store) => size_of_val(&store[..]),
+        }
+    }
+
     /// Copies the ids at `range`.
     pub fn read(&self, range: Range<usize>, out: &mut [u32]) {
         match self {

@@ -139,6 +139,13 @@ fn transposed_bytes(mut rows: [u64; 8]) -> [u64; 8] {
 }
 
 impl Context {
+    /// Bytes of panels that a product of this shape needs and its thread keeps.
+    pub fn int8_panel_bytes(&self, (m, n, k): (usize, usize, usize)) -> usize {
+        let (shape, len) = (self.kernels().int8_panels(), k.min(SECTION));
+        let of = |width: usize, cols: usize| cols.div_ceil(width) * shape.bytes(width, len);
+        of(shape.a_width, m) + of(shape.b_width, n)
+    }
+
     /// `c = scales * (a * b)` with one scale for each row of `a`, or `c += ...` with `accumulate`. `a`: `m x k`, `b`:
     /// `k x n`, `c`: `m x n` with `c_stride` elements from row to row. Integer sums are exact; where k is beyond 65,536 the
     /// sections' sums are added in f32, in order.

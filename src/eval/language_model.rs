@@ -10,7 +10,7 @@ use crate::nn::{Executor, Mode, StepRandomness};
 use crate::{Error, Result};
 
 /// Windows are evaluated in batches of about this many tokens (at least one window, at most 16).
-const BATCH_TOKENS: usize = 4096;
+const BATCH_TOKENS: usize = 1024;
 const BATCH_WINDOWS: usize = 16;
 
 /// The result of [`language_model`].
@@ -26,6 +26,16 @@ pub struct LanguageModelReport {
     pub tokens: u64,
     /// Bytes of text they stand for.
     pub bytes: u64,
+}
+
+fn windows_at_once(windows: usize, length: usize) -> usize {
+    (BATCH_TOKENS / length).clamp(1, BATCH_WINDOWS).min(windows)
+}
+
+/// Bytes that [`language_model`] holds while it runs, beside the model and the data.
+pub fn language_model_bytes(model: &Model, windows: usize, length: usize) -> usize {
+    // Memory that is never written is none.
+    Executor::new(&model.plan, Mode::Evaluate, windows_at_once(windows, length) * length).planned_bytes()
 }
 
 /// Loss over `windows` evenly spaced windows of `length` tokens of the validation split, every position predicted
@@ -50,7 +60,7 @@ pub fn language_model(
         return Err(Error::invalid("sequence length", expected, length));
     }
     let offsets = dataset.evaluation_offsets(windows, length)?;
-    let group = (BATCH_TOKENS / length).clamp(1, BATCH_WINDOWS).min(windows);
+    let group = windows_at_once(windows, length);
     let mut executor = Executor::new(&model.plan, Mode::Evaluate, group * length);
     let mut batch = TokenBatch::default();
     let mut nats = 0.0;

@@ -2,4 +2,4 @@
 
 mod language_model;
 
-pub use language_model::{LanguageModelReport, language_model};
+pub use language_model::{LanguageModelReport, language_model, language_model_bytes};

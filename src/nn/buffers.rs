@@ -219,20 +219,20 @@ struct Request {
     tenant: Tenant,
 }
 
-/// Gives each request a slot; requests whose lives meet get different ones. Best fit: the narrowest free slot that is wide
-/// enough, else the widest free one, widened. Returns the slots' widths.
+/// Gives each request a slot; requests whose lives meet get different ones. The widest first, each into the narrowest slot
+/// that is free all its life, else into one of its own (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net
+/// Inference", 2020: greedy by size). Returns the slots' widths.
 fn assign_slots(requests: &mut [Request], mut assign: impl FnMut(&Request, usize)) -> Vec<usize> {
-    requests.sort_by_key(|request| (request.life.first, std::cmp::Reverse(request.width), request.id, request.tenant));
-    let mut slots: Vec<(usize, usize)> = Vec::new(); // (width, last turn of the current tenant)
+    requests.sort_by_key(|request| (std::cmp::Reverse(request.width), request.life.first, request.id, request.tenant));
+    let mut slots: Vec<(usize, Vec<Life>)> = Vec::new();
     for request in requests {
-        let free = || slots.iter().enumerate().filter(|(_, slot)| slot.1 < request.life.first);
-        let fitting = free().filter(|(_, slot)| slot.0 >= request.width).min_by_key(|(_, slot)| slot.0);
-        let chosen = fitting.or_else(|| free().max_by_key(|(_, slot)| slot.0)).map(|(index, _)| index);
-        let index = chosen.unwrap_or_else(|| {
-            slots.push((0, 0));
-            slots.len() - 1
-        });
-        slots[index] = (slots[index].0.max(request.width), request.life.last);
+        let meets = |life: &Life| life.first <= request.life.last && request.life.first <= life.last;
+        let free = slots.iter().enumerate().filter(|(_, (_, lives))| !lives.iter().any(meets));
+        let index = free.min_by_key(|(_, (width, _))| *width).map_or(slots.len(), |(index, _)| index);
+        if index == slots.len() {
+            slots.push((request.width, Vec::new()));
+        }
+        slots[index].1.push(request.life);
         assign(request, index);
     }
     slots.into_iter().map(|(width, _)| width).collect()

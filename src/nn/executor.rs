@@ -150,6 +150,8 @@ pub struct Executor {
     mode: Mode,
     capacity: usize,
     turns: Vec<Turn>,
+    /// Shapes of the products that operations list as scratch.
+    int8_products: Vec<(usize, usize, usize)>,
     /// The source, with its lengths, that the encoder's buffers are of.
     encoded: [Vec<u32>; 2],
     seconds: Vec<[Duration; 2]>,
@@ -171,20 +173,34 @@ impl Executor {
     fn build(plan: &Plan, mode: Mode, checkpoint_every: usize, capacity: usize) -> Self {
         let turns = schedule(plan, mode, checkpoint_every);
         let buffers = Buffers::new(plan, mode, &turns, capacity);
+        let mut workspace = Workspace::default();
+        let mut int8_products = Vec::new();
+        for scratch in turns.iter().flat_map(|turn| plan.operations[turn.operation].scratch(plan, mode, capacity)) {
+            workspace.reserve(&scratch);
+            int8_products.extend(scratch.int8_products);
+        }
+        int8_products.sort_unstable();
+        int8_products.dedup();
         Executor {
             turns,
             encoded: Default::default(),
             buffers,
-            workspace: Workspace::default(),
+            workspace,
+            int8_products,
             mode,
             capacity,
             seconds: vec![[Duration::ZERO; 2]; plan.operations.len()],
         }
     }
 
-    /// Bytes of activations and gradients of activations this executor holds, and of scratch memory used so far.
+    /// Bytes of activations, of gradients of activations, and of scratch memory.
     pub fn planned_bytes(&self) -> usize {
         self.buffers.bytes() + self.workspace.bytes()
+    }
+
+    /// Bytes of the panels that a thread of `context` comes to keep for products of int8 matrices.
+    pub fn panel_bytes(&self, context: &Context) -> usize {
+        self.int8_products.iter().map(|&shape| context.int8_panel_bytes(shape)).max().unwrap_or(0)
     }
 
     /// Time spent in each operation so far: `[forward (the second included), backward]`, in plan order.

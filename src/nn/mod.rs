@@ -19,6 +19,6 @@ pub use executor::{AttentionWeights, Batch, Executor, IGNORED, Mode, Pass, StepR
 pub use key_value_cache::KeyValueCache;
 pub use ops::{GradPrecision, HeadPrecision};
 pub use param_store::{Init, ParamId, ParamKind, ParamSpec, ParamStore, Precision};
-pub use plan::{BufferId, BufferKind, BufferSpec, Operation, Plan, PlanBuilder, Rows};
+pub use plan::{BufferId, BufferKind, BufferSpec, Operation, Plan, PlanBuilder, Rows, Scratch};
 pub use quantize::QuantizeReport;
 pub use workspace::Workspace;

@@ -178,6 +178,12 @@ impl ParamStore {
         self.specs.iter().map(ParamSpec::len).sum()
     }
 
+    /// Bytes of the latent weights, of the gradients, and of the quantized copies there are.
+    pub fn memory_bytes(&self) -> [usize; 3] {
+        let quantized = self.quantized.iter().flatten().map(QuantizedWeight::memory_bytes).sum();
+        [size_of_val(&self.weights[..]), size_of_val(&self.gradients[..]), quantized]
+    }
+
     fn range(&self, id: ParamId) -> std::ops::Range<usize> {
         let start = self.offsets[id.0];
         start..start + if self.latent[id.0] { self.specs[id.0].len() } else { 0 }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::executor::Pass;
+use super::executor::{Mode, Pass};
 use super::param_store::{Init, ParamId, ParamKind, ParamSpec, Precision};
 use crate::Result;
 
@@ -42,6 +42,17 @@ pub struct BufferSpec {
     pub width: usize,
 }
 
+/// Scratch memory that an operation holds at a time, in the order in which it is taken.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Scratch {
+    /// Lengths of float buffers.
+    pub floats: Vec<usize>,
+    /// Rows and widths of int8 buffers.
+    pub quantized: Vec<(usize, usize)>,
+    /// Shapes `(m, n, k)` of products of int8 matrices, whose panels the threads keep.
+    pub int8_products: Vec<(usize, usize, usize)>,
+}
+
 /// One step of a plan, forward and backward side by side.
 ///
 /// Contract: a buffer is written by one operation only. `backward` reads gradients of [`Operation::outputs`] and
@@ -65,6 +76,15 @@ pub trait Operation: std::fmt::Debug + Send + Sync {
     /// Elements of the state of a sequence that this operation hands on from batch to batch: recurrent layers only.
     fn state_width(&self) -> Option<usize> {
         None
+    }
+    /// Whether the outputs are computed once more for the backward pass instead of being kept: where that takes little
+    /// time beside the memory. The operation's own backward pass must not read them.
+    fn is_cheap(&self) -> bool {
+        false
+    }
+    /// What the passes in `mode` take from the workspace for batches of up to `rows` rows: each entry is held at a time.
+    fn scratch(&self, _plan: &Plan, _mode: Mode, _rows: usize) -> Vec<Scratch> {
+        Vec::new()
     }
     /// Computes the outputs.
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()>;

@@ -36,9 +36,9 @@ pub(super) struct Lives {
     pub(super) gradient: Option<Life>,
 }
 
-/// All operations forward, and in training all of them back. With `checkpoint_every` n > 0 only the inputs of every n
-/// blocks are kept in between; what their backward pass reads is computed once more (Chen et al. 2016, "Training Deep Nets
-/// with Sublinear Memory Cost").
+/// All operations forward, and in training all of them back. What cheap operations put out is computed once more
+/// just before it is read. With `checkpoint_every` n > 0 only the inputs of every n blocks are kept in between; all that
+/// their backward pass reads is computed once more (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost").
 pub(super) fn schedule(plan: &Plan, mode: Mode, checkpoint_every: usize) -> Vec<Turn> {
     let turn = |action| move |operation| Turn { action, operation };
     let count = plan.operations.len();
@@ -46,17 +46,39 @@ pub(super) fn schedule(plan: &Plan, mode: Mode, checkpoint_every: usize) -> Vec<
     if mode != Mode::Train {
         return turns;
     }
-    let mut end = count;
-    if checkpoint_every > 0 {
-        for group in plan.blocks.chunks(checkpoint_every).rev() {
-            let group = group[0].start..group[group.len() - 1].end;
-            turns.extend((group.end..end).rev().map(turn(Action::Backward)));
-            turns.extend(needed_again(plan, group.clone()).map(turn(Action::Recompute)));
-            end = group.end;
+    if checkpoint_every == 0 {
+        let mut cheap = cheap_outputs(plan);
+        for operation in (0..count).rev() {
+            let again = plan.operations[operation].saved().into_iter().filter_map(|id| cheap[id.0].take());
+            turns.extend(again.map(turn(Action::Recompute)));
+            turns.push(Turn { action: Action::Backward, operation });
         }
+        return turns;
+    }
+    let mut end = count;
+    for group in plan.blocks.chunks(checkpoint_every).rev() {
+        let group = group[0].start..group[group.len() - 1].end;
+        turns.extend((group.end..end).rev().map(turn(Action::Backward)));
+        turns.extend(needed_again(plan, group.clone()).map(turn(Action::Recompute)));
+        end = group.end;
     }
     turns.extend((0..end).rev().map(turn(Action::Backward)));
     turns
+}
+
+/// For each buffer the cheap operation that writes it, if one does.
+fn cheap_outputs(plan: &Plan) -> Vec<Option<usize>> {
+    let mut writers = vec![None; plan.buffers.len()];
+    for (index, operation) in plan.operations.iter().enumerate().filter(|(_, operation)| operation.is_cheap()) {
+        let outputs = operation.outputs();
+        assert!(
+            outputs.len() == 1 && operation.saved() != outputs,
+            "{}: cheap, but not to compute again",
+            operation.name()
+        );
+        writers[outputs[0].0] = Some(index);
+    }
+    writers
 }
 
 /// The operations of `group` whose outputs the backward pass of the group reads, or another of them does.

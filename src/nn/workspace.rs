@@ -1,11 +1,12 @@
 //! Scratch memory of operations, kept from step to step.
 #![forbid(unsafe_code)]
 
+use super::plan::Scratch;
 use crate::quant::QuantizedRows;
 use crate::tensor::AlignedBuffer;
 
-/// Scratch buffers that an operation takes for the length of a call and puts back. After the first step the sizes have
-/// settled and nothing is reserved any more.
+/// Scratch buffers that an operation takes for the length of a call and puts back. What operations list in
+/// [`super::Operation::scratch`] is there before the first step.
 #[derive(Debug, Default)]
 pub struct Workspace {
     floats: Vec<AlignedBuffer<f32>>,
@@ -33,6 +34,15 @@ impl Workspace {
     /// Puts back what [`Workspace::take_quantized`] gave.
     pub fn put_quantized(&mut self, rows: QuantizedRows) {
         self.quantized.push(rows);
+    }
+
+    /// Reserves what [`Operation::scratch`](super::Operation::scratch) lists.
+    pub(super) fn reserve(&mut self, scratch: &Scratch) {
+        let floats: Vec<_> = scratch.floats.iter().map(|&len| self.take_float(len)).collect();
+        let rows = scratch.quantized.iter().map(|&(rows, width)| self.take_quantized(rows, width));
+        let rows: Vec<_> = rows.collect();
+        self.floats.extend(floats);
+        self.quantized.extend(rows);
     }
 
     /// Bytes held.

@@ -23,6 +23,11 @@ pub trait Optimizer: std::fmt::Debug + Send {
     /// Everything needed to go on exactly: full-size tensors (borrowed) and scalars.
     fn state(&self) -> OptimizerState<'_>;
 
+    /// Bytes of the full-size tensors of [`Optimizer::state`].
+    fn state_bytes(&self) -> usize {
+        self.state().tensors.iter().map(|tensor| size_of_val(&tensor.values[..])).sum()
+    }
+
     /// Goes on from [`Optimizer::state`]. Errors, leaving the optimizer as it was: a tensor missing or of another
     /// shape, scalars that do not parse.
     fn load_state(&mut self, state: &OptimizerState<'_>) -> Result<()>;

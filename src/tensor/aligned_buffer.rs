@@ -70,12 +70,12 @@ impl<T: bytemuck::Pod> AlignedBuffer<T> {
 
 /// `bytes` zeros of their own mapping, from a huge page's boundary on; `None` if the system refuses.
 fn map_huge(bytes: usize) -> Option<(NonNull<u8>, MmapMut)> {
-    // Whole huge pages, so that the last one can be huge too, and one more to align within.
-    let whole = bytes.checked_next_multiple_of(HUGE_PAGE)?;
-    let mut mapping = MmapMut::map_anon(whole.checked_add(HUGE_PAGE)?).ok()?;
-    #[cfg(target_os = "linux")]
-    let _ = mapping.advise(memmap2::Advice::HugePage);
+    // One huge page more, to align within.
+    let mut mapping = MmapMut::map_anon(bytes.checked_add(HUGE_PAGE)?).ok()?;
     let skip = mapping.as_ptr().align_offset(HUGE_PAGE);
+    // The rest that fills no huge page stays on small ones: half of it would be memory for nothing.
+    #[cfg(target_os = "linux")]
+    let _ = mapping.advise_range(memmap2::Advice::HugePage, skip, bytes / HUGE_PAGE * HUGE_PAGE);
     let start = NonNull::new(mapping.get_mut(skip..skip.checked_add(bytes)?)?.as_mut_ptr())?;
     Some((start, mapping))
 }

@@ -106,6 +106,13 @@ impl LanguageModelObjective {
         &self.dataset
     }
 
+    /// Makes the executor of training steps on batches of `examples` examples, unless there is one.
+    pub fn prepare(&mut self, examples: usize) -> &mut Executor {
+        let LanguageModelObjective { executor, model, checkpoint_every, seq_length, .. } = self;
+        let new = || Executor::with_checkpoints(&model.plan, *checkpoint_every, examples * *seq_length);
+        executor.get_or_insert_with(new)
+    }
+
     /// The executor of training steps, once there was one: for the times of its operations and its memory.
     pub fn executor(&self) -> Option<&Executor> {
         self.executor.as_ref()
@@ -143,10 +150,8 @@ impl Objective for LanguageModelObjective {
         };
         let offsets: Vec<usize> = indices.iter().map(&mut window).collect();
         self.dataset.read(Split::Training, &offsets, self.seq_length, &mut self.batch);
-        let capacity = indices.len() * self.seq_length;
-        let plan = &self.model.plan;
-        let blocks = self.checkpoint_every;
-        let executor = self.executor.get_or_insert_with(|| Executor::with_checkpoints(plan, blocks, capacity));
+        self.prepare(indices.len());
+        let executor = self.executor.as_mut().expect("made just now");
         let batch = self.batch.view();
         executor.step(&self.model.plan, context, &mut self.model.store, batch, randomness, gradient_scale)
     }

@@ -10,6 +10,7 @@ mod config_layers;
 #[cfg(feature = "cli")]
 mod experiment;
 mod language_model;
+mod memory;
 mod metrics;
 mod model_folder;
 mod objective;
@@ -30,6 +31,7 @@ pub use experiment::{
     Arm, Experiment, ExperimentOptions, ExperimentOutcome, ExperimentProgress, PlannedRun, RunRecord, run_experiment,
 };
 pub use language_model::LanguageModelObjective;
+pub use memory::MemoryPlan;
 pub use metrics::{EvaluationMetrics, History, MetricsLog, StepMetrics};
 pub use model_folder::{
     export_gguf, export_model, export_packed, import_model, open_any_model, open_model, open_model_tokenizer,

@@ -10,6 +10,7 @@ mod import;
 mod info;
 mod inspect;
 mod install;
+mod process_memory;
 mod train;
 
 use std::path::{Path, PathBuf};

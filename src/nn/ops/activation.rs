@@ -81,6 +81,10 @@ impl Operation for Activation {
         vec![if self.function == Function::Tanh { self.y } else { self.x }]
     }
 
+    fn is_cheap(&self) -> bool {
+        self.function != Function::Tanh
+    }
+
     fn parameters(&self) -> Vec<ParamId> {
         Vec::new()
     }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::dispatch::Context;
 use crate::kernels::{HeadRows, HeadShape};
-use crate::nn::{AttentionWeights, BufferId, BufferKind, Mode, Operation, ParamId, Pass, PlanBuilder};
+use crate::nn::{AttentionWeights, BufferId, BufferKind, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Scratch};
 use crate::{Error, Result};
 
 /// Queries of a task of the forward pass.
@@ -127,6 +127,13 @@ impl Operation for Attention {
 
     fn cache_width(&self) -> Option<usize> {
         self.layer.map(|_| self.shape.kv_heads * self.shape.head_dim)
+    }
+
+    fn scratch(&self, _plan: &Plan, mode: Mode, rows: usize) -> Vec<Scratch> {
+        let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
+        let gradients = rows * (heads + 2 * kv_heads) * head_dim;
+        let used = (mode == Mode::Train).then(|| Scratch { floats: vec![gradients], ..Scratch::default() });
+        used.into_iter().collect()
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {

@@ -69,6 +69,10 @@ impl Operation for Gate {
         vec![self.gate, self.up]
     }
 
+    fn is_cheap(&self) -> bool {
+        true
+    }
+
     fn parameters(&self) -> Vec<ParamId> {
         Vec::new()
     }

@@ -10,7 +10,7 @@ use super::linear::add_column_sums;
 use crate::Result;
 use crate::dispatch::Context;
 use crate::kernels::DenseMatrix;
-use crate::nn::{BufferId, BufferKind, Mode, Operation, ParamId, Pass, PlanBuilder};
+use crate::nn::{BufferId, BufferKind, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Scratch};
 use crate::quant::QuantizedWeight;
 use crate::tensor::AlignedBuffer;
 
@@ -103,6 +103,15 @@ impl Operation for LanguageModelHead {
 
     fn parameters(&self) -> Vec<ParamId> {
         [Some(self.table), self.bias].into_iter().flatten().collect()
+    }
+
+    fn scratch(&self, plan: &Plan, mode: Mode, rows: usize) -> Vec<Scratch> {
+        let (width, vocabulary, chunk) = (plan.buffer(self.x).width, self.vocabulary, self.chunk_tokens(rows));
+        match (mode, self.precision) {
+            (Mode::Generate, _) => Vec::new(),
+            (Mode::Train, HeadPrecision::Int8) => vec![int8::scratch(width, vocabulary, chunk)],
+            _ => vec![Scratch { floats: vec![chunk * vocabulary, chunk], ..Scratch::default() }],
+        }
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {

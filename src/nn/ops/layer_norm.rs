@@ -1,9 +1,9 @@
 //! LayerNorm.
 #![forbid(unsafe_code)]
 
-use super::row_blocks::{ROWS, add_blocks};
+use super::row_blocks::{ROWS, add_blocks, sums_of_blocks};
 use crate::Result;
-use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
+use crate::nn::{BufferId, BufferKind, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Scratch};
 
 /// `y = (x - mean) / sqrt(variance + eps) * gain + bias`, row by row, biased variance (Ba et al. 2016).
 #[derive(Debug)]
@@ -54,6 +54,10 @@ impl Operation for LayerNorm {
         vec![self.gain, self.bias]
     }
 
+    fn scratch(&self, plan: &Plan, mode: Mode, rows: usize) -> Vec<Scratch> {
+        sums_of_blocks(mode, rows, [plan.buffer(self.x).width; 2])
+    }
+
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
         let (kernels, eps) = (pass.context.kernels(), self.eps);
         let width = pass.buffers.width(self.x);
@@ -79,15 +83,20 @@ impl Operation for LayerNorm {
         let dy = pass.buffers.gradient(self.y);
         let gain = pass.store.weight(self.gain);
         let blocks = pass.buffers.rows(self.x).div_ceil(ROWS);
-        let (mut of_gain, mut of_bias) = (vec![0.0; blocks * width], vec![0.0; blocks * width]);
+        let [mut gain_kept, mut bias_kept] = [(); 2].map(|()| pass.workspace.take_float(blocks * width));
+        let [of_gain, of_bias] = [&mut gain_kept, &mut bias_kept].map(|kept| &mut kept[..blocks * width]);
+        of_gain.fill(0.0);
+        of_bias.fill(0.0);
         let inputs = x.chunks(ROWS * width).zip(statistics.chunks(2 * ROWS)).zip(dy.chunks(ROWS * width));
         let sums = of_gain.chunks_mut(width).zip(of_bias.chunks_mut(width));
         let blocks = inputs.zip(dx[..x.len()].chunks_mut(ROWS * width)).zip(sums);
         pass.context.for_each(blocks, |((((x, statistics), dy), dx), (of_gain, of_bias))| {
             kernels.layer_norm_backward_rows(x, gain, statistics, dy, dx, of_gain, of_bias);
         });
-        add_blocks(&of_gain, pass.store.gradient_mut(self.gain));
-        add_blocks(&of_bias, pass.store.gradient_mut(self.bias));
+        add_blocks(of_gain, pass.store.gradient_mut(self.gain));
+        add_blocks(of_bias, pass.store.gradient_mut(self.bias));
+        pass.workspace.put_float(gain_kept);
+        pass.workspace.put_float(bias_kept);
         pass.buffers.put_gradient(pass.context, self.x, dx);
         Ok(())
     }

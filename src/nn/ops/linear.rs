@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::dispatch::{Context, Int8Matrix};
 use crate::kernels::{DenseMatrix, StochasticRounding};
-use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder, Precision, Workspace};
+use crate::nn::{
+    BufferId, BufferKind, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Precision, Scratch, Workspace,
+};
 use crate::quant::{QuantizedRows, QuantizedWeight};
 use crate::{Error, Result};
 
@@ -38,6 +40,8 @@ pub struct Linear {
     bias: Option<ParamId>,
     gradients: GradPrecision,
     quantized: bool,
+    /// Whether the integer kernels multiply the weight.
+    packed: bool,
     y: BufferId,
 }
 
@@ -55,9 +59,9 @@ impl PlanBuilder {
         let quantized = input.kind == BufferKind::Quantized;
         assert_eq!(spec.shape[1], input.width, "{}: input width", spec.name);
         assert_eq!(quantized, spec.precision != Precision::F32, "{}: kind of the input buffer", spec.name);
-        let width = spec.shape[0];
+        let (width, packed) = (spec.shape[0], matches!(spec.precision, Precision::Ternary | Precision::Binary));
         let y = self.buffer_beside(x, BufferKind::Float, width);
-        self.push(Linear { x, weight, bias, gradients, quantized, y });
+        self.push(Linear { x, weight, bias, gradients, quantized, packed, y });
         y
     }
 }
@@ -81,6 +85,20 @@ impl Operation for Linear {
 
     fn parameters(&self) -> Vec<ParamId> {
         [Some(self.weight), self.bias].into_iter().flatten().collect()
+    }
+
+    fn scratch(&self, plan: &Plan, mode: Mode, rows: usize) -> Vec<Scratch> {
+        let (outputs, inputs) = (plan.buffer(self.y).width, plan.buffer(self.x).width);
+        match (self.quantized, self.packed, mode == Mode::Train) {
+            (false, ..) | (true, true, false) => Vec::new(),
+            (true, true, true) if self.gradients == GradPrecision::Int8 => vec![Scratch {
+                floats: vec![outputs],
+                quantized: vec![(rows, outputs)],
+                int8_products: vec![(outputs, inputs, rows)],
+            }],
+            (true, _, false) => vec![Scratch { floats: vec![rows * inputs], ..Scratch::default() }],
+            (true, ..) => vec![Scratch { floats: vec![rows * inputs, outputs * inputs], ..Scratch::default() }],
+        }
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {

@@ -1,9 +1,9 @@
 //! RMSNorm, alone or fused with int8 activation quantization.
 #![forbid(unsafe_code)]
 
-use super::row_blocks::{ROWS, add_blocks};
+use super::row_blocks::{ROWS, add_blocks, sums_of_blocks};
 use crate::Result;
-use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
+use crate::nn::{BufferId, BufferKind, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Scratch};
 
 /// `y = x / sqrt(mean(x^2) + eps) * gain`, row by row (Zhang and Sennrich 2019).
 #[derive(Debug)]
@@ -53,6 +53,10 @@ impl Operation for RmsNorm {
         vec![self.gain]
     }
 
+    fn scratch(&self, plan: &Plan, mode: Mode, rows: usize) -> Vec<Scratch> {
+        sums_of_blocks(mode, rows, [plan.buffer(self.x).width])
+    }
+
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
         let (kernels, eps) = (pass.context.kernels(), self.eps);
         let (tokens, width) = (pass.buffers.rows(self.x), pass.buffers.width(self.x));
@@ -88,13 +92,17 @@ impl Operation for RmsNorm {
         let (x, inverses) = (pass.buffers.float(self.x), pass.buffers.float(self.inverses));
         let dy = pass.buffers.gradient(self.y);
         let (gain, gain_gradient, _) = pass.store.backward_view(self.gain);
-        let mut partials = vec![0.0; inverses.len().div_ceil(ROWS) * width];
+        let count = inverses.len().div_ceil(ROWS) * width;
+        let mut kept = pass.workspace.take_float(count);
+        let partials = &mut kept[..count];
+        partials.fill(0.0);
         let inputs = x.chunks(ROWS * width).zip(inverses.chunks(ROWS)).zip(dy.chunks(ROWS * width));
         let outputs = dx[..x.len()].chunks_mut(ROWS * width).zip(partials.chunks_mut(width));
         pass.context.for_each(inputs.zip(outputs), |(((x, inverses), dy), (dx, partial))| {
             kernels.rms_norm_backward_rows(x, gain, inverses, dy, dx, partial);
         });
-        add_blocks(&partials, gain_gradient);
+        add_blocks(partials, gain_gradient);
+        pass.workspace.put_float(kept);
         pass.buffers.put_gradient(pass.context, self.x, dx);
         Ok(())
     }

@@ -1,8 +1,17 @@
 //! Fixed blocks of rows: the unit of parallel work of the row-wise operations, and of their parameters' gradients.
 #![forbid(unsafe_code)]
 
+use crate::nn::{Mode, Scratch};
+
 /// Rows of a block.
 pub(super) const ROWS: usize = 32;
+
+/// Scratch for the partial sums of gradients of these widths.
+pub(super) fn sums_of_blocks<const N: usize>(mode: Mode, rows: usize, widths: [usize; N]) -> Vec<Scratch> {
+    let floats = widths.iter().map(|width| rows.div_ceil(ROWS) * width).collect();
+    let used = (mode == Mode::Train).then(|| Scratch { floats, ..Scratch::default() });
+    used.into_iter().collect()
+}
 
 /// Adds the blocks' partial sums (`width` elements each) to `gradient`, in block order and in f64: the result does not
 /// depend on the threads.

@@ -16,8 +16,9 @@ use hybridq::quant::{PackedTernary, Q8Matrix, QuantizedRows, QuantizedWeight};
 use hybridq::tensor::AlignedBuffer;
 use hybridq::{Error, Result};
 
-use super::measure::{median, median_ns, peak_memory, reset_peak_memory, resident_memory, scrambled};
+use super::measure::{median, median_ns, scrambled};
 use super::record::{Line, Report};
+use crate::process_memory::{peak_memory, reset_peak_memory, resident_memory};
 
 /// Tokens read before the clock counts, and tokens timed.
 const FIRST: usize = 16;

@@ -39,28 +39,6 @@ pub fn median(values: &mut [f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Makes the peak of [`peak_memory`] begin anew, where the system allows it (Linux).
-pub fn reset_peak_memory() {
-    // Without it the peak is that of the whole run: an upper bound all the same.
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
-}
-
-/// Memory this process holds, in MiB (Linux).
-pub fn resident_memory() -> Option<f64> {
-    status_mib("VmRSS:")
-}
-
-/// Most memory this process held since the last reset, in MiB (Linux).
-pub fn peak_memory() -> Option<f64> {
-    status_mib("VmHWM:")
-}
-
-fn status_mib(key: &str) -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
-}
-
 /// The pages a buffer asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Pages {

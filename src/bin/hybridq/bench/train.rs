@@ -11,8 +11,9 @@ use hybridq::train::{LanguageModelTrainer, Objective, RunPlace, TrainConfig};
 use hybridq::{Error, Result};
 
 use super::Arguments;
-use super::measure::{median, peak_memory, reset_peak_memory};
+use super::measure::median;
 use super::record::{Line, Report};
+use crate::process_memory::{MIB, peak_memory, reset_peak_memory, resident_memory};
 
 /// Steps before the clock counts.
 const WARM_UP: usize = 2;
@@ -28,6 +29,7 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
         return Err(Error::invalid("--steps", format!("{LEAST_STEPS} to 100000"), arguments.steps));
     }
     reset_peak_memory();
+    let program = resident_memory();
     let text = tempfile::NamedTempFile::new().map_err(|error| Error::io(std::env::temp_dir(), error))?;
     std::fs::write(text.path(), made_up_text()).map_err(|error| Error::io(text.path(), error))?;
     let config = TrainConfig {
@@ -41,6 +43,7 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
         ..TrainConfig::for_model(&arguments.model)
     };
     let mut trainer = LanguageModelTrainer::open(context, config, RunPlace::Nowhere)?;
+    let memory = trainer.memory_plan();
     for _ in 0..WARM_UP {
         trainer.step()?;
     }
@@ -75,11 +78,14 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
     let what = "batch, clip, optimizer, quantize";
     line(what, Some(rest * 1e9 / arguments.steps as f64), 100.0 * rest / total, "% of a step")?;
     line("constraint active", None, 100.0 * active, "% of steps")?;
-    if let Some(executor) = trainer.objective().executor() {
-        line("activations", None, executor.planned_bytes() as f64 / (1 << 20) as f64, "MiB")?;
+    for (name, bytes) in memory.parts() {
+        line(name, None, bytes as f64 / MIB, "MiB")?;
     }
-    if let Some(peak) = peak_memory() {
+    if let (Some(program), Some(peak)) = (program, peak_memory()) {
+        let planned = program + memory.step() as f64 / MIB;
+        line("planned peak", None, planned, "MiB")?;
         line("peak memory of the process", None, peak, "MiB")?;
+        line("planned over measured", None, 100.0 * planned / peak, "%")?;
     }
     // After the peak: it needs memory of its own.
     let cost = hybrid_cost(context, &mut trainer)?;

@@ -9,6 +9,7 @@ use clap::Args;
 use hybridq::train::{LanguageModelTrainer, RunDirectory, RunPlace, StopReason, Summary, TrainConfig};
 use hybridq::{Error, Result};
 
+use crate::process_memory::{peak_memory, resident_memory};
 use progress::ProgressLines;
 
 #[derive(Args)]
@@ -159,6 +160,7 @@ impl Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<u8> {
+    let program = resident_memory();
     let (config, place) = arguments.settle()?;
     let context = crate::context(config.threads)?;
     let lines = ProgressLines::new(config.log_interval);
@@ -167,6 +169,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
         .on_progress(lines.callback());
     let directory = trainer.directory().expect("the program trains in a folder").clone();
     lines.begin(&trainer, &context);
+    lines.memory(&trainer.memory_plan(), program);
     let summary = trainer.run();
     lines.end();
     let summary = summary?;
@@ -203,6 +206,9 @@ fn closing(trainer: &LanguageModelTrainer, directory: &RunDirectory, summary: &S
     let active = 100.0 * summary.constraint_activation_rate;
     text += &format!("trust radius     {radius}, constraint active in {active:.1} % of steps\n");
     let quoted = |path: &Path| format!("{}", path.display());
+    if let Some(peak) = peak_memory() {
+        text += &format!("memory           {peak:.0} MiB at the peak\n");
+    }
     text += &format!("run              {}\n", quoted(directory.root()));
     text += &format!("report           {}\n", quoted(&directory.report()));
     let name = quoted(directory.root());

@@ -5,8 +5,10 @@ use std::io::{IsTerminal, Write};
 
 use hybridq::data::Split;
 use hybridq::dispatch::Context;
-use hybridq::train::{LanguageModelTrainer, Progress, StepMetrics};
+use hybridq::train::{LanguageModelTrainer, MemoryPlan, Progress, StepMetrics};
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::process_memory::MIB;
 
 /// Prints a line; a closed pipe must not end a training run.
 macro_rules! say {
@@ -64,6 +66,20 @@ impl ProgressLines {
             bar.set_position(trainer.steps_done());
             bar.reset_eta();
         }
+    }
+
+    /// The memory the run is about to take; `program`: MiB the process held before.
+    pub fn memory(&self, plan: &MemoryPlan, program: Option<f64>) {
+        let mib = |bytes: usize| bytes as f64 / MIB;
+        let program = program.unwrap_or(0.0);
+        let parts: Vec<_> = plan.parts().iter().map(|&(name, bytes)| format!("{name} {:.0}", mib(bytes))).collect();
+        say!(
+            "memory {:.0} MiB planned: {:.0} in a step ({}, program {program:.0}), {:.0} more in evaluations",
+            program + mib(plan.step() + plan.evaluation),
+            program + mib(plan.step()),
+            parts.join(", "),
+            mib(plan.evaluation)
+        );
     }
 
     pub fn callback(&self) -> impl FnMut(Progress<'_>) + Send + 'static {

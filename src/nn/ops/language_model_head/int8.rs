@@ -10,7 +10,7 @@ use super::{BLOCK_TOKENS, LanguageModelHead};
 use crate::dispatch::Int8Matrix;
 use crate::kernels::StochasticRounding;
 use crate::nn::ops::cross_entropy::cross_entropy;
-use crate::nn::{IGNORED, Pass};
+use crate::nn::{IGNORED, Pass, Scratch};
 
 /// Random streams of the roundings (see [`crate::tensor::RandomStream::new`]).
 const TABLE_PURPOSE: u32 = 53;
@@ -20,6 +20,19 @@ const X_PURPOSE: u32 = 56;
 
 /// Vocabulary entries of one product: their panels stay in the caches.
 const BLOCK_ENTRIES: usize = 2048;
+
+/// What [`LanguageModelHead::train_in_int8`] takes from the workspace for chunks of `chunk` tokens.
+pub(super) fn scratch(width: usize, vocabulary: usize, chunk: usize) -> Scratch {
+    Scratch {
+        floats: vec![chunk * vocabulary, vocabulary, chunk * width, width, 2 * chunk],
+        quantized: vec![(vocabulary, width), (chunk, width), (chunk, vocabulary)],
+        int8_products: vec![
+            (chunk, BLOCK_ENTRIES.min(vocabulary), width),
+            (chunk, width, BLOCK_ENTRIES.min(vocabulary)),
+            (BLOCK_ENTRIES.min(vocabulary), width, chunk),
+        ],
+    }
+}
 
 impl LanguageModelHead {
     /// The sum of the losses, and both gradients.
@@ -34,6 +47,7 @@ impl LanguageModelHead {
             let stream = operation + ((chunk as u32) << 16);
             StochasticRounding::new(randomness.seed, purpose, randomness.step, stream)
         };
+        // As `scratch` lists it.
         let mut logits = pass.workspace.take_float(chunk * vocabulary);
         let mut of_entries = pass.workspace.take_float(vocabulary);
         let mut folded = pass.workspace.take_float(chunk * width);
@@ -116,8 +130,13 @@ impl LanguageModelHead {
             let (scales, stream) = (&x_rounded.scales[..tokens], rounding(COLUMNS_PURPOSE, index));
             context.quantize_columns_stochastic(logits, vocabulary, scales, stream, columns8, entry_scales);
             let x8 = Int8Matrix::new(&x_rounded.values[..tokens * width], width);
-            let columns8 = Int8Matrix::transposed(columns8, vocabulary);
-            context.int8_matmul((vocabulary, width, tokens), columns8, x8, entry_scales, true, d_table, width);
+            for first in (0..vocabulary).step_by(BLOCK_ENTRIES) {
+                let entries = BLOCK_ENTRIES.min(vocabulary - first);
+                let columns8 = Int8Matrix::transposed(&columns8[first..], vocabulary);
+                let (scales, rows) =
+                    (&entry_scales[first..][..entries], &mut d_table[first * width..][..entries * width]);
+                context.int8_matmul((entries, width, tokens), columns8, x8, scales, true, rows, width);
+            }
             for ((x, &of_target), &target) in x.chunks_exact(width).zip(&*of_targets).zip(targets) {
                 if target == IGNORED {
                     continue;

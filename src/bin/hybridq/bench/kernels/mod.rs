@@ -16,8 +16,9 @@ use hybridq::dispatch::{Context, ContextOptions, DispatchConfig};
 use hybridq::kernels::{KernelFamily, KernelTable};
 
 use super::ceilings::Ceilings;
-use super::measure::{median_ns, peak_memory, reset_peak_memory};
+use super::measure::median_ns;
 use super::record::{Line, Report};
+use crate::process_memory::{peak_memory, reset_peak_memory};
 
 /// What the jobs share.
 pub struct Suite<'a> {

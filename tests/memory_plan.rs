@@ -1,0 +1,86 @@
+//! The memory that is planned before the first step is what the steps take.
+
+use std::process::Command;
+
+use hybridq::dispatch::{Context, ContextOptions};
+use hybridq::models::{Model, ModelConfig, PRESETS, preset};
+use hybridq::nn::{Batch, Executor, GradPrecision, HeadPrecision, Precision, StepRandomness};
+
+/// Presets of decoders, small.
+fn small_models() -> impl Iterator<Item = ModelConfig> {
+    let decoders = PRESETS.into_iter().filter(|name| !["bert", "bart", "lstm", "gru"].contains(name));
+    decoders.map(|name| ModelConfig {
+        hidden_size: 48,
+        intermediate_size: 80,
+        num_hidden_layers: 3,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        vocab_size: 97,
+        max_position_embeddings: 64,
+        ..preset(name).unwrap()
+    })
+}
+
+#[test]
+fn steps_take_no_more_scratch_than_planned() {
+    let context = Context::new(ContextOptions { threads: Some(2), isa: None }).unwrap();
+    let tokens: Vec<u32> = (0..70).map(|i| i * 31 % 97).collect();
+    let batch = Batch { tokens: &tokens, targets: &tokens, sequences: 2, length: 35, ..Batch::default() };
+    for config in small_models() {
+        // Plain and GPT-2 forms have as many key heads as heads.
+        let config = match config.validate() {
+            Ok(()) => config,
+            Err(_) => ModelConfig { num_key_value_heads: 4, ..config },
+        };
+        for precision in [Precision::F32, Precision::Ternary, Precision::Int4] {
+            for (gradients, head) in
+                [(GradPrecision::F32, HeadPrecision::F32), (GradPrecision::Int8, HeadPrecision::Int8)]
+            {
+                let config =
+                    ModelConfig { precision, gradient_precision: gradients, head_precision: head, ..config.clone() };
+                let mut model = Model::new(config, 1).unwrap();
+                model.store.quantize(&context).unwrap();
+                for blocks in [0, 1, 2] {
+                    let mut executor = Executor::with_checkpoints(&model.plan, blocks, 70);
+                    let planned = executor.planned_bytes();
+                    for step in 0..2 {
+                        let randomness = StepRandomness { seed: 1, step };
+                        executor.step(&model.plan, &context, &mut model.store, batch, randomness, 1.0).unwrap();
+                    }
+                    let name = format!("{:?} {precision} {gradients:?}, checkpoints {blocks}", model.config.model_type);
+                    assert_eq!(executor.planned_bytes(), planned, "{name}");
+                }
+            }
+        }
+    }
+}
+
+/// The number before ` MiB` in the line that begins with `start`.
+fn mib(text: &str, start: &str) -> f64 {
+    let line = text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("no line {start}: {text}"));
+    let words: Vec<&str> = line.split_whitespace().collect();
+    words[words.iter().position(|&word| word == "MiB").unwrap() - 1].parse().unwrap()
+}
+
+#[cfg(all(feature = "cli", target_os = "linux"))]
+#[test]
+fn the_peak_of_a_run_is_the_one_it_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let text: String = (0..20_000).map(|i| format!("{} bottles of beer on the wall\n", i * 7919 % 100)).collect();
+    std::fs::write(folder.path().join("text.txt"), text).unwrap();
+    for checkpointing in ["0", "1"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_hybridq"))
+            .current_dir(folder.path())
+            .args(["train", "--data", "text.txt", "--model", "small-plain", "--steps", "3", "--threads", "2"])
+            .args(["--eval-windows", "4", "--gradient-checkpointing", checkpointing])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        let planned = mib(&text, "memory ");
+        let measured = mib(&text, "memory   ");
+        let share = planned / measured;
+        println!("checkpointing {checkpointing}: planned {planned} MiB, measured {measured} MiB");
+        assert!((0.95..1.05).contains(&share), "planned {planned} MiB, measured {measured} MiB");
+    }
+}

@@ -1,0 +1,85 @@
+//! What a step of the trainer allocates once buffers have their sizes, counted by the allocator: nothing large. What is
+//! left are lists of a few hundred entries (ids of buffers, sums of blocks) and the order of the examples, of which a step
+//! draws its batch.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use hybridq::dispatch::{Context, ContextOptions};
+use hybridq::nn::{GradPrecision, HeadPrecision};
+use hybridq::train::{LanguageModelTrainer, RunPlace, TrainConfig};
+
+/// Allocations from this size on would be new pages.
+const LARGE: usize = 1 << 16;
+/// Most allocations of a step (238 when this was written).
+const MOST: usize = 400;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+static BYTES: AtomicUsize = AtomicUsize::new(0);
+static LARGE_ONES: AtomicUsize = AtomicUsize::new(0);
+
+fn count(bytes: usize) {
+    ALLOCATIONS.fetch_add(1, Relaxed);
+    BYTES.fetch_add(bytes, Relaxed);
+    LARGE_ONES.fetch_add(usize::from(bytes >= LARGE), Relaxed);
+}
+
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        unsafe { System.alloc_zeroed(layout) }
+    }
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size);
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn steps_after_the_second_allocate_nothing_large() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text.txt");
+    let words: String = (0..4000).map(|i| format!("{} bottles of beer on the wall\n", i * 7919 % 100)).collect();
+    std::fs::write(&text, words).unwrap();
+    for (model, threads) in [("small-plain", 1), ("small-plain", 2), ("tiny", 2)] {
+        let config = TrainConfig {
+            data: Some(text.clone()),
+            batch_size: 2,
+            seq_length: 64,
+            gradient_precision: GradPrecision::Int8,
+            head_precision: Some(HeadPrecision::Int8),
+            threads: Some(threads),
+            ..TrainConfig::for_model(model)
+        };
+        let context = Context::new(ContextOptions { threads: Some(threads), isa: None }).unwrap();
+        let mut trainer = LanguageModelTrainer::open(&context, config, RunPlace::Nowhere).unwrap();
+        // A thread's scratch memory grows with the largest task it has met: with two threads that takes a few steps.
+        for _ in 0..if threads == 1 { 2 } else { 10 } {
+            trainer.step().unwrap();
+        }
+        let counters = [&ALLOCATIONS, &BYTES, &LARGE_ONES];
+        let before = counters.map(|counter| counter.load(Relaxed));
+        const STEPS: usize = 10;
+        for _ in 0..STEPS {
+            trainer.step().unwrap();
+        }
+        let after = counters.map(|counter| counter.load(Relaxed));
+        let [allocations, bytes, large] = std::array::from_fn(|i| (after[i] - before[i]) / STEPS);
+        println!("{model}, {threads} threads: {allocations} allocations of {bytes} bytes a step, {large} large ones");
+        assert!(large == 0, "{large} allocations of {LARGE} bytes or more in a step");
+        assert!(allocations <= MOST, "{allocations} allocations in a step");
+    }
+}

@@ -16,7 +16,8 @@ pub struct Workspace {
 impl Workspace {
     /// A buffer of at least `len` floats with any content; [`Workspace::put_float`] must follow.
     pub fn take_float(&mut self, len: usize) -> AlignedBuffer<f32> {
-        take(&mut self.floats, len, |buffer| buffer.len()).unwrap_or_else(|| AlignedBuffer::zeroed(len))
+        take(&mut self.floats, |buffer| buffer.len(), |buffer| buffer.len() >= len)
+            .unwrap_or_else(|_| AlignedBuffer::zeroed(len))
     }
 
     /// Puts back what [`Workspace::take_float`] gave.
@@ -27,8 +28,18 @@ impl Workspace {
     /// Room for at least `rows` rows of at least `width` int8 values each, with any content;
     /// [`Workspace::put_quantized`] must follow.
     pub fn take_quantized(&mut self, rows: usize, width: usize) -> QuantizedRows {
-        let enough = |kept: &QuantizedRows| if kept.scales.len() < rows { 0 } else { kept.values.len() };
-        take(&mut self.quantized, rows * width, enough).unwrap_or_else(|| QuantizedRows::zeroed(rows, width))
+        let values = rows * width;
+        let fits = |kept: &QuantizedRows| kept.scales.len() >= rows && kept.values.len() >= values;
+        take(&mut self.quantized, |kept| kept.values.len(), fits).unwrap_or_else(|given_up| {
+            // No smaller than the one given up: whom that one was enough for, this one is.
+            let before = given_up.map_or((0, 0), |old| (old.scales.len(), old.values.len()));
+            let (rows, values) = (rows.max(before.0), values.max(before.1));
+            QuantizedRows {
+                values: AlignedBuffer::zeroed(values),
+                scales: AlignedBuffer::zeroed(rows),
+                sums: AlignedBuffer::zeroed(rows),
+            }
+        })
     }
 
     /// Puts back what [`Workspace::take_quantized`] gave.
@@ -53,15 +64,14 @@ impl Workspace {
     }
 }
 
-/// The smallest kept buffer that is large enough. If none is, the largest is given up for the one the caller makes.
-fn take<T>(kept: &mut Vec<T>, len: usize, size: impl Fn(&T) -> usize) -> Option<T> {
-    let fitting = (0..kept.len()).filter(|&index| size(&kept[index]) >= len).min_by_key(|&index| size(&kept[index]));
-    if fitting.is_none()
-        && let Some(largest) = (0..kept.len()).max_by_key(|&index| size(&kept[index]))
-    {
-        kept.swap_remove(largest);
+/// The smallest kept buffer that fits. If none does, the largest is given up for the one the caller makes.
+fn take<T>(kept: &mut Vec<T>, size: impl Fn(&T) -> usize, fits: impl Fn(&T) -> bool) -> Result<T, Option<T>> {
+    let fitting = (0..kept.len()).filter(|&index| fits(&kept[index])).min_by_key(|&index| size(&kept[index]));
+    if let Some(index) = fitting {
+        return Ok(kept.swap_remove(index));
     }
-    fitting.map(|index| kept.swap_remove(index))
+    let largest = (0..kept.len()).max_by_key(|&index| size(&kept[index]));
+    Err(largest.map(|index| kept.swap_remove(index)))
 }
 
 #[cfg(test)]

@@ -168,6 +168,10 @@ typedef struct {
     int causal;    /* whether a query sees no key behind its own position */
     float scale;
     size_t q_stride, k_stride, v_stride, y_stride;
+    uint32_t drop_below;  /* draws below it drop a probability; 0: none is drawn */
+    float keep_factor;    /* of the probabilities that stay */
+    uint32_t drop_key[2], drop_tensor, drop_step;
+    uint32_t drop_row;    /* that of the first query */
 } hqk_attention_shape;
 #define HQK_ATTENTION(isa)                                                                                        \
     void hqk_attention_forward_##isa(const hqk_attention_shape *shape, const float *q, const float *k,            \

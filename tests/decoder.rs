@@ -169,7 +169,7 @@ fn attention_equals_the_formula() {
         let (values, identity) =
             (table("values", length, width + 2 * kv_heads * head_dim), table("identity", width, width));
         let qkv = builder.embedding(values);
-        let y = builder.attention_fused(qkv, AttentionShape { heads, kv_heads, head_dim, window });
+        let y = builder.attention_fused(qkv, AttentionShape { heads, kv_heads, head_dim, window, dropout: 0.0 });
         builder.language_model_head(y, identity, HeadPrecision::F32);
         let (plan, specs) = builder.finish();
         let mut store = ParamStore::new(specs).unwrap();

@@ -282,7 +282,7 @@ fn attention_of_several_blocks() {
     for length in [1, 3, 63, 64, 67] {
         check(1, length, 2e-3, |harness| {
             let qkv = harness.input("qkv", 3 * 2);
-            let shape = AttentionShape { heads: 2, kv_heads: 2, head_dim: 1, window: None };
+            let shape = AttentionShape { heads: 2, kv_heads: 2, head_dim: 1, window: None, dropout: 0.0 };
             harness.builder.attention_fused(qkv, shape)
         });
     }
@@ -293,7 +293,7 @@ fn attention_of_grouped_heads_in_a_window() {
     for (length, window) in [(5, None), (5, Some(2)), (5, Some(3)), (70, Some(4)), (70, Some(66))] {
         check(2, length, 2e-3, |harness| {
             let [q, k, v] = [("q", 4), ("k", 2), ("v", 2)].map(|(name, heads)| harness.input(name, heads));
-            let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 1, window };
+            let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 1, window, dropout: 0.0 };
             harness.builder.attention(q, k, v, shape)
         });
     }
@@ -312,12 +312,27 @@ fn language_model_head_on_a_shared_table() {
 }
 
 #[test]
+fn attention_that_drops_probabilities() {
+    for (length, window, causal) in [(5, None, true), (9, Some(6), true), (70, Some(7), true), (9, None, false)] {
+        check(2, length, 2e-3, |harness| {
+            let [q, k, v] = [("q", 4), ("k", 2), ("v", 2)].map(|(name, heads)| harness.input(name, heads));
+            let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 1, window, dropout: 0.4 };
+            if causal {
+                harness.builder.attention(q, k, v, shape)
+            } else {
+                harness.builder.attention_to_all(q, k, v, shape)
+            }
+        });
+    }
+}
+
+#[test]
 fn attention_to_all_of_grouped_heads() {
     for (length, heads, kv_heads) in [(2, 2, 2), (5, 4, 2), (70, 1, 1)] {
         check(2, length, 2e-3, |harness| {
             let [q, k, v] =
                 [("q", heads), ("k", kv_heads), ("v", kv_heads)].map(|(name, n)| harness.input(name, n * 2));
-            let shape = AttentionShape { heads, kv_heads, head_dim: 2, window: None };
+            let shape = AttentionShape { heads, kv_heads, head_dim: 2, window: None, dropout: 0.0 };
             harness.builder.attention_to_all(q, k, v, shape)
         });
     }

@@ -1,7 +1,7 @@
 //! The attention kernels against the formula in f64, on every ISA, at odd sizes, strides and positions.
 
-use hybridq::kernels::{HeadRows, HeadShape, KernelTable};
-use hybridq::tensor::RandomStream;
+use hybridq::kernels::{HeadRows, HeadShape, KernelTable, ProbabilityDropout};
+use hybridq::tensor::{Philox, RandomStream};
 
 /// Floats behind each output that must stay as they are.
 const CANARIES: usize = 8;
@@ -20,7 +20,8 @@ struct Case {
 }
 
 fn case(queries: usize, keys: usize, head_dim: usize, first: usize, causal: bool, window: Option<usize>) -> Case {
-    let shape = HeadShape { queries, keys, head_dim, first, causal, window, scale: 0.9 / (head_dim as f32).sqrt() };
+    let scale = 0.9 / (head_dim as f32).sqrt();
+    let shape = HeadShape { queries, keys, head_dim, first, causal, window, scale, dropout: None };
     let strides = [head_dim + 3, head_dim, head_dim + 1, head_dim + 5];
     let rows = [queries, keys, keys, queries];
     // The last row ends where its elements end.
@@ -31,7 +32,13 @@ fn case(queries: usize, keys: usize, head_dim: usize, first: usize, causal: bool
 
 /// y, dq, dk, dv, dense, in f64.
 fn formula(case: &Case) -> [Vec<f64>; 4] {
-    let HeadShape { queries, keys, head_dim, first, causal, window, scale } = case.shape;
+    let HeadShape { queries, keys, head_dim, first, causal, window, scale, dropout } = case.shape;
+    // What stays of the probability of key `j` for query `i`.
+    let kept = |i: usize, j: usize| {
+        let Some(drop) = dropout else { return 1.0 };
+        let block = Philox::new(drop.key).block([(j / 4) as u32, drop.row + i as u32, drop.tensor, drop.step]);
+        if block[j % 4] < drop.threshold { 0.0 } else { f64::from(drop.factor) }
+    };
     let at = |role: usize, row: usize, d: usize| f64::from(case.operands[role][row * case.strides[role] + d]);
     let dot =
         |a: (usize, usize), b: (usize, usize)| (0..head_dim).map(|d| at(a.0, a.1, d) * at(b.0, b.1, d)).sum::<f64>();
@@ -44,19 +51,27 @@ fn formula(case: &Case) -> [Vec<f64>; 4] {
         let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = scores.iter().map(|s| (s - most).exp()).sum();
         let p: Vec<f64> = scores.iter().map(|s| (s - most).exp() / sum).collect();
-        let dp: Vec<f64> = (begin..end).map(|j| dot((3, i), (2, j))).collect();
+        let dp: Vec<f64> = (begin..end).map(|j| kept(i, j) * dot((3, i), (2, j))).collect();
         let mean: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
         for (j, (p, dp)) in (begin..end).zip(p.iter().zip(&dp)) {
             let ds = p * (dp - mean) * f64::from(scale);
             for d in 0..head_dim {
-                out[0][i * head_dim + d] += p * at(2, j, d);
+                out[0][i * head_dim + d] += kept(i, j) * p * at(2, j, d);
                 out[1][i * head_dim + d] += ds * at(1, j, d);
                 out[2][j * head_dim + d] += ds * at(0, i, d);
-                out[3][j * head_dim + d] += p * at(3, i, d);
+                out[3][j * head_dim + d] += kept(i, j) * p * at(3, i, d);
             }
         }
     }
     out
+}
+
+/// With about `share` of the probabilities dropped.
+fn dropping(case: Case, share: f32) -> Case {
+    let threshold = (f64::from(share) * 2f64.powi(32)) as u32;
+    let factor = 1.0 / (1.0 - share);
+    let dropout = ProbabilityDropout { threshold, factor, key: [7, 1 << 31], tensor: 3, step: 9, row: u32::MAX - 200 };
+    Case { shape: HeadShape { dropout: Some(dropout), ..case.shape }, ..case }
 }
 
 fn run(table: &KernelTable, case: &Case) -> [Vec<f32>; 4] {
@@ -102,6 +117,10 @@ fn equals_the_formula_on_every_isa() {
         case(100, 100, 128, 0, true, Some(1)),
         case(50, 50, 3, 10, true, Some(4)),
         case(0, 5, 8, 0, true, None),
+        dropping(case(1, 33, 19, 32, true, Some(7)), 0.3),
+        dropping(case(25, 25, 33, 0, true, Some(9)), 0.5),
+        dropping(case(70, 131, 65, 61, true, Some(40)), 0.1),
+        dropping(case(61, 129, 31, 0, false, None), 0.9),
     ];
     for (number, case) in cases.iter().enumerate() {
         let expected = formula(case);

@@ -8,6 +8,7 @@
  * the backward pass computes them again. Keys and values are transposed once a call, so that scores too are sums of
  * rows. A tile of queries meets only the keys it may see. */
 #include "../hqk.h"
+#include "../philox.h"
 #include "../softmax_row.h"
 #if defined(__SSE__)
 #include <xmmintrin.h>
@@ -109,6 +110,31 @@ static void probabilities(const hqk_attention_shape *shape, size_t query, size_t
     }
 }
 
+#define DRAWN_BLOCKS 16
+
+/* Dropout of what the queries `query..query + count` have for the keys they see: key j of row r keeps its value, times a
+ * factor, iff word j mod 4 of Philox block (j / 4, r) is at least `drop_below`. Drawn again wherever it is needed. */
+static void drop(const hqk_attention_shape *shape, size_t query, size_t count, float *values, size_t width) {
+    if (shape->drop_below == 0) return;
+    for (size_t r = 0; r < count; r++, values += width) {
+        const span own = seen(shape, query + r, 1);
+        for (size_t start = own.begin / 4 * 4; start < own.end; start += 4 * DRAWN_BLOCKS) {
+            uint32_t words[DRAWN_BLOCKS][4];
+            for (uint32_t b = 0; b < DRAWN_BLOCKS; b++) {
+                const uint32_t counter[4] = {(uint32_t)(start / 4) + b, shape->drop_row + (uint32_t)(query + r),
+                                             shape->drop_tensor, shape->drop_step};
+                hqk_philox(counter, shape->drop_key, words[b]);
+            }
+            const uint32_t *word = words[0];
+            const size_t begin = start < own.begin ? own.begin : start, end = least(start + 4 * DRAWN_BLOCKS, own.end);
+            for (size_t j = begin; j < end; j++) {
+                const float kept = values[j] * shape->keep_factor;
+                values[j] = word[j - start] < shape->drop_below ? 0.0f : kept;
+            }
+        }
+    }
+}
+
 /* One query: keys as they lie, 16 sums a key added as a fixed tree. */
 static void scores_of_one(const hqk_attention_shape *shape, const float *q, const float *k, float *scores) {
     const span keys = seen(shape, 0, 1);
@@ -132,6 +158,7 @@ void HQK_NAME(hqk_attention_forward)(const hqk_attention_shape *shape, const flo
     if (shape->queries == 1) {
         scores_of_one(shape, q, k, scratch);
         probabilities(shape, 0, 1, scratch, width);
+        drop(shape, 0, 1, scratch, width);
         weighted_rows(shape, 0, 1, scratch, width, v, shape->v_stride, y, shape->y_stride);
         return;
     }
@@ -141,6 +168,7 @@ void HQK_NAME(hqk_attention_forward)(const hqk_attention_shape *shape, const flo
         const size_t count = least(HQK_ATTENTION_QUERIES, shape->queries - query);
         scores_of(shape, query, count, q, shape->q_stride, transposed, width, scores);
         probabilities(shape, query, count, scores, width);
+        drop(shape, query, count, scores, width);
         weighted_rows(shape, query, count, scores, width, v, shape->v_stride, y, shape->y_stride);
     }
 }
@@ -159,12 +187,14 @@ void HQK_NAME(hqk_attention_backward)(const hqk_attention_shape *shape, const fl
         scores_of(shape, query, count, q, shape->q_stride, k_transposed, width, p);
         scores_of(shape, query, count, dy, shape->y_stride, v_transposed, width, ds);
         probabilities(shape, query, count, p, width);
+        drop(shape, query, count, ds, width);
         for (size_t r = 0; r < count; r++) {
             const span own = seen(shape, query + r, 1);
             float *row = ds + r * width;
             hqk_softmax_backward_row(p + r * width + own.begin, own.end - own.begin, shape->scale, row + own.begin);
             clear_outside(own, all, row);
         }
+        drop(shape, query, count, p, width);
         weighted_rows(shape, query, count, ds, width, k, shape->k_stride, dq, dim);
         product(keys, dim, count, p + all.begin, 1, width, dy + query * shape->y_stride, shape->y_stride,
                 dv + all.begin * dim, dim, 1);

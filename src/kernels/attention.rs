@@ -69,6 +69,24 @@ impl<'a> HeadRows<'a> {
     }
 }
 
+/// Dropout of a head's probabilities, drawn where it is needed: the one of key `j` for query `i` is zeroed iff word `j % 4`
+/// of the Philox block with this key and the counter (`j / 4`, `row + i`, tensor, step) is below the threshold.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbabilityDropout {
+    /// Draws below it drop; above 0.
+    pub threshold: u32,
+    /// Factor of what stays.
+    pub factor: f32,
+    /// Key of the generator.
+    pub key: [u32; 2],
+    /// Tensor that is drawn for.
+    pub tensor: u32,
+    /// Training step.
+    pub step: u32,
+    /// Row of the first query.
+    pub row: u32,
+}
+
 /// What one call of the attention kernels works on.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadShape {
@@ -86,6 +104,8 @@ pub struct HeadShape {
     pub window: Option<usize>,
     /// Factor on the scores, `1 / sqrt(head_dim)` as a rule; above 0.
     pub scale: f32,
+    /// What is dropped in training.
+    pub dropout: Option<ProbabilityDropout>,
 }
 
 impl HeadShape {
@@ -112,6 +132,8 @@ impl HeadShape {
         self.check("keys", k.rows.len(), k.stride, self.keys);
         self.check("values", v.rows.len(), v.stride, self.keys);
         self.check("outputs", y.0, y.1, self.queries);
+        let none = ProbabilityDropout { threshold: 0, factor: 1.0, key: [0; 2], tensor: 0, step: 0, row: 0 };
+        let drop = self.dropout.unwrap_or(none);
         Shape {
             queries: self.queries,
             keys: self.keys,
@@ -124,6 +146,12 @@ impl HeadShape {
             k_stride: k.stride,
             v_stride: v.stride,
             y_stride: y.1,
+            drop_below: drop.threshold,
+            keep_factor: drop.factor,
+            drop_key: drop.key,
+            drop_tensor: drop.tensor,
+            drop_step: drop.step,
+            drop_row: drop.row,
         }
     }
 }

@@ -2716,6 +2716,12 @@ pub struct hqk_attention_shape {
     pub k_stride: usize,
     pub v_stride: usize,
     pub y_stride: usize,
+    pub drop_below: u32,
+    pub keep_factor: f32,
+    pub drop_key: [u32; 2usize],
+    pub drop_tensor: u32,
+    pub drop_step: u32,
+    pub drop_row: u32,
 }
 unsafe extern "C" {
     pub fn hqk_attention_forward_portable(

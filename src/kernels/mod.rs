@@ -34,7 +34,7 @@ mod ternary_pack;
 
 pub use activation_quant::StochasticRounding;
 pub use adamw::{AdamWSettings, UpdateSums};
-pub use attention::{HeadRows, HeadShape};
+pub use attention::{HeadRows, HeadShape, ProbabilityDropout};
 pub use dense::{DenseMatrix, dense_matmul};
 pub use five_level::{FiveLevelLimits, five_level_packed_len};
 pub use gguf_ternary::{GGUF_BLOCK, GgufTernary};

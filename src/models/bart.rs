@@ -30,7 +30,13 @@ pub(super) fn build(config: &ModelConfig) -> Declaration {
     let target = layers.plan.embedding(table);
     let mut x = layers.embedded(target, "model.decoder");
     let head_dim = config.hidden_size / decoder.heads;
-    let shape = AttentionShape { heads: decoder.heads, kv_heads: decoder.heads, head_dim, window: None };
+    let shape = AttentionShape {
+        heads: decoder.heads,
+        kv_heads: decoder.heads,
+        head_dim,
+        window: None,
+        dropout: config.attention_dropout,
+    };
     for layer in 0..decoder.layers {
         let name = |part: &str| format!("model.decoder.layers.{layer}.{part}");
         layers.enter(BlockPart::Attention, layer);

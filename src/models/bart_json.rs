@@ -40,6 +40,7 @@ pub(super) fn bart(fields: &mut Fields<'_>, shared: Shared) -> Result<ModelConfi
         }),
         decoder_start_token_id: fields.optional("decoder_start_token_id")?,
         hidden_dropout: fields.or("dropout", 0.1)?,
+        attention_dropout: fields.or("attention_dropout", 0.0)?,
         initializer_range: init_std,
         ..shared.config(hidden_act)
     })
@@ -63,7 +64,8 @@ impl ModelConfig {
             "activation_function": self.hidden_act,
             "init_std": short(self.initializer_range),
             "dropout": short(self.hidden_dropout),
-            "attention_dropout": 0.0, "activation_dropout": 0.0,
+            "attention_dropout": short(self.attention_dropout),
+            "activation_dropout": 0.0,
         })
     }
 }

@@ -167,9 +167,11 @@ pub struct ModelConfig {
     pub labels: Vec<String>,
     /// Segments that tokens may belong to ([`ModelType::Bert`]).
     pub type_vocab_size: usize,
-    /// Share of activations dropped in training: behind embeddings and linear layers ([`ModelType::Bert`], [`ModelType::Bart`]), around recurrent
-    /// layers.
+    /// Share of activations dropped in training: behind embeddings and linear layers ([`ModelType::Bert`], [`ModelType::Bart`],
+    /// [`ModelType::Gpt2`]), around recurrent layers.
     pub hidden_dropout: f32,
+    /// Share of attention's probabilities dropped in training (all forms with attention but [`ModelType::Plain`]).
+    pub attention_dropout: f32,
     /// Form of the linear layers' weights; embeddings, head and norms are always f32.
     pub precision: Precision,
     /// Arithmetic of the linear layers' backward products.
@@ -199,6 +201,7 @@ impl ModelConfig {
             kv_heads: self.num_key_value_heads,
             head_dim: self.head_dim(),
             window: self.sliding_window,
+            dropout: self.attention_dropout,
         }
     }
 
@@ -267,6 +270,7 @@ impl ModelConfig {
             ("rope_theta", self.rope_theta, 1.0, 1e12),
             ("initializer_range", self.initializer_range, 0.0, 100.0),
             ("hidden_dropout", self.hidden_dropout, 0.0, 0.999),
+            ("attention_dropout", self.attention_dropout, 0.0, 0.999),
         ] {
             if !(least..=most).contains(&value) {
                 return Err(Error::invalid(name, format!("{least:e} to {most:e}"), value));
@@ -338,8 +342,12 @@ impl ModelConfig {
         if !bert && self.type_vocab_size != 1 {
             return refuse("type_vocab_size", "1", &self.type_vocab_size);
         }
-        if !bert && !bart && !recurrent && self.hidden_dropout != 0.0 {
+        let gpt2 = self.model_type == ModelType::Gpt2;
+        if !bert && !bart && !recurrent && !gpt2 && self.hidden_dropout != 0.0 {
             return refuse("hidden_dropout", "0", &self.hidden_dropout);
+        }
+        if (recurrent || self.model_type == ModelType::Plain) && self.attention_dropout != 0.0 {
+            return refuse("attention_dropout", "0", &self.attention_dropout);
         }
         if (plain || self.model_type == ModelType::Bitnet) && attention_width != self.hidden_size {
             return refuse("head_dim", "hidden_size / num_attention_heads", &self.head_dim());

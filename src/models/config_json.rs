@@ -31,7 +31,7 @@ const IGNORED: &[&str] = &[
     "chunk_size_feed_forward", "generation_config", "unsloth_version", "unsloth_fixed", "ignore_keys_at_rope_validation",
     "base_model_tp_plan", "reorder_and_upcast_attn", "summary_activation", "summary_first_dropout",
     "summary_proj_to_labels", "summary_type", "summary_use_proj", "n_ctx", "_num_labels",
-    // Dropout is not part of evaluation, and training here has none.
+    // Dropout that the form does not have.
     "attention_dropout", "hidden_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout",
 ];
 
@@ -203,8 +203,9 @@ impl ModelConfig {
             "n_positions": self.max_position_embeddings,
             "activation_function": "gelu_new",
             "layer_norm_epsilon": short(self.layer_norm_eps),
-            // Training here has no dropout.
-            "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
+            "attn_pdrop": short(self.attention_dropout),
+            "embd_pdrop": short(self.hidden_dropout),
+            "resid_pdrop": short(self.hidden_dropout),
         })
     }
 
@@ -232,6 +233,7 @@ impl ModelConfig {
             set("layer_norm_eps", short(self.layer_norm_eps));
             return keys;
         }
+        set("attention_dropout", short(self.attention_dropout));
         set("rope_theta", short(self.rope_theta));
         set("rope_scaling", self.rope_scaling.map_or(Value::Null, |scaling| rope_scaling_keys(&scaling)));
         if let Some(head_dim) = self.head_dim {
@@ -293,6 +295,7 @@ impl Shared {
             labels: self.labels,
             type_vocab_size: 1,
             hidden_dropout: 0.0,
+            attention_dropout: 0.0,
             precision: self.precision,
             gradient_precision: self.gradient_precision,
             head_precision: self.head_precision,
@@ -306,8 +309,18 @@ fn gpt2(fields: &mut Fields<'_>, shared: Shared) -> Result<ModelConfig> {
     let hidden_size: usize = fields.required("n_embd")?;
     let heads = fields.required("n_head")?;
     let hidden_act = fields.or("activation_function", Activation::GeluPytorchTanh)?;
+    // Where a file names no dropout there is none: configurations are written by hand, too.
+    let (embedded, residual): (Option<f32>, Option<f32>) =
+        (fields.optional("embd_pdrop")?, fields.optional("resid_pdrop")?);
+    if let (Some(embedded), Some(residual)) = (embedded, residual)
+        && embedded != residual
+    {
+        return Err(fields.error(format!("embd_pdrop: expected {residual}, as resid_pdrop, found {embedded}")));
+    }
     Ok(ModelConfig {
         hidden_size,
+        hidden_dropout: residual.or(embedded).unwrap_or(0.0),
+        attention_dropout: fields.or("attn_pdrop", 0.0)?,
         intermediate_size: fields.or("n_inner", hidden_size.saturating_mul(4))?,
         num_hidden_layers: fields.required("n_layer")?,
         num_attention_heads: heads,
@@ -342,6 +355,7 @@ fn llama(fields: &mut Fields<'_>, shared: Shared) -> Result<ModelConfig> {
         attention_bias: fields.or("attention_bias", false)?,
         mlp_bias: fields.or("mlp_bias", false)?,
         sliding_window: fields.optional("sliding_window")?.or((!windowless).then_some(4096)),
+        attention_dropout: fields.or("attention_dropout", 0.0)?,
         ..shared.config(hidden_act)
     })
 }
@@ -419,6 +433,8 @@ mod tests {
             assert_eq!(read(&config.to_json()).unwrap(), config);
             (config.precision, config.initializer_range) = (Precision::F32, 0.013);
             (config.bos_token_id, config.eos_token_id) = (Some(3), vec![4, 5]);
+            let (recurrent, plain) = (config.model_type.is_recurrent(), config.model_type == ModelType::Plain);
+            config.attention_dropout = if recurrent || plain { 0.0 } else { 0.07 };
             assert_eq!(read(&config.to_json()).unwrap(), config);
         }
         let (factor, low_freq_factor, high_freq_factor) = (8.0, 1.0, 4.0);
@@ -454,6 +470,13 @@ mod tests {
             "activation_function": "gelu_new", "n_inner": null, "resid_pdrop": 0.1}"#;
         let config = read(gpt2).unwrap();
         assert_eq!((config.intermediate_size, config.tie_word_embeddings), (48, true));
+        assert_eq!((config.hidden_dropout, config.attention_dropout), (0.1, 0.0));
+        let unequal = gpt2.replace("0.1", "0.1, \"embd_pdrop\": 0.2, \"attn_pdrop\": 0.3");
+        assert!(
+            read(&unequal).unwrap_err().to_string().contains("embd_pdrop: expected 0.1, as resid_pdrop, found 0.2")
+        );
+        let config = changed("attention_dropout", json!(0.25)).unwrap();
+        assert_eq!(config.attention_dropout, 0.25);
         let message = |key: &str, value: Value| changed(key, value).unwrap_err().to_string();
         assert_eq!(
             message("mlp_bias", json!("yes")),

@@ -64,6 +64,7 @@ pub(super) fn build(config: &ModelConfig) -> Declaration {
     let positions = layers.table(names.positions, config.max_position_embeddings);
     let mut x = layers.plan.embedding(table);
     x = layers.plan.position_embedding(x, positions);
+    x = layers.plan.dropout(x, config.hidden_dropout);
     // The projections back to the residual stream start smaller (GPT-2): its variance then does not grow with depth.
     let std = config.initializer_range;
     let residual_std = std / (2.0 * config.num_hidden_layers as f32).sqrt();
@@ -74,12 +75,14 @@ pub(super) fn build(config: &ModelConfig) -> Declaration {
         let qkv = layers.plain_linear(normed, &name(names.qkv), 3 * hidden, std);
         let attended = layers.plan.attention_fused(qkv, config.attention_shape());
         let projected = layers.plain_linear(attended, &name(names.attention_out), hidden, residual_std);
+        let projected = layers.plan.dropout(projected, config.hidden_dropout);
         x = layers.plan.add(x, projected);
         layers.enter(BlockPart::FeedForward, block);
         let normed = layers.block_norm(x, &name(names.feed_forward_norm));
         let inner = layers.plain_linear(normed, &name(names.feed_forward_in), ffn, std);
         let activated = layers.plan.gelu(inner);
         let outer = layers.plain_linear(activated, &name(names.feed_forward_out), hidden, residual_std);
+        let outer = layers.plan.dropout(outer, config.hidden_dropout);
         x = layers.plan.add(x, outer);
     }
     layers.leave_blocks();

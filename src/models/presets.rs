@@ -67,6 +67,7 @@ pub fn preset(name: &str) -> Result<ModelConfig> {
         labels: default_labels(2),
         type_vocab_size: 1,
         hidden_dropout: 0.0,
+        attention_dropout: 0.0,
         precision: Precision::Ternary,
         gradient_precision: GradPrecision::F32,
         head_precision: HeadPrecision::F32,
@@ -105,6 +106,7 @@ pub fn preset(name: &str) -> Result<ModelConfig> {
             head: Head::MaskedLanguageModel,
             type_vocab_size: 2,
             hidden_dropout: 0.1,
+            attention_dropout: 0.1,
             precision: Precision::F32,
             ..gated(12, 768, 3072, 512)
         }),

@@ -35,10 +35,11 @@ static void cross_entropy(size_t rows, size_t width) {
 /* `rows` rows of `width`, `stride` apart; the last one ends with its last element. */
 static float *spaced(size_t rows, size_t width, size_t stride) { return floats(rows ? (rows - 1) * stride + width : 0); }
 
-static void attention(size_t queries, size_t keys, size_t head_dim, int causal) {
+static void attention(size_t queries, size_t keys, size_t head_dim, int causal, uint32_t drop_below) {
     size_t first = keys > queries ? keys - queries : 0, scratch = (head_dim + 24) * round_up(keys, 16);
     hqk_attention_shape shape = {queries, keys, head_dim, first, 5, causal, 0.5f,
-                                 head_dim + 1, head_dim + 2, head_dim + 3, head_dim + 4};
+                                 head_dim + 1, head_dim + 2, head_dim + 3, head_dim + 4,
+                                 drop_below, 2.0f, {1, 2}, 3, 4, 5};
     float *q = spaced(queries, head_dim, shape.q_stride), *k = spaced(keys, head_dim, shape.k_stride);
     float *v = spaced(keys, head_dim, shape.v_stride), *y = spaced(queries, head_dim, shape.y_stride);
     float *dq = floats(queries * head_dim), *dk = floats(keys * head_dim), *dv = floats(keys * head_dim);
@@ -75,5 +76,5 @@ void run_rows(void) {
         for (size_t keys = 0; keys < COUNT(few); keys++)
             for (size_t d = 0; d < COUNT(head_dims); d++)
                 for (int causal = 0; causal < 2; causal++)
-                    attention(few[queries], few[keys], head_dims[d], causal);
+                    attention(few[queries], few[keys], head_dims[d], causal, causal ? 1u << 30 : 0);
 }

@@ -2,19 +2,24 @@
 //!
 //! The kernel takes a few queries at a time, which meet only the keys they may see. The forward pass keeps nothing; the
 //! backward pass computes the probabilities again (after Dao et al., "FlashAttention", 2022, but with whole rows in cache
-//! instead of an online softmax, so that not even the softmax sums need be kept).
+//! instead of an online softmax, so that not even the softmax sums need be kept). Dropped probabilities are drawn again, too.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
 use std::ops::Range;
 
+use super::dropout::threshold_and_factor;
 use crate::dispatch::Context;
-use crate::kernels::{HeadRows, HeadShape};
+use crate::kernels::{HeadRows, HeadShape, ProbabilityDropout};
 use crate::nn::{AttentionWeights, BufferId, BufferKind, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Scratch};
+use crate::tensor::RandomStream;
 use crate::{Error, Result};
 
 /// Queries of a task of the forward pass.
 const TASK_QUERIES: usize = 96;
+
+/// Stream purpose of the probabilities that are dropped.
+const DROPOUT_PURPOSE: u32 = 34;
 
 /// Heads and reach of an attention layer.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +32,8 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Positions a query sees, itself included; `None`: all before it. Causal attention only.
     pub window: Option<usize>,
+    /// Share of the probabilities that training drops; those that stay are multiplied by `1 / (1 - dropout)`.
+    pub dropout: f32,
 }
 
 /// Columns of a buffer, from `column` on.
@@ -96,6 +103,7 @@ impl PlanBuilder {
 
     fn push_attention(&mut self, operands: [Columns; 3], shape: AttentionShape, layer: Option<usize>) -> BufferId {
         assert_eq!(shape.heads % shape.kv_heads, 0, "attention: kv_heads divides heads");
+        assert!((0.0..1.0).contains(&shape.dropout), "attention: dropout {} is not in [0, 1)", shape.dropout);
         let y = self.buffer_beside(operands[0].buffer, BufferKind::Float, shape.heads * shape.head_dim);
         self.push(Attention { operands, shape, layer, y });
         y
@@ -149,7 +157,7 @@ impl Operation for Attention {
             pass_ref.context.for_each(y[..len].chunks_mut(head_dim).enumerate(), |(index, y)| {
                 let sequence = index / heads;
                 let operands = self.head_rows(pass_ref, sequence, index % heads);
-                let shape = self.head_shape(pass_ref, sequence, first, 0..1);
+                let shape = self.dropping(pass_ref, sequence, index % heads, first, 0..1);
                 attend(pass_ref.context, &shape, operands, y, head_dim);
             });
         } else {
@@ -157,8 +165,8 @@ impl Operation for Attention {
                 pass_ref.context.for_each(y.chunks_mut(TASK_QUERIES * width).enumerate(), |(block, y)| {
                     let start = block * TASK_QUERIES;
                     let queries = start..start + y.len() / width;
-                    let shape = self.head_shape(pass_ref, sequence, first, queries);
                     for head in 0..heads {
+                        let shape = self.dropping(pass_ref, sequence, head, first, queries.clone());
                         let [q, k, v] = self.head_rows(pass_ref, sequence, head);
                         attend(pass_ref.context, &shape, [q.from(start), k, v], &mut y[head * head_dim..], width);
                     }
@@ -229,7 +237,31 @@ impl Attention {
             (false, None) => self.lengths(pass)[1],
         };
         let scale = 1.0 / (head_dim as f32).sqrt();
-        HeadShape { queries: queries.len(), keys, head_dim, first: first + queries.start, causal, window, scale }
+        let (first, queries) = (first + queries.start, queries.len());
+        HeadShape { queries, keys, head_dim, first, causal, window, scale, dropout: None }
+    }
+
+    /// [`Attention::head_shape`] with what training drops of head `head`.
+    fn dropping(
+        &self,
+        pass: &Pass<'_>,
+        sequence: usize,
+        head: usize,
+        first: usize,
+        queries: Range<usize>,
+    ) -> HeadShape {
+        let row = (sequence * self.shape.heads + head) * self.lengths(pass)[0] + queries.start;
+        let shape = self.head_shape(pass, sequence, first, queries);
+        let (threshold, factor) = threshold_and_factor(self.shape.dropout);
+        let dropout = (pass.mode == Mode::Train && threshold > 0).then(|| ProbabilityDropout {
+            threshold,
+            factor,
+            key: RandomStream::key(pass.randomness.seed, DROPOUT_PURPOSE),
+            tensor: pass.operation,
+            step: pass.randomness.step,
+            row: row as u32,
+        });
+        HeadShape { dropout, ..shape }
     }
 
     /// The layer's weights: attention whose values are the rows of the identity, `head_dim` columns at a time.
@@ -285,10 +317,12 @@ impl Attention {
         let (dk, dv) = dkv.split_at_mut(keys * head_dim);
         dk.fill(0.0);
         dv.fill(0.0);
-        let shape = self.head_shape(pass, sequence, 0, 0..length);
+        let shape_of = |head| self.dropping(pass, sequence, head, 0, 0..length);
+        let shape = shape_of(0);
         let [dk, dv] = [dk, dv].map(|gradient| &mut gradient[..shape.keys * head_dim]);
         for (member, dq) in dq.chunks_exact_mut(length * head_dim).enumerate() {
             let head = kv_head * group + member;
+            let shape = shape_of(head);
             let operands = self.head_rows(pass, sequence, head);
             let dy = &pass.buffers.gradient(self.y)[sequence * length * stride + head * head_dim..];
             let dy = HeadRows { rows: dy, stride };

@@ -36,13 +36,17 @@ impl PlanBuilder {
     }
 }
 
+/// Draws below the threshold drop, what stays is multiplied by the factor.
+pub(super) fn threshold_and_factor(rate: f32) -> (u32, f32) {
+    ((f64::from(rate) * (1u64 << 32) as f64) as u32, 1.0 / (1.0 - rate))
+}
+
 impl Dropout {
     fn apply(&self, pass: &Pass<'_>, from: &[f32], to: &mut [f32]) {
         let kernels = pass.context.kernels();
         let key = RandomStream::key(pass.randomness.seed, DROPOUT_PURPOSE);
         let (tensor, step) = (pass.operation, pass.randomness.step);
-        let threshold = (f64::from(self.rate) * (1u64 << 32) as f64) as u32;
-        let factor = 1.0 / (1.0 - self.rate);
+        let (threshold, factor) = threshold_and_factor(self.rate);
         let blocks = from.chunks(BLOCK).zip(to.chunks_mut(BLOCK)).enumerate();
         pass.context.for_each(blocks, |(block, (from, to))| {
             let first = (block * BLOCK) as u64;

@@ -161,6 +161,9 @@
 // First and last token of a span.
 #define HQ_HEAD_SPAN_EXTRACTION 7
 
+// Hidden states alone; there is no loss.
+#define HQ_HEAD_HIDDEN_STATES 8
+
 // A folder for transformers: f32 weights as they are.
 #define HQ_EXPORT_F32 0
 

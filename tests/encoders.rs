@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 
 use hybridq::Result;
 use hybridq::data::{Split, TokenBatch, Tokenizer};
-use hybridq::dispatch::{Context, ContextOptions};
+use hybridq::dispatch::Context;
 use hybridq::models::{ExportType, Head, Model, ModelConfig, default_labels, preset};
 use hybridq::nn::{Batch, Executor, GradPrecision, IGNORED, Mode, Precision, StepRandomness};
 use hybridq::train::{BatchObjective, BatchSource, TrainConfig, Trainer, open_model};
+use small_models::{context, ids, ready};
 
-fn context(threads: usize) -> Context {
-    Context::new(ContextOptions { threads: Some(threads), isa: None }).unwrap()
-}
+mod small_models;
 
 fn small(head: Head, precision: Precision) -> ModelConfig {
     ModelConfig {
@@ -24,21 +23,12 @@ fn small(head: Head, precision: Precision) -> ModelConfig {
         max_position_embeddings: 24,
         initializer_range: 0.2,
         hidden_dropout: 0.0,
+        attention_dropout: 0.0,
         labels: default_labels(3),
         head,
         precision,
         ..preset("bert").unwrap()
     }
-}
-
-fn ready(config: ModelConfig, context: &Context) -> Model {
-    let mut model = Model::new(config, 3).unwrap();
-    model.store.quantize(context).unwrap();
-    model
-}
-
-fn ids(count: usize, limit: usize, salt: usize) -> Vec<u32> {
-    (0..count).map(|i| ((i * i * 7 + i * 3 + salt) % limit) as u32).collect()
 }
 
 fn predict(model: &mut Model, context: &Context, batch: Batch<'_>) -> Vec<f32> {
@@ -228,7 +218,14 @@ fn encoders_write_no_text_and_ternary_ones_are_not_exported() {
     let one = read(r#""architectures": ["BertForSequenceClassification"], "num_labels": 1"#).unwrap();
     assert_eq!((one.head, one.hidden_dropout), (Head::Regression, 0.1));
     named(r#""is_decoder": true"#, "is_decoder");
-    named(r#""architectures": ["BertForPreTraining"]"#, "architectures: expected BertModel");
+    assert_eq!(read(r#""architectures": ["BertForPreTraining"]"#).unwrap().head, Head::MaskedLanguageModel);
+    let alone =
+        read(r#""architectures": ["BertModel"], "add_pooling_layer": false, "attention_probs_dropout_prob": 0.3"#);
+    let alone = alone.unwrap();
+    assert_eq!((alone.head, alone.attention_dropout), (Head::HiddenStates, 0.3));
+    assert_eq!(ModelConfig::from_json(&alone.to_json(), Path::new("c.json")).unwrap(), alone);
+    named(r#""architectures": ["BertForMultipleChoice"]"#, "architectures: expected BertModel");
+    named(r#""attention_probs_dropout_prob": 1.0"#, "attention_dropout");
     named(r#""position_embedding_type": "relative_key""#, "position_embedding_type");
     named(r#""hidden_act": "silu""#, "hidden_act: expected gelu, gelu_new or relu");
     named(r#""architectures": ["BertModel"], "id2label": {"1": "B"}"#, "id2label.0");

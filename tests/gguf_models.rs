@@ -8,7 +8,9 @@ use hybridq::formats::{GgmlType, GgufFile, GgufTensorData, GgufValue, write_gguf
 use hybridq::models::{Activation, GgufExportType, Model, ModelConfig, ModelType, preset};
 use hybridq::nn::ops::RopeScaling;
 use hybridq::nn::{Batch, Executor, Mode, Precision, StepRandomness};
-use hybridq::train::{export_gguf, import_model, open_model};
+use hybridq::train::{
+    LanguageModelTrainer, RunPlace, TrainConfig, export_gguf, export_packed, import_model, open_model,
+};
 
 const TYPES: [GgufExportType; 5] =
     [GgufExportType::F32, GgufExportType::F16, GgufExportType::Q8_0, GgufExportType::Tq1_0, GgufExportType::Tq2_0];
@@ -309,7 +311,7 @@ fn files_that_do_not_fit_are_refused() {
     let number = GgufValue::U32;
     assert!(
         with("general.architecture", GgufValue::String("mamba".into()))
-            .contains("expected llama, bitnet or gpt2, found \"mamba\"")
+            .contains("expected llama, bitnet, gpt2 or bert, found \"mamba\"")
     );
     assert!(with("llama.block_count", number(3)).contains("\"blk.2."));
     assert!(with("llama.block_count", number(1)).contains("\"blk.1."));
@@ -399,5 +401,35 @@ fn programs_paths_lead_in_and_out() {
         let trits =
             |model: &Model, id| model.store.quantized(id).and_then(|form| form.packed()).map(|p| p.unpack(&context));
         assert!(trits(&original, id) == trits(&again, other));
+    }
+}
+
+/// Training goes on from what others' files hold.
+#[test]
+fn training_starts_from_files() {
+    let (context, folder) = (context(), tempfile::tempdir().unwrap());
+    let place = |name: &str| folder.path().join(name);
+    let original = model(ModelConfig { vocab_size: 256, ..config(ModelType::Bitnet, Precision::Ternary) });
+    original.save(&place("folder")).unwrap();
+    export_gguf(&context, &place("folder"), &place("m.gguf"), GgufExportType::Tq2_0).unwrap();
+    export_packed(&context, &place("folder"), &place("m.packed")).unwrap();
+    std::fs::write(place("text"), "ternary weights learn, too. ".repeat(200)).unwrap();
+    let loss = |init: &str, steps: u64| {
+        let config = TrainConfig {
+            data: Some(place("text")),
+            init: Some(place(init)),
+            max_steps: steps,
+            batch_size: 2,
+            seq_length: 16,
+            ..TrainConfig::for_model("tiny")
+        };
+        let mut trainer = LanguageModelTrainer::open(&context, config, RunPlace::Nowhere).unwrap();
+        trainer.run().unwrap().final_loss.unwrap()
+    };
+    let first = loss("folder", 1);
+    for init in ["m.gguf", "m.packed"] {
+        // Embedding and head were rounded to 8 bits on the way.
+        assert!((loss(init, 1) - first).abs() < 0.02, "{init}: {} and {first}", loss(init, 1));
+        assert!(loss(init, 40) < first - 1.0, "{init}: learns from there");
     }
 }

@@ -56,7 +56,7 @@ fn tokenizers_that_do_not_fit_are_refused() {
     };
     let strings =
         |words: &[&str]| Some(GgufValue::Array(GgufArray::String(words.iter().map(|w| w.to_string()).collect())));
-    assert!(with("model", Some(GgufValue::String("bert".into()))).contains("expected gpt2 or llama, found \"bert\""));
+    assert!(with("model", Some(GgufValue::String("t5".into()))).contains("expected gpt2, llama or bert, found \"t5\""));
     assert!(with("model", Some(GgufValue::U8(1))).contains("tokenizer.ggml.model"));
     assert!(with("scores", None).contains("tokenizer.ggml.scores"));
     assert!(with("scores", Some(GgufValue::Array(GgufArray::F32(vec![0.0])))).contains("scores: expected"));

@@ -98,7 +98,7 @@ fn paths_lead_to_packed_files() {
     assert!(export_packed(&context, &folder.path().join("m"), &out).unwrap_err().to_string().contains("a new file"));
     let (loaded, tokenizer) = open_model(&context, &out).unwrap();
     assert!(tokenizer.is_byte_level() && loaded.store.check_weights().is_err());
-    let (mut trainable, _) = open_trainable_model(&context, &out).unwrap();
+    let mut trainable = open_trainable_model(&context, &out).unwrap();
     trainable.store.quantize(&context).unwrap();
     for (id, other) in model.store.ids().zip(trainable.store.ids()) {
         let trits = |model: &Model, id| model.store.quantized(id).and_then(|f| f.packed()).map(|p| p.unpack(&context));

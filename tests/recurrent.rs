@@ -6,16 +6,16 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use hybridq::data::Tokenizer;
-use hybridq::dispatch::{Context, ContextOptions};
+use hybridq::dispatch::Context;
 use hybridq::formats::SafetensorsFile;
 use hybridq::generate::{GenerateOptions, SamplerOptions, generate};
 use hybridq::models::{ExportType, Model, ModelConfig, ModelType, Sharing, SharingRule, preset};
 use hybridq::nn::{Batch, Executor, GradPrecision, KeyValueCache, Mode, Precision, StepRandomness};
 use hybridq::optim::{AdamW, Optimizer, TrainingState};
+use small_models::{context, ids, ready};
 
-fn context(threads: usize) -> Context {
-    Context::new(ContextOptions { threads: Some(threads), isa: None }).unwrap()
-}
+mod peers;
+mod small_models;
 
 fn small(model_type: ModelType, precision: Precision) -> ModelConfig {
     let name = if model_type == ModelType::Lstm { "lstm" } else { "gru" };
@@ -38,16 +38,6 @@ const FORMS: [(ModelType, Precision); 4] = [
     (ModelType::Gru, Precision::Ternary),
 ];
 
-fn ready(config: ModelConfig, context: &Context) -> Model {
-    let mut model = Model::new(config, 3).unwrap();
-    model.store.quantize(context).unwrap();
-    model
-}
-
-fn ids(count: usize, limit: usize, salt: usize) -> Vec<u32> {
-    (0..count).map(|i| ((i * i * 7 + i * 3 + salt) % limit) as u32).collect()
-}
-
 /// Columns `from..from + length` of `sequences` rows.
 fn columns(all: &[u32], sequences: usize, from: usize, length: usize) -> Vec<u32> {
     all.chunks(all.len() / sequences).flat_map(|row| row[from..from + length].to_vec()).collect()
@@ -60,21 +50,8 @@ fn step(model: &mut Model, context: &Context, batch: Batch<'_>, cache: &mut KeyV
     executor.step_with_state(&model.plan, context, &mut model.store, batch, cache, randomness, 1.0).unwrap()
 }
 
-/// The folders of all cases; none, with a message, where the variable names no folder.
 fn cases() -> Vec<PathBuf> {
-    let Some(folder) = std::env::var_os("HYBRIDQ_TORCH_RECURRENT_DIR").map(PathBuf::from) else {
-        eprintln!(
-            "SKIPPED: recurrent parity: HYBRIDQ_TORCH_RECURRENT_DIR names no folder (see tests/peers/export_recurrent.py)"
-        );
-        let required = std::env::var("HYBRIDQ_REQUIRE").is_ok_and(|list| list.split(',').any(|x| x == "torch"));
-        assert!(!required, "HYBRIDQ_REQUIRE asks for torch");
-        return Vec::new();
-    };
-    let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    cases.retain(|path| path.join("expected.safetensors").is_file());
-    cases.sort();
-    assert!(!cases.is_empty(), "{} holds no cases", folder.display());
-    cases
+    peers::cases("HYBRIDQ_TORCH_RECURRENT_DIR", "export_recurrent.py", "torch", "expected.safetensors")
 }
 
 /// f32 logits within 1e-4, gradients of every parameter within 1e-3.

@@ -11,24 +11,15 @@ use hybridq::generate::{BeamOptions, translate};
 use hybridq::models::{ExportType, Head, Model};
 use hybridq::nn::{Batch, Executor, IGNORED, Mode, StepRandomness};
 
+mod peers;
+
 /// Largest difference of an output, relative to the largest one.
 const OUTPUTS: f64 = 1e-4;
 /// Largest `||ours - theirs|| / ||theirs||` of a parameter's gradient.
 const GRADIENTS: f64 = 1e-3;
 
-/// The folders of all cases; none, with a message, where the variable names no folder.
 fn cases() -> Vec<PathBuf> {
-    let Some(folder) = std::env::var_os("HYBRIDQ_TRANSFORMERS_DIR").map(PathBuf::from) else {
-        eprintln!("SKIPPED: task parity: HYBRIDQ_TRANSFORMERS_DIR names no folder (see tests/peers/export_tasks.py)");
-        let required = std::env::var("HYBRIDQ_REQUIRE").is_ok_and(|list| list.split(',').any(|x| x == "transformers"));
-        assert!(!required, "HYBRIDQ_REQUIRE asks for transformers");
-        return Vec::new();
-    };
-    let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    cases.retain(|path| path.join("batch.safetensors").is_file());
-    cases.sort();
-    assert!(!cases.is_empty(), "{} holds no cases", folder.display());
-    cases
+    peers::cases("HYBRIDQ_TRANSFORMERS_DIR", "export_tasks.py", "transformers", "batch.safetensors")
 }
 
 /// What transformers was given and what it computed.

@@ -10,26 +10,15 @@ use hybridq::formats::SafetensorsFile;
 use hybridq::models::Model;
 use hybridq::nn::{Batch, Executor, Mode, Precision, StepRandomness};
 
+mod peers;
+
 /// Largest difference of a logit, relative to the largest logit.
 const LOGITS: f64 = 1e-4;
 /// Largest `||ours - theirs|| / ||theirs||` of a parameter's gradient.
 const GRADIENTS: f64 = 1e-3;
 
-/// The folders of all cases; none, with a message, where the variable names no folder.
 fn cases() -> Vec<PathBuf> {
-    let Some(folder) = std::env::var_os("HYBRIDQ_TRANSFORMERS_DIR").map(PathBuf::from) else {
-        eprintln!(
-            "SKIPPED: transformers parity: HYBRIDQ_TRANSFORMERS_DIR names no folder (see tests/peers/export_transformers.py)"
-        );
-        let required = std::env::var("HYBRIDQ_REQUIRE").is_ok_and(|list| list.split(',').any(|x| x == "transformers"));
-        assert!(!required, "HYBRIDQ_REQUIRE asks for transformers");
-        return Vec::new();
-    };
-    let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    cases.retain(|path| path.join("expected.safetensors").is_file());
-    cases.sort();
-    assert!(!cases.is_empty(), "{} holds no cases", folder.display());
-    cases
+    peers::cases("HYBRIDQ_TRANSFORMERS_DIR", "export_transformers.py", "transformers", "expected.safetensors")
 }
 
 /// What transformers computed.

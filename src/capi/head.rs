@@ -25,9 +25,11 @@ pub const HQ_HEAD_REGRESSION: u32 = 5;
 pub const HQ_HEAD_TOKEN_CLASSIFICATION: u32 = 6;
 /// First and last token of a span.
 pub const HQ_HEAD_SPAN_EXTRACTION: u32 = 7;
+/// Hidden states alone; there is no loss.
+pub const HQ_HEAD_HIDDEN_STATES: u32 = 8;
 
 /// In the order of the constants.
-const HEADS: [Head; 8] = [
+const HEADS: [Head; 9] = [
     Head::None,
     Head::LanguageModel,
     Head::Seq2Seq,
@@ -36,6 +38,7 @@ const HEADS: [Head; 8] = [
     Head::Regression,
     Head::TokenClassification,
     Head::SpanExtraction,
+    Head::HiddenStates,
 ];
 
 /// The HQ_HEAD_ constant of a head.

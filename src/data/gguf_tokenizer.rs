@@ -1,7 +1,7 @@
 //! Tokenizers as GGUF metadata, and back.
 //!
-//! llama.cpp has two kinds that are known here: "gpt2", merges over bytes written as printable characters, and "llama",
-//! SentencePiece's, which joins the neighbours that make the token of the highest score.
+//! llama.cpp has three kinds that are known here: "gpt2", merges over bytes written as printable characters, "llama",
+//! SentencePiece's, which joins the neighbours that make the token of the highest score, and "bert", WordPiece.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::byte_level::byte_level_char;
+use super::gguf_word_piece::{word_piece_entries, word_piece_tokenizer};
 use super::sentence_piece::{merges_of_scores, scores_of_merges};
 use super::tokenizer::{NEWLINE, Tokenizer};
 use crate::formats::{GgufArray, GgufFile, GgufValue};
@@ -18,7 +19,7 @@ use crate::{Error, Result};
 const LLAMA3_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Kinds of tokens.
-mod token_type {
+pub(super) mod token_type {
     pub const NORMAL: i32 = 1;
     pub const UNKNOWN: i32 = 2;
     pub const CONTROL: i32 = 3;
@@ -27,11 +28,11 @@ mod token_type {
     pub const BYTE: i32 = 6;
 }
 
-/// What both kinds have.
+/// What all kinds have.
 #[derive(Default)]
-struct Vocabulary {
-    tokens: Vec<String>,
-    types: Vec<i32>,
+pub(super) struct Vocabulary {
+    pub tokens: Vec<String>,
+    pub types: Vec<i32>,
 }
 
 impl Tokenizer {
@@ -60,6 +61,15 @@ impl Tokenizer {
             Err(Error::Unsupported(format!("no export to gguf: llama.cpp has no tokenizer with {found}")))
         };
         let model = &json["model"];
+        if model["type"] == "WordPiece" {
+            let ends = self.encode_prompt("")?;
+            let Some((own, words)) = word_piece_entries(&json, &ends) else {
+                return refuse(&"this normalizer, pre_tokenizer or post_processor");
+            };
+            own.into_iter().for_each(|(key, value)| add(key, value));
+            words.add_to(vocabulary, &mut entries);
+            return Ok(entries);
+        }
         if model["type"] != "BPE" {
             return refuse(&format!("a model of type {}", model["type"]));
         }
@@ -118,6 +128,9 @@ impl Tokenizer {
         let (bos, eos) = (id("bos_token_id"), id("eos_token_id"));
         let starts = find("add_bos_token").and_then(GgufValue::as_bool).unwrap_or(kind == "llama");
         let before = bos.filter(|_| starts).map(|bos| (bos, words.tokens[bos as usize].as_str()));
+        if kind == "bert" {
+            return word_piece_tokenizer(file, words);
+        }
         let json = match kind {
             "gpt2" => {
                 let Some(GgufArray::String(merges)) = find("merges").and_then(GgufValue::as_array) else {
@@ -144,7 +157,7 @@ impl Tokenizer {
                 let merges = merges.map_err(|error| file.error(None, format!("tokenizer.ggml.tokens: {error}")))?;
                 sentence_piece(&words, merges, blank)
             }
-            other => return fail("model", format!("expected gpt2 or llama, found {other:?}")),
+            other => return fail("model", format!("expected gpt2, llama or bert, found {other:?}")),
         };
         let json = with_start(json, before).to_string();
         Tokenizer::from_json(file.path(), json.as_bytes(), (bos, eos))
@@ -153,7 +166,7 @@ impl Tokenizer {
 
 impl Vocabulary {
     /// Tokens by id; ids without a token are unused ones.
-    fn of_json(json: &Value) -> Self {
+    pub(super) fn of_json(json: &Value) -> Self {
         let mut by_id = BTreeMap::new();
         for (token, id) in json["model"]["vocab"].as_object().into_iter().flatten() {
             by_id.insert(id.as_u64().unwrap_or(0) as usize, (token.clone(), token_type::NORMAL));

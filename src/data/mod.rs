@@ -3,6 +3,7 @@
 mod byte_level;
 mod dataset;
 mod gguf_tokenizer;
+mod gguf_word_piece;
 mod ngram;
 mod sentence_piece;
 mod subword_tokenizer;
@@ -10,6 +11,7 @@ mod text_decoder;
 mod text_source;
 mod token_store;
 mod tokenizer;
+mod word_piece;
 
 pub use dataset::{Split, TokenBatch, TokenDataset};
 pub use ngram::NgramBaselines;

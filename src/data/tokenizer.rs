@@ -6,12 +6,16 @@ use std::path::Path;
 use super::byte_level::byte_level_json;
 use super::subword_tokenizer::{MERGES_FILES, SubwordTokenizer, VOCABULARY_FILES};
 use super::text_decoder::TextDecoder;
+use super::word_piece::read_vocab_txt;
 use crate::formats::atomic_write;
 use crate::{Error, Result};
 
 /// The byte-level tokenizer's BOS: a line break, after which a text may begin. (A 257th id would cost every comparison
 /// with byte models its common vocabulary, and the head a row that is hardly ever trained.)
 pub const NEWLINE: u8 = b'\n';
+
+/// BERT's vocabulary.
+const PIECES_FILE: &str = "vocab.txt";
 
 /// Longer texts are encoded in pieces of about this size, side by side.
 const PIECE_BYTES: usize = 1 << 18;
@@ -41,7 +45,8 @@ impl Tokenizer {
     }
 
     /// Reads a tokenizer: a `tokenizer.json`; GPT-2's `vocab.json` or `encoder.json` with `merges.txt` or `vocab.bpe` beside
-    /// it (any of the two files may be named); or a folder that holds either. Errors: missing files, other formats.
+    /// it (any of the two files may be named); BERT's `vocab.txt`; or a folder that holds one of these. Errors: missing files,
+    /// other formats.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         Ok(Tokenizer::of_subword(Tokenizer::load_subword(path.as_ref())?))
     }
@@ -71,6 +76,10 @@ impl Tokenizer {
             if file.is_file() {
                 return SubwordTokenizer::load_json(&file);
             }
+            let pieces = path.join(PIECES_FILE);
+            if pieces.is_file() && !VOCABULARY_FILES.iter().any(|name| path.join(name).is_file()) {
+                return Tokenizer::load_word_piece(&pieces);
+            }
             return SubwordTokenizer::load_gpt2(path, path);
         }
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -78,7 +87,19 @@ impl Tokenizer {
         if VOCABULARY_FILES.iter().chain(&MERGES_FILES).any(|known| name == *known) {
             return SubwordTokenizer::load_gpt2(folder, path);
         }
+        if name == PIECES_FILE {
+            return Tokenizer::load_word_piece(path);
+        }
         SubwordTokenizer::load_json(path)
+    }
+
+    fn load_word_piece(path: &Path) -> Result<SubwordTokenizer> {
+        let json = read_vocab_txt(path)?;
+        let id = |place: usize| {
+            let token = json["post_processor"]["single"][place]["SpecialToken"]["id"].as_str()?;
+            json["model"]["vocab"][token].as_u64().map(|id| id as u32)
+        };
+        SubwordTokenizer::parse(path, json.to_string().as_bytes(), Some((id(0), id(2))))
     }
 
     /// Writes `tokenizer.json` (and `tokenizer_config.json` with the names of BOS and EOS) into `folder`, in Hugging Face's

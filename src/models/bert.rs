@@ -63,6 +63,7 @@ impl Layers<'_> {
                 let pooled = self.pooled(x);
                 self.plan.output(&[x, pooled]);
             }
+            Head::HiddenStates => self.plan.output(&[x]),
             Head::SequenceClassification => {
                 let pooled = self.pooled(x);
                 let scores = self.classifier(pooled);

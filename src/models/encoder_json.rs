@@ -22,11 +22,14 @@ pub(super) fn read_head(fields: &mut Fields<'_>, model_type: ModelType) -> Resul
     let head = match class.as_deref() {
         None => Head::MaskedLanguageModel,
         Some(class) => class.strip_prefix(BERT).and_then(Head::of_class).ok_or_else(|| {
-            let expected = "BertModel, BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification or \
-                            BertForQuestionAnswering";
+            let expected = "BertModel, BertForPreTraining, BertForMaskedLM, BertForSequenceClassification, \
+                            BertForTokenClassification or BertForQuestionAnswering";
             fields.error(format!("architectures: expected {expected}, found {class:?}"))
         })?,
     };
+    // transformers tells by an argument, files by a missing tensor: the key is ours.
+    let pooled = fields.or("add_pooling_layer", true)?;
+    let head = if head == Head::None && !pooled { Head::HiddenStates } else { head };
     let labels = read_labels(fields)?;
     let problem: Option<String> = fields.optional("problem_type")?;
     if !head.has_labels() {
@@ -63,8 +66,7 @@ pub(super) fn bert(fields: &mut Fields<'_>, shared: Shared) -> Result<ModelConfi
     fields.fixed("is_decoder", json!(false))?;
     fields.fixed("position_embedding_type", json!("absolute"))?;
     fields.fixed("pruned_heads", json!({}))?;
-    // Attention weights and the classifier's input are dropped as the rest is, or not at all.
-    let _: Option<f32> = fields.optional("attention_probs_dropout_prob")?;
+    // The classifier's input is dropped as the rest is.
     let _: Option<f32> = fields.optional("classifier_dropout")?;
     let heads = fields.or("num_attention_heads", 12)?;
     let hidden_act = fields.or("hidden_act", Activation::Gelu)?;
@@ -78,6 +80,7 @@ pub(super) fn bert(fields: &mut Fields<'_>, shared: Shared) -> Result<ModelConfi
         type_vocab_size: fields.or("type_vocab_size", 2)?,
         layer_norm_eps: fields.or("layer_norm_eps", 1e-12)?,
         hidden_dropout: fields.or("hidden_dropout_prob", 0.1)?,
+        attention_dropout: fields.or("attention_probs_dropout_prob", 0.1)?,
         ..shared.config(hidden_act)
     })
 }
@@ -95,8 +98,11 @@ impl ModelConfig {
             "hidden_act": self.hidden_act,
             "layer_norm_eps": short(self.layer_norm_eps),
             "hidden_dropout_prob": short(self.hidden_dropout),
-            "attention_probs_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": short(self.attention_dropout),
         });
+        if self.head == Head::HiddenStates {
+            keys["add_pooling_layer"] = json!(false);
+        }
         if self.head.has_labels() {
             let names = || self.labels.iter().enumerate();
             let problem = match self.head {

@@ -39,6 +39,8 @@ pub(super) enum Form {
 
 /// A tensor of BART's files that is added to the logits: zeros, as no training reaches it.
 const FINAL_BIAS: &str = "final_logits_bias";
+/// The second head of BERT's pre-training, which no model here has.
+const NEXT_SENTENCE: &str = "cls.seq_relationship.";
 
 /// A parameter's tensor.
 struct Source {
@@ -60,6 +62,10 @@ impl Model {
         let Declaration { plan, parameters: specs, .. } = Model::declare(&config);
         let tensors = SafetensorsFolder::open(folder)?;
         let sources = find_sources(&config, &specs, &tensors)?;
+        if tensors.names().any(|name| name.starts_with(NEXT_SENTENCE)) {
+            let path = tensors.path().display();
+            tracing::warn!("{path}: {NEXT_SENTENCE}*: the head for the next sentence is left out");
+        }
         check_final_bias(&config, &tensors)?;
         let mut store = ParamStore::new(specs)?;
         let divides = scales_divide(&text);
@@ -194,7 +200,7 @@ fn is_derived(name: &str, config: &ModelConfig) -> bool {
         return tied
             || (["cls.predictions.bias", "cls.predictions.decoder.bias"].contains(&name) && masked)
             || name.ends_with("embeddings.position_ids")
-            || name.starts_with("cls.seq_relationship.")
+            || name.starts_with(NEXT_SENTENCE)
             || (name.starts_with("cls.") && !masked)
             || name.contains("pooler.dense.");
     }

@@ -12,6 +12,8 @@ pub enum Head {
     /// Nothing: the hidden states `[tokens, hidden_size]` are the output, behind them the pooled first token of each
     /// sequence, `[sequences, hidden_size]`. There is no loss.
     None,
+    /// Nothing, and no pooled tokens: `[tokens, hidden_size]`. There is no loss.
+    HiddenStates,
     /// The next token of a decoder language model.
     LanguageModel,
     /// The next token of the target that an encoder-decoder writes for a source ([`crate::nn::Batch::source`]): a target for
@@ -34,7 +36,7 @@ impl Head {
     /// The end of the class name in Hugging Face files.
     pub(super) fn class(self) -> &'static str {
         match self {
-            Head::None => "Model",
+            Head::None | Head::HiddenStates => "Model",
             Head::LanguageModel => "ForCausalLM",
             Head::Seq2Seq => "ForConditionalGeneration",
             Head::MaskedLanguageModel => "ForMaskedLM",
@@ -44,8 +46,12 @@ impl Head {
         }
     }
 
-    /// The head of a class; a classification may be a regression.
+    /// The head of a class; a classification may be a regression. Of pre-training's two heads it is the first, for masked
+    /// tokens.
     pub(super) fn of_class(class: &str) -> Option<Head> {
+        if class == "ForPreTraining" {
+            return Some(Head::MaskedLanguageModel);
+        }
         let heads = [Head::None, Head::MaskedLanguageModel, Head::SequenceClassification, Head::TokenClassification];
         heads.into_iter().chain([Head::SpanExtraction]).find(|head| head.class() == class)
     }
@@ -53,7 +59,7 @@ impl Head {
     /// Targets of a batch: what [`crate::nn::Batch::targets`] must hold.
     pub fn target_count(self, sequences: usize, length: usize) -> usize {
         match self {
-            Head::None | Head::Regression => 0,
+            Head::None | Head::HiddenStates | Head::Regression => 0,
             Head::SequenceClassification => sequences,
             Head::SpanExtraction => 2 * sequences,
             Head::LanguageModel | Head::Seq2Seq | Head::MaskedLanguageModel | Head::TokenClassification => {
@@ -74,6 +80,7 @@ impl ModelConfig {
         let (tokens, labels) = (sequences * length, self.labels.len());
         match self.head {
             Head::None => (tokens + sequences) * self.hidden_size,
+            Head::HiddenStates => tokens * self.hidden_size,
             Head::LanguageModel | Head::Seq2Seq => sequences * self.vocab_size,
             Head::MaskedLanguageModel => tokens * self.vocab_size,
             Head::SequenceClassification | Head::Regression => sequences * labels,

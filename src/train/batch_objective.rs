@@ -89,7 +89,7 @@ impl<S: BatchSource> Trainer<BatchObjective<S>> {
     pub fn on_batches(context: &Context, config: TrainConfig, source: S) -> Result<Self> {
         config.validate()?;
         let tokenizer = open_tokenizer(&config)?;
-        let model = make_model(&config, &tokenizer)?;
+        let model = make_model(context, &config, &tokenizer)?;
         let objective = BatchObjective::new(model, tokenizer, source, config.seq_length)?
             .with_checkpoints(config.gradient_checkpointing);
         Trainer::new(context.clone(), config, objective)

@@ -103,7 +103,7 @@ pub struct TrainConfig {
     pub val: Option<PathBuf>,
     /// A preset's name, or a JSON file with a model's configuration.
     pub model: String,
-    /// A model folder to start from.
+    /// A model to start from: a folder, a run, a GGUF or packed file (whose layers become the latent weights they stand for).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
     /// A tokenizer file; without it text is bytes.

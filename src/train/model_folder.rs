@@ -12,7 +12,7 @@ use crate::models::{ExportType, GgufExportType, Head, Model};
 use crate::{Error, Result};
 
 /// Files that hold a tokenizer, any one of them.
-const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "vocab.json", "encoder.json"];
+const TOKENIZER_FILES: [&str; 4] = ["tokenizer.json", "vocab.json", "encoder.json", "vocab.txt"];
 
 /// What may lie beside a model and goes with it, besides its tokenizer.
 const COMPANIONS: [&str; 11] = [
@@ -87,23 +87,41 @@ pub fn open_any_model(context: &Context, path: &Path) -> Result<(Model, Tokenize
     Ok((model, tokenizer))
 }
 
-/// As [`open_model`], with weights to train.
-pub fn open_trainable_model(context: &Context, path: &Path) -> Result<(Model, Tokenizer)> {
-    let (model, tokenizer) = open_model(context, path)?;
-    let trainable = model.store.check_weights().is_ok();
-    Ok((if trainable { model } else { model.into_trainable(context)? }, tokenizer))
+/// The model behind `path`, as for [`open_model`] but of any kind, with weights to train ([`Model::into_trainable`]).
+pub fn open_trainable_model(context: &Context, path: &Path) -> Result<Model> {
+    if !is_model_file(path) {
+        return Model::load(&resolve_model(path)?);
+    }
+    let (model, _) = open_any_model(context, path)?;
+    if model.store.check_weights().is_ok() { Ok(model) } else { model.into_trainable(context) }
 }
 
-/// Reads the Hugging Face folder or GGUF file `from` and writes it into the new model folder `out` as hybridq keeps models: all weights
+/// A model in one file, GGUF or packed.
+fn is_model_file(path: &Path) -> bool {
+    GgufFile::is_at(path) || Model::is_packed_file(path)
+}
+
+/// The tokenizer of the model behind `path`: bytes if it has none.
+pub(super) fn tokenizer_of_model(path: &Path) -> Result<Tokenizer> {
+    if GgufFile::is_at(path) {
+        Tokenizer::from_gguf(&GgufFile::open(path)?)
+    } else if Model::is_packed_file(path) {
+        packed_tokenizer(&SafetensorsFile::open(path)?)
+    } else {
+        open_model_tokenizer(&resolve_model(path)?)
+    }
+}
+
+/// Reads the Hugging Face folder, GGUF or packed file `from` and writes it into the new model folder `out` as hybridq keeps models: all weights
 /// f32 in one file, with the tokenizer if there is one. Gives the model. Errors: what [`Model::load`] refuses, a
 /// tokenizer with more ids than the model, an `out` that holds a model.
 pub fn import_model(from: &Path, out: &Path) -> Result<Model> {
     check_free(out)?;
-    if GgufFile::is_at(from) {
+    if is_model_file(from) {
         let context = Context::new(ContextOptions::default())?;
-        let (model, tokenizer) = open_trainable_model(&context, from)?;
+        let model = open_trainable_model(&context, from)?;
         model.save(out)?;
-        tokenizer.save(out)?;
+        tokenizer_of_model(from)?.save(out)?;
         return Ok(model);
     }
     let from = resolve_model(from)?;
@@ -129,13 +147,13 @@ pub fn export_model(context: &Context, from: &Path, out: &Path, kind: ExportType
 }
 
 /// Writes the model behind `from` (a run, a model folder, a Hugging Face folder, a GGUF file) as a GGUF file for
-/// llama.cpp. Gives the model and the file's bytes. Errors: those of [`open_model`] and [`Model::export_gguf`], a tokenizer
+/// llama.cpp; the model may be an encoder. Gives the model and the file's bytes. Errors: those of [`open_model`] and [`Model::export_gguf`], a tokenizer
 /// that llama.cpp has no equal of, an `out` that exists.
 pub fn export_gguf(context: &Context, from: &Path, out: &Path, kind: GgufExportType) -> Result<(Model, u64)> {
     if out.exists() {
         return Err(Error::invalid("--out", "a new file", out.display()));
     }
-    let (model, tokenizer) = open_model(context, from)?;
+    let (model, tokenizer) = open_any_model(context, from)?;
     let metadata = tokenizer.gguf_metadata(model.config.vocab_size)?;
     let bytes = model.export_gguf(context, out, kind, metadata)?;
     Ok((model, bytes))

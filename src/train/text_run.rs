@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::TrainConfig;
 use super::language_model::LanguageModelObjective;
-use super::model_folder::{open_model_tokenizer, resolve_model};
+use super::model_folder::{open_trainable_model, tokenizer_of_model};
 use super::run_directory::RunDirectory;
 use super::trainer::Trainer;
 use crate::data::{NgramBaselines, TextFile, TextSource, TextSplit, TokenDataset, Tokenizer};
@@ -59,7 +59,7 @@ impl LanguageModelTrainer {
             files.check_same(&directory.files())?;
         }
         let tokenizer = open_tokenizer(&config)?;
-        let model = make_model(&config, &tokenizer)?;
+        let model = make_model(context, &config, &tokenizer)?;
         model.config.check_language_model()?;
         let dataset = TokenDataset::new(context, &tokenizer, &source, validation.as_ref())?;
         let digest = match &validation {
@@ -113,14 +113,14 @@ pub(super) fn open_tokenizer(config: &TrainConfig) -> Result<Tokenizer> {
         return Tokenizer::load(path);
     }
     match &config.init {
-        Some(init) => open_model_tokenizer(&resolve_model(init)?),
+        Some(init) => tokenizer_of_model(init),
         None => Ok(Tokenizer::bytes()),
     }
 }
 
-pub(super) fn make_model(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Model> {
+pub(super) fn make_model(context: &Context, config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Model> {
     if let Some(init) = &config.init {
-        return adapt(Model::load(&resolve_model(init)?)?, config);
+        return adapt(open_trainable_model(context, init)?, config);
     }
     let mut model = if PRESETS.contains(&config.model.as_str()) {
         let mut model = preset(&config.model)?;

@@ -6,19 +6,20 @@ use std::path::Path;
 use half::f16;
 
 use super::metadata::{check_obstacles, metadata_of};
-use super::names::{gguf_name, interleaved, rotated_heads};
+use super::names::{CLASSIFIER, gguf_name, interleaved, rotated_heads};
 use super::rope_factors::rope_factors;
 use crate::dispatch::Context;
 use crate::formats::{GgmlType, GgufTensorData, GgufValue, q8_0_bytes, write_gguf};
 use crate::kernels::{GGUF_BLOCK, GgufTernary, Q8_0_BLOCK};
+use crate::models::layers::is_token_table;
 use crate::models::sharing::Sharing;
-use crate::models::{Model, ModelConfig, ModelType};
+use crate::models::{Head, Model, ModelConfig, ModelType};
 use crate::nn::{ParamId, ParamKind, ParamSpec, Precision};
 use crate::quant::{GgufTernaryMatrix, PackedTernary, QuantizedWeight};
 use crate::{Error, Result};
 
-/// How the linear layers of an export are stored. Norms, biases and position tables are always F32; embedding and head
-/// have the layers' type, or Q8_0 beside ternary layers.
+/// How the linear layers of an export are stored. Norms, biases, tables of positions and segments and a classification's
+/// two layers are always F32; embedding and head have the layers' type, or Q8_0 beside ternary layers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GgufExportType {
     /// As computed with.
@@ -55,12 +56,13 @@ impl GgufExportType {
 
     /// The type of a parameter's tensor.
     fn of(self, spec: &ParamSpec, gguf_name: &str) -> GgmlType {
-        let table = spec.kind == ParamKind::Embedding && gguf_name != "position_embd.weight";
+        let table = is_token_table(spec);
+        let linear = spec.kind == ParamKind::Linear && !gguf_name.starts_with(CLASSIFIER);
         match self {
-            GgufExportType::F16 if table || spec.kind == ParamKind::Linear => GgmlType::F16,
-            GgufExportType::Q8_0 if table || spec.kind == ParamKind::Linear => GgmlType::Q8_0,
-            GgufExportType::Tq1_0 if spec.kind == ParamKind::Linear => GgmlType::TQ1_0,
-            GgufExportType::Tq2_0 if spec.kind == ParamKind::Linear => GgmlType::TQ2_0,
+            GgufExportType::F16 if table || linear => GgmlType::F16,
+            GgufExportType::Q8_0 if table || linear => GgmlType::Q8_0,
+            GgufExportType::Tq1_0 if linear => GgmlType::TQ1_0,
+            GgufExportType::Tq2_0 if linear => GgmlType::TQ2_0,
             GgufExportType::Tq1_0 | GgufExportType::Tq2_0 if table => GgmlType::Q8_0,
             _ => GgmlType::F32,
         }
@@ -84,6 +86,10 @@ impl Model {
     /// ([`crate::nn::ParamStore::quantize`]); in a type that is not ternary they are written as the values they stand for,
     /// which llama.cpp then multiplies with activations that are not rounded to int8.
     ///
+    /// BERT is written for embeddings or, where it has such a head, for classification (llama.cpp's `rank` pooling). A head for
+    /// masked tokens is left out, and a warning says so. llama.cpp computes GELU by its tanh form, whichever the model has:
+    /// hidden states then differ by a thousandth.
+    ///
     /// Errors: what llama.cpp would compute differently ([`ModelConfig::llama_cpp_obstacle`]); a ternary type for layers
     /// that are not ternary, or with rows that are not whole blocks; a value beyond half precision; the system's.
     pub fn export_gguf(
@@ -99,6 +105,10 @@ impl Model {
             config.model_type = ModelType::Gpt2; // in f32 it is
         }
         config.parameter_sharing = Sharing::default();
+        if config.head == Head::MaskedLanguageModel {
+            tracing::warn!("llama.cpp has no head for masked tokens: the file holds the encoder, for embeddings");
+            config.head = Head::HiddenStates; // the same declarations, up to the head's own
+        }
         // A shared tensor is written for each block that uses it: the uses come in the order of the tensors of a model
         // without sharing.
         let roles = Model::declare(&self.config).roles;
@@ -136,7 +146,7 @@ impl Model {
         let precision = self.store.spec(id).precision;
         let packed = precision != Precision::F32 || !self.store.has_weights(id);
         let form = packed.then(|| self.store.quantized_or_error(id)).transpose()?;
-        if let Some(format) = kind.ternary().filter(|_| spec.kind == ParamKind::Linear) {
+        if let Some(format) = kind.ternary().filter(|_| matches!(stored, GgmlType::TQ1_0 | GgmlType::TQ2_0)) {
             let Some(QuantizedWeight::Packed(packed)) = form else {
                 let expected = format!("f32, f16 or q8_0 ({} is in {precision})", spec.name);
                 return Err(Error::invalid("--type", expected, kind.name()));

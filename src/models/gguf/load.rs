@@ -11,7 +11,7 @@ use crate::formats::{GgmlType, GgufFile, GgufTensor};
 use crate::kernels::GgufTernary;
 use crate::models::layers::{Declaration, is_token_table};
 use crate::models::{Model, ModelConfig};
-use crate::nn::{ParamKind, ParamSpec, ParamStore, Precision};
+use crate::nn::{ParamSpec, ParamStore, Precision};
 use crate::quant::{GgufTernaryMatrix, PackedTernary, Q8Matrix, QuantizedWeight};
 use crate::{Error, Result};
 
@@ -36,8 +36,12 @@ impl Model {
             let unknown = || file.tensor_error(tensor, "expected the divisors of a llama3 rope_scaling");
             config.rope_scaling = Some(scaling.ok_or_else(unknown)?);
         }
-        let mut linear = Model::declare(&config).parameters.into_iter().filter(|spec| spec.kind == ParamKind::Linear);
+        let ternary = ModelConfig { precision: Precision::Ternary, ..config.clone() };
+        let mut linear = Model::declare(&ternary).parameters.into_iter();
         let is_ternary = |spec: ParamSpec| {
+            if spec.precision != Precision::Ternary {
+                return true;
+            }
             let tensor = gguf_name(&spec.name).and_then(|name| file.find(&name));
             tensor.is_some_and(|tensor| ternary_format(tensor.kind).is_some())
         };

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::encoder::{encoder_entries, encoder_keys};
 use crate::formats::{GgufFile, GgufValue};
 use crate::models::{Activation, ModelConfig, ModelType, preset};
 use crate::nn::Precision;
@@ -36,8 +37,11 @@ pub(super) fn metadata_of(config: &ModelConfig) -> Vec<(String, GgufValue)> {
     add("block_count", number(config.num_hidden_layers));
     add("feed_forward_length", number(config.intermediate_size));
     add("attention.head_count", number(config.num_attention_heads));
-    if config.model_type.is_plain() {
+    if config.model_type.is_plain() || config.model_type == ModelType::Bert {
         add("attention.layer_norm_epsilon", GgufValue::F32(config.layer_norm_eps));
+        if config.model_type == ModelType::Bert {
+            entries.extend(encoder_entries(config));
+        }
         return entries;
     }
     add("attention.head_count_kv", number(config.num_key_value_heads));
@@ -58,8 +62,8 @@ pub(super) fn metadata_of(config: &ModelConfig) -> Vec<(String, GgufValue)> {
 }
 
 /// The keys of one architecture, taken one by one.
-struct Keys<'a> {
-    file: &'a GgufFile,
+pub(super) struct Keys<'a> {
+    pub(super) file: &'a GgufFile,
     architecture: &'a str,
     taken: BTreeSet<String>,
 }
@@ -71,7 +75,12 @@ impl Keys<'_> {
         self.file.metadata().get(&key).map(|value| (key, value))
     }
 
-    fn get<T>(&mut self, key: &str, what: &str, read: impl Fn(&GgufValue) -> Option<T>) -> Result<Option<T>> {
+    pub(super) fn get<T>(
+        &mut self,
+        key: &str,
+        what: &str,
+        read: impl Fn(&GgufValue) -> Option<T>,
+    ) -> Result<Option<T>> {
         let file = self.file;
         let Some((key, value)) = self.find(key) else { return Ok(None) };
         let wrong = || file.error(None, format!("{key}: expected {what}, found {:?}", value.to_string()));
@@ -101,7 +110,7 @@ impl Keys<'_> {
     }
 
     /// `key`, if it is there, has the one value that is computed here.
-    fn fixed(&mut self, key: &str, expected: u64) -> Result<()> {
+    pub(super) fn fixed(&mut self, key: &str, expected: u64) -> Result<()> {
         match self.size(key)?.filter(|&found| found as u64 != expected) {
             None => Ok(()),
             Some(found) => {
@@ -129,8 +138,9 @@ pub(super) fn config_of(file: &GgufFile) -> Result<(ModelConfig, Option<RopeScal
         "llama" => ModelType::Llama,
         "bitnet" => ModelType::Bitnet,
         "gpt2" => ModelType::Gpt2,
+        "bert" => ModelType::Bert,
         other => {
-            let message = format!("general.architecture: expected llama, bitnet or gpt2, found {other:?}");
+            let message = format!("general.architecture: expected llama, bitnet, gpt2 or bert, found {other:?}");
             return Err(file.error(None, message));
         }
     };
@@ -155,10 +165,13 @@ pub(super) fn config_of(file: &GgufFile) -> Result<(ModelConfig, Option<RopeScal
         ..preset("gpt2")?
     };
     let mut stated = None;
-    if model_type == ModelType::Gpt2 {
-        config.layer_norm_eps = keys.required_number("attention.layer_norm_epsilon")?;
-    } else {
+    if model_type.is_gated() {
         stated = gated_keys(&mut keys, &mut config)?;
+    } else {
+        config.layer_norm_eps = keys.required_number("attention.layer_norm_epsilon")?;
+    }
+    if model_type == ModelType::Bert {
+        encoder_keys(&mut keys, &mut config)?;
     }
     keys.finish()?;
     config.bos_token_id = token(file, "tokenizer.ggml.bos_token_id", config.vocab_size);

@@ -4,6 +4,7 @@
 //! ([`ModelConfig::llama_cpp_obstacle`]), and metadata that says something unknown about the computation is refused at
 //! import.
 
+mod encoder;
 mod export;
 mod load;
 mod metadata;

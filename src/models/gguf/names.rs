@@ -3,8 +3,11 @@
 
 use crate::models::{ModelConfig, ModelType};
 
+/// How names of the layers of a classification begin.
+pub(super) const CLASSIFIER: &str = "cls.";
+
 /// What is outside the blocks: Hugging Face's name and llama.cpp's.
-const OUTSIDE: [(&str, &str); 7] = [
+const OUTSIDE: [(&str, &str); 13] = [
     ("model.embed_tokens", "token_embd"),
     ("model.norm", "output_norm"),
     ("transformer.wte", "token_embd"),
@@ -12,10 +15,16 @@ const OUTSIDE: [(&str, &str); 7] = [
     ("transformer.ln_f", "output_norm"),
     ("lm_head", "output"),
     ("rope_freqs", "rope_freqs"),
+    ("bert.embeddings.word_embeddings", "token_embd"),
+    ("bert.embeddings.position_embeddings", "position_embd"),
+    ("bert.embeddings.token_type_embeddings", "token_types"),
+    ("bert.embeddings.LayerNorm", "token_embd_norm"),
+    ("bert.pooler.dense", "cls"),
+    ("classifier", "cls.output"),
 ];
 
 /// What is inside them.
-const INSIDE: [(&str, &str); 17] = [
+const INSIDE: [(&str, &str); 25] = [
     ("input_layernorm", "attn_norm"),
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
@@ -33,6 +42,14 @@ const INSIDE: [(&str, &str); 17] = [
     ("ln_2", "ffn_norm"),
     ("mlp.c_fc", "ffn_up"),
     ("mlp.c_proj", "ffn_down"),
+    ("attention.self.query", "attn_q"),
+    ("attention.self.key", "attn_k"),
+    ("attention.self.value", "attn_v"),
+    ("attention.output.dense", "attn_output"),
+    ("attention.output.LayerNorm", "attn_output_norm"),
+    ("intermediate.dense", "ffn_up"),
+    ("output.dense", "ffn_down"),
+    ("output.LayerNorm", "layer_output_norm"),
 ];
 
 /// llama.cpp's name of the parameter that Hugging Face calls `name`; `None` if it has none.
@@ -40,7 +57,8 @@ pub(super) fn gguf_name(name: &str) -> Option<String> {
     let (part, ending) = name.rsplit_once('.')?;
     let renamed =
         |table: &[(&str, &str)], part: &str| table.iter().find(|row| row.0 == part).map(|row| row.1.to_string());
-    let block = part.strip_prefix("model.layers.").or(part.strip_prefix("transformer.h."));
+    let block = ["model.layers.", "transformer.h.", "bert.encoder.layer."];
+    let block = block.iter().find_map(|prefix| part.strip_prefix(prefix));
     let renamed = match block.and_then(|rest| rest.split_once('.')) {
         Some((number, inner)) => format!("blk.{number}.{}", renamed(&INSIDE, inner)?),
         None => renamed(&OUTSIDE, part)?,
@@ -93,6 +111,9 @@ mod tests {
         assert_eq!(name("model.layers.12.self_attn.q_proj.weight"), "blk.12.attn_q.weight");
         assert_eq!(name("transformer.h.0.mlp.c_proj.bias"), "blk.0.ffn_down.bias");
         assert_eq!(name("lm_head.weight"), "output.weight");
+        assert_eq!(name("bert.encoder.layer.3.attention.output.LayerNorm.bias"), "blk.3.attn_output_norm.bias");
+        assert_eq!(name("classifier.weight"), "cls.output.weight");
+        assert_eq!(gguf_name("cls.predictions.bias"), None);
         assert_eq!(gguf_name("blocks.0.qkv.weight"), None);
     }
 

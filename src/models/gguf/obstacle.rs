@@ -1,14 +1,17 @@
-//! What llama.cpp does not compute. Checked against its sources of 2026 (`src/models/{llama,bitnet,gpt2}.cpp`); the script
+//! What llama.cpp does not compute. Checked against its sources of 2026 (`src/models/{llama,bitnet,gpt2,bert}.cpp`); the script
 //! `tests/peers/check_gguf.py` runs what is allowed.
 #![forbid(unsafe_code)]
 
-use crate::models::{Activation, ModelConfig, ModelType};
+use crate::models::{Activation, Head, ModelConfig, ModelType};
 use crate::nn::Precision;
 use crate::nn::ops::RopeScaling;
 
 impl ModelConfig {
     /// Why llama.cpp cannot compute this model, if so.
     pub fn llama_cpp_obstacle(&self) -> Option<String> {
+        if self.model_type == ModelType::Bert {
+            return self.encoder_obstacle();
+        }
         if let Err(error) = self.check_language_model() {
             return Some(error.to_string());
         }
@@ -37,5 +40,12 @@ impl ModelConfig {
             }
             _ => None,
         }
+    }
+    fn encoder_obstacle(&self) -> Option<String> {
+        if self.hidden_act == Activation::Relu {
+            return Some("llama.cpp computes GELU, not ReLU, for model_type bert".into());
+        }
+        let without = matches!(self.head, Head::TokenClassification | Head::SpanExtraction);
+        without.then(|| format!("llama.cpp has no {:?} for model_type bert", self.head))
     }
 }

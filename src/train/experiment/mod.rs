@@ -18,6 +18,7 @@ pub use record::RunRecord;
 pub use runner::ExperimentProgress;
 
 use super::text_run::{make_model, open_tokenizer};
+use crate::dispatch::{Context, ContextOptions};
 use crate::formats::atomic_write;
 use crate::{Error, Result};
 use record::{Results, results_path};
@@ -89,7 +90,8 @@ pub fn run_experiment(file: &Path, options: ExperimentOptions<'_>) -> Result<Exp
 /// As many of `wanted` runs like `run` as fit into three quarters of the free memory, one at least.
 fn jobs_within_memory(run: &PlannedRun, wanted: usize) -> Result<usize> {
     let config = &run.config;
-    let model = make_model(config, &open_tokenizer(config)?)?;
+    let context = Context::new(ContextOptions { threads: config.threads, isa: None })?;
+    let model = make_model(&context, config, &open_tokenizer(config)?)?;
     let shape = &model.config;
     // Weights, gradients, two moments, the packed copy; activations of a training pass, generously.
     let parameters = 20 * model.store.total_elements() as u64;

@@ -27,8 +27,8 @@ pub struct Arguments {
     /// tiny, small, base, small-plain, gpt2-small-plain, or a JSON file [default: tiny]
     #[arg(long, value_name = "PRESET_OR_JSON")]
     model: Option<String>,
-    /// Model folder or run whose weights to start from
-    #[arg(long, value_name = "DIR")]
+    /// Model whose weights to start from: a folder, a run, a GGUF or packed file
+    #[arg(long, value_name = "MODEL")]
     init: Option<PathBuf>,
     /// tokenizer.json, or GPT-2's vocabulary with its merges beside it [default: bytes]
     #[arg(long, value_name = "FILE")]

@@ -8,12 +8,17 @@ First files that `gguf` wrote are read by hybridq. Then each --model (a run or m
 import argparse
 import json
 import pathlib
+import re
 import subprocess
 import tempfile
 
 import gguf
 import numpy as np
 from safetensors.numpy import load_file
+
+
+OLD_SUB_NORMS = {"self_attn.attn_sub_norm": "self_attn.inner_attn_ln", "mlp.ffn_sub_norm": "mlp.ffn_layernorm"}
+SUB_NORM = re.compile("|".join(map(re.escape, OLD_SUB_NORMS)))
 
 
 def run(hybridq, *arguments):
@@ -40,7 +45,9 @@ def check_values(path, folder, kind):
     names = gguf.get_tensor_name_map(arch, config.get("num_hidden_layers") or config["n_layer"])
     for name, weight in weights.items():
         stem, ending = name.rsplit(".", 1)
-        tensor = tensors.pop(f"{names.get_name(stem)}.{ending}")
+        # `gguf` knows BitNet's sub-norms by the names of its first release only.
+        known = names.get_name(SUB_NORM.sub(lambda match: OLD_SUB_NORMS[match[0]], stem))
+        tensor = tensors.pop(f"{known}.{ending}")
         found = gguf.dequantize(tensor.data, tensor.tensor_type)
         if "c_attn.weight" in name or "c_proj.weight" in name or "c_fc.weight" in name:
             weight = weight.T

@@ -14,14 +14,13 @@ transformers writes for each source (padded with -1).
 import argparse
 import os
 import pathlib
-import shutil
 
 os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 import torch
 import transformers
 from safetensors.torch import save_file
 
-from export_transformers import randomize
+from export_transformers import randomize, save_gradients
 
 VOCABULARY, IGNORED = 61, -100
 SIZES = dict(vocab_size=VOCABULARY, hidden_size=28, num_hidden_layers=3, num_attention_heads=4, intermediate_size=37,
@@ -37,11 +36,7 @@ def write(folder: pathlib.Path, model: torch.nn.Module, tensors: dict) -> None:
     """Writes the folder of a model after its backward pass."""
     model.save_pretrained(folder)
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "batch.safetensors")
-    gradients = {name: value.grad.contiguous() for name, value in model.named_parameters() if value.grad is not None}
-    if gradients:
-        (folder / "gradients").mkdir(exist_ok=True)
-        save_file(gradients, folder / "gradients" / "model.safetensors")
-        shutil.copy(folder / "config.json", folder / "gradients" / "config.json")
+    save_gradients(folder, {name: value.grad for name, value in model.named_parameters() if value.grad is not None})
     print(f"{folder.name}: loss {tensors['loss'].item():.4f}, largest output {tensors['outputs'].abs().max().item():.3f}")
 
 
@@ -56,11 +51,13 @@ def bert_case(out: pathlib.Path, name: str, head: str, seed: int, sequences: int
     mask = (torch.arange(length) < lengths[:, None]).long()
     labels = model.config.num_labels
     batch, extra = dict(input_ids=tokens, token_type_ids=types, attention_mask=mask), {}
-    if head in ("ForMaskedLM", "ForTokenClassification"):
-        limit = VOCABULARY if head == "ForMaskedLM" else labels
+    if head in ("ForMaskedLM", "ForPreTraining", "ForTokenClassification"):
+        limit = labels if head == "ForTokenClassification" else VOCABULARY
         targets = draw(seed + 3, limit, sequences, length)
         targets[(draw(seed + 4, 3, sequences, length) == 0) | (mask == 0)] = IGNORED
-        batch["labels"] = extra["targets"] = targets
+        extra["targets"] = targets
+        if head != "ForPreTraining":
+            batch["labels"] = targets
     elif head == "ForQuestionAnswering":
         targets = draw(seed + 3, length, sequences, 2)
         extra["targets"] = targets
@@ -72,6 +69,10 @@ def bert_case(out: pathlib.Path, name: str, head: str, seed: int, sequences: int
     found = model(**batch, output_attentions=True)
     if head == "Model":
         outputs, loss = torch.cat([found.last_hidden_state.flatten(), found.pooler_output.flatten()]), torch.zeros(())
+    elif head == "ForPreTraining":
+        # Of its two heads the one for masked tokens.
+        outputs = found.prediction_logits
+        loss = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), extra["targets"].flatten(), ignore_index=IGNORED)
     elif head == "ForQuestionAnswering":
         outputs, loss = torch.stack([found.start_logits, found.end_logits], dim=-1), found.loss
     else:
@@ -124,6 +125,7 @@ def main() -> None:
     for seed in range(3):
         bert_case(args.out, f"bert-base-{seed}", "Model", seed)
         bert_case(args.out, f"bert-masked-{seed}", "ForMaskedLM", 10 + seed)
+        bert_case(args.out, f"bert-pre-training-{seed}", "ForPreTraining", 15 + seed)
         bert_case(args.out, f"bert-sequence-{seed}", "ForSequenceClassification", 20 + seed, num_labels=5)
         bert_case(args.out, f"bert-regression-{seed}", "ForSequenceClassification", 30 + seed, num_labels=1)
         bert_case(args.out, f"bert-tokens-{seed}", "ForTokenClassification", 40 + seed, num_labels=7)

@@ -74,13 +74,18 @@ def run(model: torch.nn.Module, tokens: torch.Tensor, train: bool) -> tuple:
     return logits.detach().float(), loss.detach().float(), gradients
 
 
-def write(folder: pathlib.Path, model: torch.nn.Module, tokens: torch.Tensor, train: bool = True) -> None:
-    logits, loss, gradients = run(model, tokens, train)
-    save_file({"tokens": tokens.int(), "logits": logits.contiguous(), "loss": loss.reshape(1)}, folder / "expected.safetensors")
+def save_gradients(folder: pathlib.Path, gradients: dict) -> None:
+    """A model folder that holds gradients in place of parameters."""
     if gradients:
         (folder / "gradients").mkdir(exist_ok=True)
         save_file({name: value.contiguous() for name, value in gradients.items()}, folder / "gradients" / "model.safetensors")
         shutil.copy(folder / "config.json", folder / "gradients" / "config.json")
+
+
+def write(folder: pathlib.Path, model: torch.nn.Module, tokens: torch.Tensor, train: bool = True) -> None:
+    logits, loss, gradients = run(model, tokens, train)
+    save_file({"tokens": tokens.int(), "logits": logits.contiguous(), "loss": loss.reshape(1)}, folder / "expected.safetensors")
+    save_gradients(folder, gradients)
     print(f"{folder.name}: loss {loss.item():.4f}, largest logit {logits.abs().max().item():.3f}")
 
 

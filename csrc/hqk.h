@@ -60,6 +60,15 @@ typedef struct {
                              const hqk_sgd_settings *settings, float rate, float *weight);
 HQK_EVERY_ISA(HQK_SGD)
 
+/* steepest: momentum and what it will be shaped from, sums of the shaped update, then the update itself. */
+#define HQK_STEEPEST(isa)                                                                                     \
+    void hqk_steepest_momentum_##isa(const float *gradient, const float *weight, size_t n, float new_share,   \
+                                     float lean, float *momentum, float *update, double *sums);               \
+    void hqk_steepest_sums_##isa(const float *gradient, const float *weight, const float *update, size_t n,   \
+                                 double *sums);                                                               \
+    void hqk_steepest_apply_##isa(const float *update, size_t n, float keep, float rate, float *weight);
+HQK_EVERY_ISA(HQK_STEEPEST)
+
 /* ternary_pack: the 2-bit layout: quantizing, packing, unpacking, comparing, checking (csrc/README.md). */
 #define HQK_TERNARY_PACK(isa)                                                                                       \
     void hqk_ternary_pack_##isa(const int8_t *trits, size_t rows, size_t cols, uint8_t *packed);                    \

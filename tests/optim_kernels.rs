@@ -1,4 +1,4 @@
-//! The kernels of AdamW and SGD: against f64, on every ISA, at every awkward size, between canaries.
+//! The kernels of AdamW, SGD and steepest descent: against f64, on every ISA, at every awkward size, between canaries.
 
 use hybridq::kernels::{AdamWSettings, KernelTable, SgdSettings, UpdateSums};
 use hybridq::tensor::RandomStream;
@@ -127,6 +127,43 @@ fn sgd_on_every_isa() {
                 }
                 close(sums, expected);
             }
+        }
+    }
+}
+
+#[test]
+fn steepest_on_every_isa() {
+    for &n in SIZES {
+        for shift in [1, 3] {
+            let within = shift..shift + n;
+            let [g, w0, m0, u0] = [1, 2, 3, 4].map(|seed| guarded(n, shift, seed, false));
+            let mut first: Option<([Vec<f32>; 3], [UpdateSums; 2])> = None;
+            for table in KernelTable::available() {
+                let (mut w, mut m, mut u) = (w0.clone(), m0.clone(), u0.clone());
+                let (gs, rows) = (&g[within.clone()], within.clone());
+                let (momentum, update) = (&mut m[rows.clone()], &mut u[rows.clone()]);
+                let before = table.steepest_momentum(gs, &w[rows.clone()], (0.05, -0.3), momentum, update);
+                let after = table.steepest_sums(gs, &w[rows.clone()], update);
+                table.steepest_apply(update, 0.99, 0.1, &mut w[rows]);
+                assert!([&w, &m, &u].iter().all(|values| canaries_hold(values, n, shift)));
+                let result = ([w, m, u], [before, after]);
+                let first = first.get_or_insert_with(|| result.clone());
+                assert_eq!(*first, result, "{} differs from portable at n = {n}", table.isa().name());
+            }
+            let ([w, m, u], [before, after]) = first.unwrap();
+            let mut expected = [0.0; 5];
+            for i in within {
+                let [g, old, m1, u1] = [&g, &w0, &m0, &u0].map(|values| f64::from(values[i]));
+                let m2 = m1 + 0.05 * (g - m1);
+                let update = m2 - 0.3 * (m2 - g);
+                assert!((f64::from(m[i]) - m2).abs() < 1e-6 && (f64::from(u[i]) - update).abs() < 1e-6);
+                assert!((f64::from(w[i]) - (old * 0.99 - 0.1 * update)).abs() < 1e-6);
+                let terms = [update * update, old * old, update * old, g * update, g * u1];
+                expected.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+            }
+            let mut sums = before;
+            sums += after;
+            close(sums, expected);
         }
     }
 }

@@ -84,7 +84,7 @@ fn orthogonal_factor_against_exact_singular_values() {
             let x = normal(rows * cols, at as u64);
             let length = 0.7f32;
             let mut factor = x.clone();
-            newton_schulz.orthogonalize(rows, cols, length, &mut factor);
+            newton_schulz.orthogonalize(&context(1), rows, cols, length, &mut factor);
             let (before, after) = (singular_values(&x, rows, cols), singular_values(&factor, rows, cols));
             let name = format!("{rows} x {cols}, {iterations} iterations");
             assert!(after[0] <= f64::from(length) * (1.0 + 1e-3), "{name}: {}", after[0]);
@@ -120,11 +120,11 @@ fn orthogonal_factor_against_exact_singular_values() {
 fn tiny_singular_values_stay_below_the_others() {
     let n = 40;
     let mut q = normal(n * n, 3);
-    NewtonSchulz::new(8).orthogonalize(n, n, 1.0, &mut q);
+    NewtonSchulz::new(8).orthogonalize(&context(1), n, n, 1.0, &mut q);
     let x: Vec<f32> = (0..n * n).map(|i| q[i] * 10f32.powf(-4.0 * (i / n) as f32 / (n - 1) as f32)).collect();
     for iterations in 1..=8 {
         let mut factor = x.clone();
-        NewtonSchulz::new(iterations).orthogonalize(n, n, 1.0, &mut factor);
+        NewtonSchulz::new(iterations).orthogonalize(&context(1), n, n, 1.0, &mut factor);
         let found = singular_values(&factor, n, n);
         assert!(found[0] <= 1.0 + 1e-3, "{iterations}: {found:?}");
         let agreement: f64 = x.iter().zip(&factor).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
@@ -137,22 +137,22 @@ fn gradients_of_any_size() {
     let newton_schulz = NewtonSchulz::new(3);
     let x = normal(17 * 23, 5);
     let mut expected = x.clone();
-    newton_schulz.orthogonalize(17, 23, 1.0, &mut expected);
+    newton_schulz.orthogonalize(&context(1), 17, 23, 1.0, &mut expected);
     for scale in [1e-30f32, 1e-10, 1e10, 1e30] {
         let mut scaled: Vec<f32> = x.iter().map(|x| x * scale).collect();
-        newton_schulz.orthogonalize(17, 23, 1.0, &mut scaled);
+        newton_schulz.orthogonalize(&context(1), 17, 23, 1.0, &mut scaled);
         let difference: Vec<f32> = scaled.iter().zip(&expected).map(|(a, b)| a - b).collect();
         assert!(norm(&difference) < 1e-3 * norm(&expected), "{scale}");
     }
     let mut zeros = vec![0.0; 6];
-    newton_schulz.orthogonalize(2, 3, 1.0, &mut zeros);
+    newton_schulz.orthogonalize(&context(1), 2, 3, 1.0, &mut zeros);
     assert_eq!(zeros, [0.0; 6]);
     for bad in [f32::NAN, f32::INFINITY] {
         let mut values = vec![1.0, bad, 0.0, 2.0];
-        newton_schulz.orthogonalize(2, 2, 1.0, &mut values);
+        newton_schulz.orthogonalize(&context(1), 2, 2, 1.0, &mut values);
         assert_eq!(values, [0.0; 4]);
     }
-    newton_schulz.orthogonalize(0, 3, 1.0, &mut []);
+    newton_schulz.orthogonalize(&context(1), 0, 3, 1.0, &mut []);
 }
 
 const SHAPES: [(&str, &[usize], ParamKind); 5] = [

@@ -487,6 +487,198 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_steepest_momentum_portable(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        new_share: f32,
+        lean: f32,
+        momentum: *mut f32,
+        update: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_sums_portable(
+        gradient: *const f32,
+        weight: *const f32,
+        update: *const f32,
+        n: usize,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_apply_portable(update: *const f32, n: usize, keep: f32, rate: f32, weight: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_momentum_avx2(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        new_share: f32,
+        lean: f32,
+        momentum: *mut f32,
+        update: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_sums_avx2(
+        gradient: *const f32,
+        weight: *const f32,
+        update: *const f32,
+        n: usize,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_apply_avx2(update: *const f32, n: usize, keep: f32, rate: f32, weight: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_momentum_avxvnni(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        new_share: f32,
+        lean: f32,
+        momentum: *mut f32,
+        update: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_sums_avxvnni(
+        gradient: *const f32,
+        weight: *const f32,
+        update: *const f32,
+        n: usize,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_apply_avxvnni(update: *const f32, n: usize, keep: f32, rate: f32, weight: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_momentum_avx512(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        new_share: f32,
+        lean: f32,
+        momentum: *mut f32,
+        update: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_sums_avx512(
+        gradient: *const f32,
+        weight: *const f32,
+        update: *const f32,
+        n: usize,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_apply_avx512(update: *const f32, n: usize, keep: f32, rate: f32, weight: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_momentum_avx512vnni(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        new_share: f32,
+        lean: f32,
+        momentum: *mut f32,
+        update: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_sums_avx512vnni(
+        gradient: *const f32,
+        weight: *const f32,
+        update: *const f32,
+        n: usize,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_apply_avx512vnni(update: *const f32, n: usize, keep: f32, rate: f32, weight: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_momentum_neon(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        new_share: f32,
+        lean: f32,
+        momentum: *mut f32,
+        update: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_sums_neon(
+        gradient: *const f32,
+        weight: *const f32,
+        update: *const f32,
+        n: usize,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_apply_neon(update: *const f32, n: usize, keep: f32, rate: f32, weight: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_momentum_neondotprod(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        new_share: f32,
+        lean: f32,
+        momentum: *mut f32,
+        update: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_sums_neondotprod(
+        gradient: *const f32,
+        weight: *const f32,
+        update: *const f32,
+        n: usize,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_apply_neondotprod(update: *const f32, n: usize, keep: f32, rate: f32, weight: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_momentum_neoni8mm(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        new_share: f32,
+        lean: f32,
+        momentum: *mut f32,
+        update: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_sums_neoni8mm(
+        gradient: *const f32,
+        weight: *const f32,
+        update: *const f32,
+        n: usize,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_apply_neoni8mm(update: *const f32, n: usize, keep: f32, rate: f32, weight: *mut f32);
+}
+unsafe extern "C" {
     pub fn hqk_ternary_pack_portable(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
 }
 unsafe extern "C" {

@@ -28,6 +28,7 @@ pub mod reference;
 mod row_norm;
 mod sgd;
 mod softmax;
+mod steepest;
 mod table;
 mod ternary;
 mod ternary_pack;

@@ -21,6 +21,7 @@ use super::q8_0::Q8Kernels;
 use super::row_norm::RowNormKernels;
 use super::sgd::SgdKernels;
 use super::softmax::SoftmaxKernels;
+use super::steepest::SteepestKernels;
 use super::ternary::TernaryKernels;
 use super::ternary_pack::TernaryPackKernels;
 use crate::{Error, Result};
@@ -46,6 +47,7 @@ pub struct KernelTable {
     pub(super) pack5: Pack5Kernels,
     pub(super) q8_0: Q8Kernels,
     pub(super) sgd: SgdKernels,
+    pub(super) steepest: SteepestKernels,
     pub(super) ternary: TernaryKernels,
     pub(super) ternary_pack: TernaryPackKernels,
     pub(super) softmax: SoftmaxKernels,
@@ -145,6 +147,7 @@ impl KernelTable {
             pack5: Pack5Kernels::for_isa(isa),
             q8_0: Q8Kernels::for_isa(isa),
             sgd: SgdKernels::for_isa(isa),
+            steepest: SteepestKernels::for_isa(isa),
             ternary: TernaryKernels::for_isa(isa),
             ternary_pack: TernaryPackKernels::for_isa(isa),
             softmax: SoftmaxKernels::for_isa(isa),

@@ -14,7 +14,8 @@
 
 use std::sync::Mutex;
 
-use crate::kernels::{DenseMatrix, dense_matmul};
+use crate::dispatch::Context;
+use crate::kernels::{DenseMatrix, KernelTable, dense_matmul};
 
 /// Rows computed at a time of a product whose other half is mirrored.
 const BLOCK_ROWS: usize = 64;
@@ -77,28 +78,32 @@ impl NewtonSchulz {
     ///
     /// # Panics
     /// If `x` is not `rows x cols`.
-    pub fn orthogonalize(&self, rows: usize, cols: usize, length: f32, x: &mut [f32]) {
+    pub fn orthogonalize(&self, context: &Context, rows: usize, cols: usize, length: f32, x: &mut [f32]) {
         assert_eq!(x.len(), rows * cols, "orthogonalize: not rows x cols");
-        // In f64, and with the largest element at 1: gradients may be of any size.
-        let largest = x.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-        let scaled: f64 = x.iter().map(|&value| f64::from(value / largest) * f64::from(value / largest)).sum();
-        if !(largest > 0.0 && scaled.is_finite()) {
+        // In f64: gradients may be of any size.
+        let kernels = context.kernels();
+        let scale = (1.0 / kernels.sum_squares(x).sqrt()) as f32;
+        // Zeros, values that are not finite, and values so small that f32 does not hold the scale.
+        if !(scale > 0.0 && scale.is_finite()) {
             x.fill(0.0);
             return;
         }
-        let scale = (1.0 / (f64::from(largest) * scaled.sqrt())) as f32;
-        if !scale.is_finite() {
-            x.fill(0.0);
-            return;
-        }
-        x.iter_mut().for_each(|value| *value *= scale);
+        kernels.scale(x, scale);
         let mut workspace = self.workspaces.lock().expect("no holder panics").pop().unwrap_or_default();
-        self.apply(&mut workspace, rows, cols, length, x);
+        self.apply(kernels, &mut workspace, rows, cols, length, x);
         self.workspaces.lock().expect("no holder panics").push(workspace);
     }
 
     /// For `x` of Frobenius norm 1.
-    fn apply(&self, workspace: &mut Workspace, rows: usize, cols: usize, length: f32, x: &mut [f32]) {
+    fn apply(
+        &self,
+        kernels: &KernelTable,
+        workspace: &mut Workspace,
+        rows: usize,
+        cols: usize,
+        length: f32,
+        x: &mut [f32],
+    ) {
         let side = rows.min(cols);
         let Workspace { gram, square, step, factor, result } = workspace;
         for buffer in [&mut *gram, &mut *square, &mut *step, &mut *factor] {
@@ -115,11 +120,11 @@ impl NewtonSchulz {
         for (index, &[a, b, c]) in self.coefficients.iter().enumerate() {
             symmetric_product(side, side, DenseMatrix::new(gram, side), DenseMatrix::new(gram, side), square);
             if index == 0 {
-                let squares: f64 = square.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
+                let squares = kernels.sum_squares(square);
                 input_scale = BELOW_BOUND / squares.sqrt().sqrt().sqrt();
                 let (of_gram, of_square) = (input_scale.powi(2) as f32, input_scale.powi(4) as f32);
-                gram.iter_mut().for_each(|value| *value *= of_gram);
-                square.iter_mut().for_each(|value| *value *= of_square);
+                kernels.scale(gram, of_gram);
+                kernels.scale(square, of_square);
             }
             for ((p, &first), &second) in step.iter_mut().zip(&*gram).zip(&*square) {
                 *p = b as f32 * first + c as f32 * second;
@@ -138,7 +143,7 @@ impl NewtonSchulz {
             }
         }
         let scale = (f64::from(length) * input_scale / self.most) as f32;
-        factor.iter_mut().for_each(|value| *value *= scale);
+        kernels.scale(factor, scale);
         let factor = DenseMatrix::new(factor, side);
         let x_matrix = DenseMatrix::new(x, cols);
         let (left, right) = if rows <= cols { (factor, x_matrix) } else { (x_matrix, factor) };

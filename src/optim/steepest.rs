@@ -8,9 +8,6 @@ use crate::dispatch::Context;
 use crate::kernels::UpdateSums;
 use crate::nn::{ParamKind, ParamSpec, ParamStore};
 
-/// Lanes of the sums: fixed, as in the kernels.
-const LANES: usize = 16;
-
 /// What the steps of [`SteepestDescent`] are made with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SteepestSettings {
@@ -73,7 +70,9 @@ impl SteepestDescent {
     fn shape_update(&self, context: &Context, shape: &[usize], update: &mut [f32]) {
         let length = self.length(shape) as f32;
         match (self.settings.norm, shape) {
-            (TrustNorm::Spectral, &[rows, cols]) => self.newton_schulz.orthogonalize(rows, cols, length, update),
+            (TrustNorm::Spectral, &[rows, cols]) => {
+                self.newton_schulz.orthogonalize(context, rows, cols, length, update)
+            }
             _ => context.for_each(update.chunks_mut(BLOCK), |block| {
                 // A zero stays where it is.
                 block.iter_mut().for_each(|u| *u = if *u == 0.0 { 0.0 } else { length.copysign(*u) });
@@ -103,7 +102,7 @@ impl Direction for SteepestDescent {
         let mut all = self.inner.advance(context, store, weight_decay, bias);
         self.weight_decay = weight_decay;
         let new_share = (1.0 - self.settings.momentum) as f32;
-        let lean = bias - new_share;
+        let (lean, kernels) = (bias - new_share, context.kernels());
         let mut moments = std::mem::take(&mut self.moments);
         let covered: Vec<_> =
             moments.pairs_mut().into_iter().zip(store.ids()).filter(|((m, _), _)| !m.is_empty()).collect();
@@ -113,23 +112,13 @@ impl Direction for SteepestDescent {
                 let (gradient, weight) = (store.gradient(id), store.weight(id));
                 let inputs = gradient.chunks(BLOCK).zip(weight.chunks(BLOCK));
                 let blocks = momentum.chunks_mut(BLOCK).zip(update.chunks_mut(BLOCK)).zip(inputs);
-                let mut sums = total(context.map(blocks, |((m, u), (g, w))| {
-                    let sums =
-                        UpdateSums { gradient_previous: dot(g, u), weight_squares: dot(w, w), ..UpdateSums::default() };
-                    for ((m, u), &g) in m.iter_mut().zip(u).zip(g) {
-                        *m += new_share * (g - *m);
-                        *u = *m + lean * (*m - g);
-                    }
-                    sums
-                }));
+                let mut sums = total(
+                    context.map(blocks, |((m, u), (g, w))| kernels.steepest_momentum(g, w, (new_share, lean), m, u)),
+                );
                 self.shape_update(context, &store.spec(id).shape, update);
                 let inputs = gradient.chunks(BLOCK).zip(weight.chunks(BLOCK));
-                sums += total(context.map(update.chunks(BLOCK).zip(inputs), |(u, (g, w))| UpdateSums {
-                    update_squares: dot(u, u),
-                    update_weight: dot(u, w),
-                    gradient_update: dot(g, u),
-                    ..UpdateSums::default()
-                }));
+                let blocks = update.chunks(BLOCK).zip(inputs);
+                sums += total(context.map(blocks, |(u, (g, w))| kernels.steepest_sums(g, w, u)));
                 (id.index(), sums)
             };
             context.map(covered.into_iter(), each)
@@ -141,6 +130,7 @@ impl Direction for SteepestDescent {
 
     fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32]) {
         self.inner.apply(context, store, rates);
+        let kernels = context.kernels();
         context.install(|| {
             for id in store.ids() {
                 let update = self.moments.get(1, id.index());
@@ -148,9 +138,7 @@ impl Direction for SteepestDescent {
                 let decay = f64::from(self.decoupled_decay(id.index(), self.weight_decay));
                 let keep = (1.0 - f64::from(rate) * decay) as f32;
                 let blocks = store.weight_mut(id).chunks_mut(BLOCK).zip(update.chunks(BLOCK));
-                context.for_each(blocks, |(weight, update)| {
-                    weight.iter_mut().zip(update).for_each(|(w, u)| *w = *w * keep - rate * u);
-                });
+                context.for_each(blocks, |(weight, update)| kernels.steepest_apply(update, keep, rate, weight));
             }
         });
     }
@@ -174,17 +162,4 @@ impl Direction for SteepestDescent {
             },
         })
     }
-}
-
-/// `<x, y>` in 16 fixed f64 lanes.
-fn dot(x: &[f32], y: &[f32]) -> f64 {
-    let mut lanes = [0.0f64; LANES];
-    let (x_chunks, y_chunks) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
-    let rest = x_chunks.remainder().iter().zip(y_chunks.remainder());
-    for (x, y) in x_chunks.zip(y_chunks) {
-        for ((lane, &x), &y) in lanes.iter_mut().zip(x).zip(y) {
-            *lane += f64::from(x) * f64::from(y);
-        }
-    }
-    lanes.iter().sum::<f64>() + rest.map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>()
 }

@@ -1927,14 +1927,14 @@ hq_status hq_decoder_read(hq_decoder *decoder,
                           float *logits,
                           size_t logits_len);
 
-// Sets what the encoder of an encoder-decoder reads for each text, `sequences x length` ids (`source_len`), and forgets the
-// texts so far. `lengths`, one for each text, are the ids that count of each; NULL: all. HQ_SHAPE: not as many for each text;
+// Sets what the encoder of an encoder-decoder reads for each text, `sequences x length` ids (`source_count`), and forgets the
+// texts so far. `lengths` (NULL: all count) are the ids that count of each text. HQ_SHAPE: not as many for each text;
 // HQ_INVALID_VALUE: a model without an encoder, or of another configuration, an id that the model does not have, more ids than
 // its context.
 hq_status hq_decoder_set_source(hq_decoder *decoder,
                                 const hq_model *model,
                                 const uint32_t *source,
-                                size_t source_len,
+                                size_t source_count,
                                 const uint32_t *lengths);
 
 // Tokens of each text read so far.
@@ -1947,7 +1947,7 @@ hq_status hq_decoder_truncate(hq_decoder *decoder, size_t length);
 // Frees a decoder; NULL is fine.
 void hq_decoder_free(hq_decoder *decoder);
 
-// Writes the target of `source` (`source_len` ids) with an encoder-decoder, greedily or by beam search: `tokens`, which has
+// Writes the target of `source` (`source_count` ids) with an encoder-decoder, greedily or by beam search: `tokens`, which has
 // room for `capacity` (at least `options.tokens`), gets the ids, `*count` their number; the last is an end-of-text token if
 // the model came to one. `options` (NULL: greedy, 128 tokens) and `log_probability`, the natural logarithm of the text's
 // probability, may be NULL. The same model, source and options give the same ids at any number of threads.
@@ -1955,7 +1955,7 @@ void hq_decoder_free(hq_decoder *decoder);
 hq_status hq_model_translate(hq_model *model,
                              const hq_context *context,
                              const uint32_t *source,
-                             size_t source_len,
+                             size_t source_count,
                              const hq_beam_options *options,
                              uint32_t *tokens,
                              size_t capacity,

@@ -140,8 +140,8 @@ pub unsafe extern "C" fn hq_decoder_read(
     })
 }
 
-/// Sets what the encoder of an encoder-decoder reads for each text, `sequences x length` ids (`source_len`), and forgets the
-/// texts so far. `lengths`, one for each text, are the ids that count of each; NULL: all. HQ_SHAPE: not as many for each text;
+/// Sets what the encoder of an encoder-decoder reads for each text, `sequences x length` ids (`source_count`), and forgets the
+/// texts so far. `lengths` (NULL: all count) are the ids that count of each text. HQ_SHAPE: not as many for each text;
 /// HQ_INVALID_VALUE: a model without an encoder, or of another configuration, an id that the model does not have, more ids than
 /// its context.
 ///
@@ -152,7 +152,7 @@ pub unsafe extern "C" fn hq_decoder_set_source(
     decoder: *mut hq_decoder,
     model: *const hq_model,
     source: *const u32,
-    source_len: usize,
+    source_count: usize,
     lengths: *const u32,
 ) -> hq_status {
     guard("hq_decoder_set_source", || {
@@ -163,13 +163,17 @@ pub unsafe extern "C" fn hq_decoder_set_source(
         if config.decoder.is_none() {
             return Err(Failure::invalid("model", "an encoder-decoder", config.model_type.name()));
         }
-        let (length, most) = (source_len / sequences, config.context_length());
-        if !source_len.is_multiple_of(sequences) || length == 0 || length > most {
-            return Err(Failure::shape("source_len", format!("1 to {most} for each of {sequences} texts"), source_len));
+        let (length, most) = (source_count / sequences, config.context_length());
+        if !source_count.is_multiple_of(sequences) || length == 0 || length > most {
+            return Err(Failure::shape(
+                "source_count",
+                format!("1 to {most} for each of {sequences} texts"),
+                source_count,
+            ));
         }
         let count = if lengths.is_null() { 0 } else { sequences };
         // SAFETY: as the caller vouches.
-        let (source, lengths) = unsafe { (input(source, source_len, "source")?, input(lengths, count, "lengths")?) };
+        let (source, lengths) = unsafe { (input(source, source_count, "source")?, input(lengths, count, "lengths")?) };
         if let Some(token) = source.iter().find(|&&token| token as usize >= config.vocab_size) {
             return Err(Failure::invalid(
                 "source",
@@ -181,7 +185,7 @@ pub unsafe extern "C" fn hq_decoder_set_source(
             return Err(Failure::invalid("lengths", format!("1 to {length}"), count));
         }
         decoder.cache.clear();
-        decoder.executor = Executor::new(plan, Mode::Generate, source_len.max(sequences * decoder.chunk));
+        decoder.executor = Executor::new(plan, Mode::Generate, source_count.max(sequences * decoder.chunk));
         (decoder.source, decoder.source_lengths) = (source.to_vec(), lengths.to_vec());
         Ok(())
     })

@@ -26,7 +26,7 @@ unsafe impl Growable for hq_beam_options {
     const FIRST_SIZE: usize = size_of::<hq_beam_options>();
 }
 
-/// Writes the target of `source` (`source_len` ids) with an encoder-decoder, greedily or by beam search: `tokens`, which has
+/// Writes the target of `source` (`source_count` ids) with an encoder-decoder, greedily or by beam search: `tokens`, which has
 /// room for `capacity` (at least `options.tokens`), gets the ids, `*count` their number; the last is an end-of-text token if
 /// the model came to one. `options` (NULL: greedy, 128 tokens) and `log_probability`, the natural logarithm of the text's
 /// probability, may be NULL. The same model, source and options give the same ids at any number of threads.
@@ -39,7 +39,7 @@ pub unsafe extern "C" fn hq_model_translate(
     model: *mut hq_model,
     context: *const hq_context,
     source: *const u32,
-    source_len: usize,
+    source_count: usize,
     options: *const hq_beam_options,
     tokens: *mut u32,
     capacity: usize,
@@ -50,7 +50,8 @@ pub unsafe extern "C" fn hq_model_translate(
         // SAFETY: as the caller vouches.
         let (model, context) = unsafe { (&mut model_of(model)?.model, context_of(context)?) };
         // SAFETY: as the caller vouches.
-        let (source, given) = unsafe { (input(source, source_len, "source")?, optional_options(options, "options")?) };
+        let (source, given) =
+            unsafe { (input(source, source_count, "source")?, optional_options(options, "options")?) };
         let mut options = BeamOptions::default();
         if let Some(given) = given {
             options.beams = given.beams.max(1) as usize;

@@ -20,11 +20,24 @@ static hq_auxiliary_network *live_hq_auxiliary_network, *fresh_hq_auxiliary_netw
 static hq_sampler *live_hq_sampler, *fresh_hq_sampler;
 static hq_model *live_hq_model, *fresh_hq_model;
 static hq_decoder *live_hq_decoder, *fresh_hq_decoder;
+static hq_model *live_encoder, *live_seq2seq;
+static hq_decoder *live_seq2seq_decoder;
 static hq_trainer *live_hq_trainer, *fresh_hq_trainer;
 
 static const char model_json[] =
     "{\"model_type\": \"bitnet\", \"hidden_size\": 32, \"intermediate_size\": 32, \"num_hidden_layers\": 1,"
     " \"num_attention_heads\": 1, \"vocab_size\": 256, \"max_position_embeddings\": 16, \"hidden_act\": \"silu\"}";
+static const char encoder_json[] =
+    "{\"model_type\": \"bert\", \"hidden_size\": 16, \"intermediate_size\": 16, \"num_hidden_layers\": 1,"
+    " \"num_attention_heads\": 1, \"vocab_size\": 256, \"max_position_embeddings\": 16,"
+    " \"architectures\": [\"BertForTokenClassification\"]}";
+static const char seq2seq_json[] =
+    "{\"model_type\": \"bart\", \"vocab_size\": 256, \"d_model\": 16, \"encoder_layers\": 1, \"encoder_ffn_dim\": 16,"
+    " \"encoder_attention_heads\": 1, \"decoder_layers\": 1, \"decoder_ffn_dim\": 16, \"decoder_attention_heads\": 1,"
+    " \"max_position_embeddings\": 16, \"decoder_start_token_id\": 1, \"bos_token_id\": 1, \"eos_token_id\": 2}";
+static const char *const some_labels[2] = {"no", "yes"};
+/* A file with one number. */
+static const char one_tensor[] = "\x3a\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}    \0\0\0\0";
 static const char trainer_json[] =
     "{\"data\": \"text.txt\", \"model\": \"model.json\", \"seq_length\": 8, \"batch_size\": 1, \"max_steps\": 1,"
     " \"eval_windows\": 1, \"data_clusters\": 2}";
@@ -217,6 +230,11 @@ static inline void make_live(void) {
     must(hq_model_new(live_hq_context, model_json, 0, &live_hq_model));
     must(hq_model_save(live_hq_model, "model"));
     must(hq_decoder_new(live_hq_model, 1, 16, &live_hq_decoder));
+    must(hq_model_new(live_hq_context, encoder_json, 0, &live_encoder));
+    must(hq_model_new(live_hq_context, seq2seq_json, 0, &live_seq2seq));
+    must(hq_decoder_new(live_seq2seq, 1, 16, &live_seq2seq_decoder));
+    file = fopen("one.safetensors", "wb");
+    if (file == NULL || fwrite(one_tensor, sizeof one_tensor - 1, 1, file) != 1 || fclose(file) != 0) exit(1);
     must(hq_trainer_new(live_hq_context, trainer_json, &live_hq_trainer));
 }
 
@@ -225,6 +243,9 @@ static inline int report(void) {
     double loss = 0.0;
     must(hq_trainer_evaluate(live_hq_trainer, &loss));
     hq_trainer_free(live_hq_trainer);
+    hq_decoder_free(live_seq2seq_decoder);
+    hq_model_free(live_seq2seq);
+    hq_model_free(live_encoder);
     hq_decoder_free(live_hq_decoder);
     hq_model_free(live_hq_model);
     hq_sampler_free(live_hq_sampler);

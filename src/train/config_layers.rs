@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::config::TrainConfig;
 use crate::nn::GradPrecision;
+use crate::optim::TrustNorm;
 use crate::{Error, Result};
 
 impl TrainConfig {
@@ -21,10 +22,20 @@ impl TrainConfig {
             base_learning_rate,
             ..base.clone()
         };
+        // Spectral steps without the auxiliary network: what won (bench/experiments). The schedule gives a step's length, and
+        // at this root mean square a rate suits AdamW as well.
+        let spectral = |config: TrainConfig| TrainConfig {
+            trust_norm: TrustNorm::Spectral,
+            initial_trust_radius: 1.0,
+            newton_schulz_iterations: 2,
+            steepest_rms: 0.8,
+            use_auxiliary_nn: false,
+            ..config
+        };
         match name {
-            "tiny" => sized(1000, 8, 128, 4e-3),
-            "small" => sized(2000, 8, 256, 2e-3),
-            "base" => sized(5000, 8, 256, 1.5e-3),
+            "tiny" => spectral(sized(1000, 8, 128, 2e-3)),
+            "small" => spectral(sized(2000, 8, 256, 2e-3)),
+            "base" => spectral(sized(5000, 8, 256, 1.5e-3)),
             "small-plain" | "gpt2-small-plain" => sized(1000, 8, 256, 1e-3),
             _ => base,
         }

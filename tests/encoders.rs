@@ -146,6 +146,30 @@ fn gradients_are_the_same_at_every_number_of_threads_and_without_kept_activation
 }
 
 #[test]
+fn attention_drops_in_training_only_and_by_seed() {
+    let with =
+        |attention_dropout| ModelConfig { attention_dropout, ..small(Head::TokenClassification, Precision::F32) };
+    let tokens = ids(40, 50, 2);
+    let labels = ids(40, 3, 3);
+    let batch = Batch { tokens: &tokens, targets: &labels, sequences: 2, length: 20, ..Batch::default() };
+    let loss = |rate: f32, mode: Mode, threads: usize, step: u32| {
+        let context = context(threads);
+        let mut model = ready(with(rate), &context);
+        let randomness = StepRandomness { seed: 1, step };
+        let mut executor = Executor::new(&model.plan, mode, 40);
+        executor.step(&model.plan, &context, &mut model.store, batch, randomness, 1.0).unwrap()
+    };
+    let plain = loss(0.0, Mode::Train, 1, 2);
+    assert_eq!(plain, loss(0.3, Mode::Evaluate, 1, 2));
+    let dropped = loss(0.3, Mode::Train, 1, 2);
+    assert!(dropped != plain && dropped != loss(0.3, Mode::Train, 1, 3));
+    assert_eq!(dropped, loss(0.3, Mode::Train, 2, 2));
+    // What stays is scaled up: over many draws the mean comes near.
+    let mean = (0..200).map(|step| loss(0.3, Mode::Train, 1, step)).sum::<f64>() / 200.0;
+    assert!((mean / plain - 1.0).abs() < 0.05, "{mean} and {plain}");
+}
+
+#[test]
 fn a_new_head_keeps_the_encoder() {
     let context = context(1);
     let model = ready(small(Head::MaskedLanguageModel, Precision::Ternary), &context);

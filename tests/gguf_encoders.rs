@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use hybridq::data::Tokenizer;
 use hybridq::formats::{GgufFile, GgufTensorData, GgufValue, write_gguf};
 use hybridq::models::{Activation, GgufExportType, Head, Model, ModelConfig, default_labels, preset};
 use hybridq::nn::{Batch, Executor, Mode, Precision};
@@ -132,4 +133,43 @@ fn encoders_that_llama_cpp_does_not_compute_are_refused() {
     assert!(without("token_types.weight").contains("\"token_types.weight\": missing"));
     assert!(without("cls.bias").contains("\"cls.bias\": missing"));
     assert!(without("blk.1.attn_output_norm.bias").contains("missing"));
+}
+
+/// Headers with any byte changed, and vocabularies: a model, a tokenizer or an error.
+#[test]
+fn damaged_files_never_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name);
+    std::fs::write(place("vocab.txt"), "[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\n##s\n").unwrap();
+    let words = Tokenizer::load(place("vocab.txt")).unwrap().gguf_metadata(8).unwrap();
+    let config = ModelConfig {
+        hidden_size: 8,
+        intermediate_size: 8,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        num_key_value_heads: 2,
+        vocab_size: 8,
+        max_position_embeddings: 4,
+        head: Head::SequenceClassification,
+        ..preset("bert").unwrap()
+    };
+    let context = context(1);
+    let model = Model::new(config, 1).unwrap();
+    model.export_gguf(&context, &place("m.gguf"), GgufExportType::F16, words).unwrap();
+    let file = GgufFile::open(place("m.gguf")).unwrap();
+    let data = file.tensors().iter().map(|tensor| tensor.range.start).min().unwrap();
+    let good = std::fs::read(place("m.gguf")).unwrap();
+    let mut read = 0;
+    for (at, change) in (0..data).flat_map(|at| [1u8, 0x80, 0xFF].map(|change| (at, change))) {
+        let mut bytes = good.clone();
+        bytes[at] ^= change;
+        let _ = std::fs::remove_file(place("d.gguf"));
+        std::fs::write(place("d.gguf"), bytes).unwrap();
+        let Ok(file) = GgufFile::open(place("d.gguf")) else { continue };
+        read += usize::from(Model::load_gguf(&context, &file).is_ok());
+        if let Ok(tokenizer) = Tokenizer::from_gguf(&file) {
+            let _ = tokenizer.encode("the thes");
+        }
+    }
+    assert!(read > 0, "some changes do no harm");
 }

@@ -31,9 +31,6 @@ impl Operation for Source {
     fn outputs(&self) -> Vec<BufferId> {
         vec![self.y]
     }
-    fn saved(&self) -> Vec<BufferId> {
-        Vec::new()
-    }
     fn parameters(&self) -> Vec<ParamId> {
         vec![self.parameter]
     }
@@ -66,12 +63,6 @@ impl Operation for WeightedSum {
         vec![self.x]
     }
     fn outputs(&self) -> Vec<BufferId> {
-        Vec::new()
-    }
-    fn saved(&self) -> Vec<BufferId> {
-        Vec::new()
-    }
-    fn parameters(&self) -> Vec<ParamId> {
         Vec::new()
     }
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
@@ -313,7 +304,8 @@ fn language_model_head_on_a_shared_table() {
 
 #[test]
 fn attention_that_drops_probabilities() {
-    for (length, window, causal) in [(5, None, true), (9, Some(6), true), (70, Some(7), true), (9, None, false)] {
+    // The longest takes several tasks of the forward pass.
+    for (length, window, causal) in [(5, None, true), (9, Some(6), true), (101, Some(7), true), (9, None, false)] {
         check(2, length, 2e-3, |harness| {
             let [q, k, v] = [("q", 4), ("k", 2), ("v", 2)].map(|(name, heads)| harness.input(name, heads));
             let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 1, window, dropout: 0.4 };

@@ -65,10 +65,14 @@ pub trait Operation: std::fmt::Debug + Send + Sync {
     fn inputs(&self) -> Vec<BufferId>;
     /// Buffers written by `forward`.
     fn outputs(&self) -> Vec<BufferId>;
-    /// Inputs and outputs whose forward values `backward` reads.
-    fn saved(&self) -> Vec<BufferId>;
-    /// Parameters read.
-    fn parameters(&self) -> Vec<ParamId>;
+    /// Inputs and outputs whose forward values `backward` reads; none unless it says so.
+    fn saved(&self) -> Vec<BufferId> {
+        Vec::new()
+    }
+    /// Parameters read; none unless it says so.
+    fn parameters(&self) -> Vec<ParamId> {
+        Vec::new()
+    }
     /// Width of the keys (and of the values) this operation appends to the cache in generation: attention only.
     fn cache_width(&self) -> Option<usize> {
         None

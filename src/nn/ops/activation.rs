@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::Result;
-use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
+use crate::nn::{BufferId, BufferKind, Operation, Pass, PlanBuilder};
 
 /// Elements of a parallel block.
 const BLOCK: usize = 1 << 13;
@@ -83,10 +83,6 @@ impl Operation for Activation {
 
     fn is_cheap(&self) -> bool {
         self.function != Function::Tanh
-    }
-
-    fn parameters(&self) -> Vec<ParamId> {
-        Vec::new()
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {

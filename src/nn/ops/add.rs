@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::Result;
-use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
+use crate::nn::{BufferId, BufferKind, Operation, Pass, PlanBuilder};
 
 /// Elements of a parallel block.
 const BLOCK: usize = 1 << 14;
@@ -35,14 +35,6 @@ impl Operation for Add {
 
     fn outputs(&self) -> Vec<BufferId> {
         vec![self.sum]
-    }
-
-    fn saved(&self) -> Vec<BufferId> {
-        Vec::new()
-    }
-
-    fn parameters(&self) -> Vec<ParamId> {
-        Vec::new()
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {

@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::dropout::threshold_and_factor;
 use crate::dispatch::Context;
 use crate::kernels::{HeadRows, HeadShape, ProbabilityDropout};
-use crate::nn::{AttentionWeights, BufferId, BufferKind, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Scratch};
+use crate::nn::{AttentionWeights, BufferId, BufferKind, Mode, Operation, Pass, Plan, PlanBuilder, Scratch};
 use crate::tensor::RandomStream;
 use crate::{Error, Result};
 
@@ -127,10 +127,6 @@ impl Operation for Attention {
 
     fn saved(&self) -> Vec<BufferId> {
         self.inputs()
-    }
-
-    fn parameters(&self) -> Vec<ParamId> {
-        Vec::new()
     }
 
     fn cache_width(&self) -> Option<usize> {

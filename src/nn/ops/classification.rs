@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::cross_entropy::{counted_targets, cross_entropy};
-use crate::nn::{BufferId, BufferKind, Mode, Operation, ParamId, Pass, PlanBuilder, Rows};
+use crate::nn::{BufferId, BufferKind, Mode, Operation, Pass, PlanBuilder, Rows};
 use crate::{Error, Result};
 
 /// What is predicted, and how the loss measures it.
@@ -65,11 +65,6 @@ impl Operation for Classification {
     fn saved(&self) -> Vec<BufferId> {
         vec![self.gradient]
     }
-
-    fn parameters(&self) -> Vec<ParamId> {
-        Vec::new()
-    }
-
     /// Loss and gradient at once; the scores are few.
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
         if pass.mode == Mode::Generate {

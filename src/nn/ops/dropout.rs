@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::Result;
-use crate::nn::{BufferId, BufferKind, Mode, Operation, ParamId, Pass, PlanBuilder};
+use crate::nn::{BufferId, BufferKind, Mode, Operation, Pass, PlanBuilder};
 use crate::tensor::RandomStream;
 
 /// Elements of a parallel block; a multiple of the four draws of a Philox block.
@@ -66,14 +66,6 @@ impl Operation for Dropout {
 
     fn outputs(&self) -> Vec<BufferId> {
         vec![self.y]
-    }
-
-    fn saved(&self) -> Vec<BufferId> {
-        Vec::new()
-    }
-
-    fn parameters(&self) -> Vec<ParamId> {
-        Vec::new()
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {

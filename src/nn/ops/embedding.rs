@@ -78,10 +78,6 @@ impl Operation for Embedding {
         vec![self.y]
     }
 
-    fn saved(&self) -> Vec<BufferId> {
-        Vec::new()
-    }
-
     fn parameters(&self) -> Vec<ParamId> {
         vec![self.table]
     }

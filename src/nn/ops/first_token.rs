@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::Result;
-use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder, Rows};
+use crate::nn::{BufferId, BufferKind, Operation, Pass, PlanBuilder, Rows};
 
 /// `y[s] = x[s, 0]`.
 #[derive(Debug)]
@@ -31,14 +31,6 @@ impl Operation for FirstToken {
 
     fn outputs(&self) -> Vec<BufferId> {
         vec![self.y]
-    }
-
-    fn saved(&self) -> Vec<BufferId> {
-        Vec::new()
-    }
-
-    fn parameters(&self) -> Vec<ParamId> {
-        Vec::new()
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {

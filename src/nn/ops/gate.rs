@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::Result;
-use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
+use crate::nn::{BufferId, BufferKind, Operation, Pass, PlanBuilder};
 
 /// Elements of a parallel block.
 const BLOCK: usize = 1 << 13;
@@ -71,10 +71,6 @@ impl Operation for Gate {
 
     fn is_cheap(&self) -> bool {
         true
-    }
-
-    fn parameters(&self) -> Vec<ParamId> {
-        Vec::new()
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {

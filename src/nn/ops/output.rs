@@ -1,7 +1,7 @@
 //! The end of a model without a head.
 #![forbid(unsafe_code)]
 
-use crate::nn::{BufferId, Mode, Operation, ParamId, Pass, PlanBuilder};
+use crate::nn::{BufferId, Mode, Operation, Pass, PlanBuilder};
 use crate::{Error, Result};
 
 /// Gives buffers out as they are, one behind the other; there is no loss.
@@ -27,14 +27,6 @@ impl Operation for Output {
     }
 
     fn outputs(&self) -> Vec<BufferId> {
-        Vec::new()
-    }
-
-    fn saved(&self) -> Vec<BufferId> {
-        Vec::new()
-    }
-
-    fn parameters(&self) -> Vec<ParamId> {
         Vec::new()
     }
 

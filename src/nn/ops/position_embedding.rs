@@ -48,10 +48,6 @@ impl Operation for PositionEmbedding {
         vec![self.y]
     }
 
-    fn saved(&self) -> Vec<BufferId> {
-        Vec::new()
-    }
-
     fn parameters(&self) -> Vec<ParamId> {
         vec![self.table]
     }

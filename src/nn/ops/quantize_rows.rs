@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::Result;
-use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
+use crate::nn::{BufferId, BufferKind, Operation, Pass, PlanBuilder};
 
 /// `y[t] = rint(x[t] * 127 / max|x[t]|)` with a scale for each token ([`crate::quant::QuantizedRows`]). The gradient goes
 /// straight through the rounding (Bengio et al. 2013).
@@ -32,14 +32,6 @@ impl Operation for QuantizeRows {
 
     fn outputs(&self) -> Vec<BufferId> {
         vec![self.y]
-    }
-
-    fn saved(&self) -> Vec<BufferId> {
-        Vec::new()
-    }
-
-    fn parameters(&self) -> Vec<ParamId> {
-        Vec::new()
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {

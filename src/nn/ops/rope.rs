@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::dispatch::Context;
-use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder};
+use crate::nn::{BufferId, BufferKind, Operation, Pass, PlanBuilder};
 use crate::{Error, Result};
 
 /// Positions whose angles are computed at least.
@@ -211,14 +211,6 @@ impl Operation for Rope {
 
     fn outputs(&self) -> Vec<BufferId> {
         vec![self.y]
-    }
-
-    fn saved(&self) -> Vec<BufferId> {
-        Vec::new()
-    }
-
-    fn parameters(&self) -> Vec<ParamId> {
-        Vec::new()
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {

@@ -69,6 +69,17 @@ HQK_EVERY_ISA(HQK_SGD)
     void hqk_steepest_apply_##isa(const float *update, size_t n, float keep, float rate, float *weight);
 HQK_EVERY_ISA(HQK_STEEPEST)
 
+/* state: an optimizer's moments in 16 and 8 bits. */
+#define HQK_STATE(isa)                                                                                          \
+    void hqk_state_encode_bf16_##isa(const float *x, size_t n, size_t first_group, const uint32_t *draws,       \
+                                     uint16_t *values);                                                         \
+    void hqk_state_decode_bf16_##isa(const uint16_t *values, size_t n, float *x);                               \
+    void hqk_state_encode_int8_##isa(const float *x, size_t n, size_t first_group, const uint32_t *draws,       \
+                                     int32_t is_signed, uint8_t *codes, float *maxima);                         \
+    void hqk_state_decode_int8_##isa(const uint8_t *codes, const float *maxima, size_t n, int32_t is_signed,    \
+                                     float *x);
+HQK_EVERY_ISA(HQK_STATE)
+
 /* ternary_pack: the 2-bit layout: quantizing, packing, unpacking, comparing, checking (csrc/README.md). */
 #define HQK_TERNARY_PACK(isa)                                                                                       \
     void hqk_ternary_pack_##isa(const int8_t *trits, size_t rows, size_t cols, uint8_t *packed);                    \

@@ -223,6 +223,63 @@ fn latent_weights_are_not_read_after_packing() {
     }
 }
 
+/// A head whose table has one huge column gives the layers that end in the residual stream gradients with an outlier: these
+/// alone fall back to f32, and their gradients come closer to the exact ones.
+#[test]
+fn gradients_with_outliers_fall_back_to_f32() {
+    let context = context(2);
+    let config = ModelConfig {
+        hidden_size: 256,
+        num_attention_heads: 4,
+        num_key_value_heads: 4,
+        tie_word_embeddings: false,
+        ..small(ModelType::Plain, Precision::Ternary)
+    };
+    let with_outlier = |config: ModelConfig, outlier: f32| {
+        let mut model = ready(config, &context);
+        let head = model.store.find("head.weight").unwrap();
+        model.store.weight_mut(head).iter_mut().step_by(256).for_each(|w| *w *= outlier);
+        model
+    };
+    let int8 = ModelConfig { gradient_precision: GradPrecision::Int8, ..config.clone() };
+    let step = |config: &ModelConfig, outlier, limit| {
+        let mut model = with_outlier(config.clone(), outlier);
+        let mut executor = Executor::new(&model.plan, Mode::Train, 80);
+        executor.limit_gradient_errors(limit);
+        let (_, gradients) = train_step_with(&mut executor, &mut model, &context, 2, 40);
+        let errors = executor.take_gradient_errors();
+        assert!(executor.take_gradient_errors().in_f32.is_empty());
+        let names: Vec<String> = errors.in_f32.iter().map(|&id| model.store.spec(id).name.clone()).collect();
+        println!("outlier {outlier}, limit {limit}: error {}, in f32: {names:?}", errors.largest);
+        (gradients, names)
+    };
+    let (_, names) = step(&int8, 1.0, 0.25);
+    assert!(names.is_empty(), "{names:?}");
+    let (exact, _) = step(&config, 1000.0, 0.25);
+    let (rounded, _) = step(&int8, 1000.0, f32::INFINITY);
+    let (watched, names) = step(&int8, 1000.0, 0.25);
+    assert!(names.iter().any(|name| name == "blocks.1.fc2.weight"), "{names:?}");
+    assert!(names.len() < 4, "the others stay in int8: {names:?}");
+    // The layers before it see the difference.
+    let fc1 = {
+        let model = with_outlier(config.clone(), 1.0);
+        let before = model.store.ids().take_while(|&id| model.store.spec(id).name != "blocks.1.fc1.weight");
+        let start: usize = before.map(|id| model.store.spec(id).len().next_multiple_of(16)).sum();
+        start..start + 80 * 256
+    };
+    let off = |found: &[f32]| -> f64 {
+        let (found, exact) = (&found[fc1.clone()], &exact[fc1.clone()]);
+        let squares = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>();
+        let mut differences = found.iter().zip(exact).map(|(a, b)| a - b);
+        (squares(&mut differences) / squares(&mut exact.iter().copied())).sqrt()
+    };
+    println!("off by {} in int8, {} with the limit", off(&rounded), off(&watched));
+    assert!(off(&watched) < off(&rounded), "{} {}", off(&watched), off(&rounded));
+    // With all of them in f32 the gradients are those of f32.
+    let (all, _) = step(&int8, 1000.0, 0.0);
+    assert!(all.iter().zip(&exact).all(|(a, b)| a.to_bits() == b.to_bits()));
+}
+
 #[test]
 fn gradient_checkpoints_save_memory_and_change_no_bit() {
     let context = context(2);

@@ -71,8 +71,8 @@ fn the_peak_of_a_run_is_the_one_it_printed() {
     for checkpointing in ["0", "1"] {
         let output = Command::new(env!("CARGO_BIN_EXE_hybridq"))
             .current_dir(folder.path())
-            .args(["train", "--data", "text.txt", "--model", "small-plain", "--steps", "3", "--threads", "2"])
-            .args(["--eval-windows", "4", "--gradient-checkpointing", checkpointing])
+            .args(["train", "--data", "text.txt", "--model", "small-plain", "--steps", "3", "--batch", "16"])
+            .args(["--threads", "2", "--eval-windows", "4", "--gradient-checkpointing", checkpointing])
             .output()
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();

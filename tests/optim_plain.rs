@@ -2,7 +2,9 @@
 
 use hybridq::dispatch::{Context, ContextOptions};
 use hybridq::nn::{Init, ParamKind, ParamSpec, ParamStore, Precision};
-use hybridq::optim::{LearningRateSchedule, Optimizer, OptimizerConfig, OptimizerKind, OptimizerState, TrainingState};
+use hybridq::optim::{
+    LearningRateSchedule, Optimizer, OptimizerConfig, OptimizerKind, OptimizerState, StatePrecision, TrainingState,
+};
 use hybridq::tensor::RandomStream;
 
 /// Printed by tests/peers/optim_torch.py (torch 2.15).
@@ -128,8 +130,11 @@ fn threads_do_not_change_a_bit() {
 #[test]
 fn state_goes_through_json_text_and_resumes_exactly() {
     let context = context(2);
-    for kind in [OptimizerKind::AdamW, OptimizerKind::Sgd, OptimizerKind::Hybrid] {
-        let config = OptimizerConfig { auxiliary_nn_output_size: 3, ..config(kind) };
+    let (f32, bf16, int8) = (StatePrecision::F32, StatePrecision::Bf16, StatePrecision::Int8Blocks);
+    let (adamw, sgd, hybrid) = (OptimizerKind::AdamW, OptimizerKind::Sgd, OptimizerKind::Hybrid);
+    let cases = [(adamw, f32), (adamw, bf16), (adamw, int8), (sgd, f32), (hybrid, f32), (hybrid, bf16), (hybrid, int8)];
+    for (kind, state_precision) in cases {
+        let config = OptimizerConfig { auxiliary_nn_output_size: 3, state_precision, ..config(kind) };
         let mut store = several();
         let mut optimizer = config.build(&store).unwrap();
         run(optimizer.as_mut(), &context, &mut store, 0..13);
@@ -149,6 +154,33 @@ fn state_goes_through_json_text_and_resumes_exactly() {
     }
 }
 
+/// Moments of fewer bits: less memory, the same on every number of threads, weights near those of f32 moments.
+#[test]
+fn moments_in_fewer_bits() {
+    let after = |state_precision, threads| {
+        let (mut store, start) = (several(), several());
+        let config = OptimizerConfig { state_precision, seed: 4, ..config(OptimizerKind::AdamW) };
+        let mut optimizer = config.build(&store).unwrap();
+        run(optimizer.as_mut(), &context(threads), &mut store, 0..40);
+        let moved = |id| store.weight(id).iter().zip(start.weight(id)).map(|(w, s)| w - s).collect::<Vec<f32>>();
+        (store.ids().flat_map(moved).collect::<Vec<f32>>(), optimizer.state_bytes())
+    };
+    let (exact, whole) = after(StatePrecision::F32, 1);
+    let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    for (precision, share, bound) in [(StatePrecision::Bf16, 0.5, 0.02), (StatePrecision::Int8Blocks, 0.26, 0.1)] {
+        let (rounded, bytes) = after(precision, 1);
+        assert!(rounded == after(precision, 3).0, "{precision:?}: threads");
+        assert!((bytes as f64) < share * whole as f64 + 64.0, "{precision:?}: {bytes} of {whole} bytes");
+        let mut difference = rounded.iter().zip(&exact).map(|(a, b)| a - b);
+        let off = norm(&mut difference) / norm(&mut exact.iter().copied());
+        println!("{precision:?}: {off}");
+        assert!(off < bound, "{precision:?}: {off} of the way off");
+    }
+    let refused = OptimizerConfig { state_precision: StatePrecision::Bf16, ..config(OptimizerKind::Sgd) };
+    let message = refused.build(&several()).unwrap_err().to_string();
+    assert!(message.starts_with("optimizer_state_precision: expected f32"), "{message}");
+}
+
 #[test]
 fn load_rejects_what_does_not_fit_and_changes_nothing() {
     let mut store = several();
@@ -161,15 +193,17 @@ fn load_rejects_what_does_not_fit_and_changes_nothing() {
     missing.tensors.pop();
     let mut scalars = good.clone();
     scalars.scalars = serde_json::json!({"inner": 3});
-    let owned: Vec<_> = good.tensors.iter().map(|tensor| tensor.values.to_vec()).collect();
+    let owned: Vec<_> = good.tensors.iter().map(|tensor| tensor.values.bytes().to_vec()).collect();
     let mut fresh = config(OptimizerKind::Hybrid).build(&store).unwrap();
     for (state, name) in [(wrong_shape, "gain"), (missing, "table"), (scalars, "hybrid")] {
         let error = fresh.load_state(&state).unwrap_err().to_string();
         assert!(error.contains(name) && !error.contains('\n'), "{error}");
-        assert!(fresh.state().tensors.iter().all(|tensor| tensor.values.iter().all(|&v| v == 0.0)));
+        assert!(fresh.state().tensors.iter().all(|tensor| tensor.values.bytes().iter().all(|&byte| byte == 0)));
     }
     fresh.load_state(&good).unwrap();
-    assert!(fresh.state().tensors.iter().zip(&owned).all(|(tensor, values)| tensor.values == values.as_slice()));
+    assert!(
+        fresh.state().tensors.iter().zip(&owned).all(|(tensor, values)| tensor.values.bytes() == values.as_slice())
+    );
 }
 
 #[test]
@@ -180,7 +214,7 @@ fn bad_gradients_skip_and_zero_gradients_do_not_move() {
         let context = context(2);
         run(optimizer.as_mut(), &context, &mut store, 0..2);
         let (before, moments) =
-            (bits(&store), optimizer.state().tensors.iter().map(|t| t.values.to_vec()).collect::<Vec<_>>());
+            (bits(&store), optimizer.state().tensors.iter().map(|t| t.values.bytes().to_vec()).collect::<Vec<_>>());
         for bad in [f32::NAN, f32::INFINITY] {
             let gain = store.find("gain").unwrap();
             store.gradient_mut(gain)[16] = bad;
@@ -190,7 +224,7 @@ fn bad_gradients_skip_and_zero_gradients_do_not_move() {
             assert_eq!(bits(&store), before);
         }
         let after = optimizer.state();
-        assert!(after.tensors.iter().zip(&moments).all(|(tensor, values)| tensor.values == values.as_slice()));
+        assert!(after.tensors.iter().zip(&moments).all(|(tensor, values)| tensor.values.bytes() == values.as_slice()));
         assert!(after.scalars.to_string().contains("\"skipped\":2"));
 
         let mut fresh = config(kind).build(&store).unwrap();

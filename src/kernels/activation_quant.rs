@@ -16,7 +16,7 @@ pub struct StochasticRounding {
 }
 
 impl StochasticRounding {
-    fn draws(&self) -> [u32; 4] {
+    pub(super) fn draws(&self) -> [u32; 4] {
         [self.key[0], self.key[1], self.tensor, self.step]
     }
 }

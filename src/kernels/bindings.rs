@@ -679,6 +679,214 @@ unsafe extern "C" {
     pub fn hqk_steepest_apply_neoni8mm(update: *const f32, n: usize, keep: f32, rate: f32, weight: *mut f32);
 }
 unsafe extern "C" {
+    pub fn hqk_state_encode_bf16_portable(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        values: *mut u16,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_bf16_portable(values: *const u16, n: usize, x: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_int8_portable(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        is_signed: i32,
+        codes: *mut u8,
+        maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_int8_portable(codes: *const u8, maxima: *const f32, n: usize, is_signed: i32, x: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_bf16_avx2(x: *const f32, n: usize, first_group: usize, draws: *const u32, values: *mut u16);
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_bf16_avx2(values: *const u16, n: usize, x: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_int8_avx2(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        is_signed: i32,
+        codes: *mut u8,
+        maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_int8_avx2(codes: *const u8, maxima: *const f32, n: usize, is_signed: i32, x: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_bf16_avxvnni(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        values: *mut u16,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_bf16_avxvnni(values: *const u16, n: usize, x: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_int8_avxvnni(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        is_signed: i32,
+        codes: *mut u8,
+        maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_int8_avxvnni(codes: *const u8, maxima: *const f32, n: usize, is_signed: i32, x: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_bf16_avx512(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        values: *mut u16,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_bf16_avx512(values: *const u16, n: usize, x: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_int8_avx512(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        is_signed: i32,
+        codes: *mut u8,
+        maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_int8_avx512(codes: *const u8, maxima: *const f32, n: usize, is_signed: i32, x: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_bf16_avx512vnni(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        values: *mut u16,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_bf16_avx512vnni(values: *const u16, n: usize, x: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_int8_avx512vnni(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        is_signed: i32,
+        codes: *mut u8,
+        maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_int8_avx512vnni(
+        codes: *const u8,
+        maxima: *const f32,
+        n: usize,
+        is_signed: i32,
+        x: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_bf16_neon(x: *const f32, n: usize, first_group: usize, draws: *const u32, values: *mut u16);
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_bf16_neon(values: *const u16, n: usize, x: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_int8_neon(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        is_signed: i32,
+        codes: *mut u8,
+        maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_int8_neon(codes: *const u8, maxima: *const f32, n: usize, is_signed: i32, x: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_bf16_neondotprod(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        values: *mut u16,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_bf16_neondotprod(values: *const u16, n: usize, x: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_int8_neondotprod(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        is_signed: i32,
+        codes: *mut u8,
+        maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_int8_neondotprod(
+        codes: *const u8,
+        maxima: *const f32,
+        n: usize,
+        is_signed: i32,
+        x: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_bf16_neoni8mm(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        values: *mut u16,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_bf16_neoni8mm(values: *const u16, n: usize, x: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_int8_neoni8mm(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        is_signed: i32,
+        codes: *mut u8,
+        maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_int8_neoni8mm(codes: *const u8, maxima: *const f32, n: usize, is_signed: i32, x: *mut f32);
+}
+unsafe extern "C" {
     pub fn hqk_ternary_pack_portable(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
 }
 unsafe extern "C" {

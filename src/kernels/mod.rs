@@ -22,6 +22,7 @@ mod kmeans;
 mod matrix_mut;
 mod matvec;
 mod norm;
+mod optimizer_state;
 mod pack5;
 mod q8_0;
 pub mod reference;

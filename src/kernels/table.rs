@@ -16,6 +16,7 @@ use super::isa::Isa;
 use super::kmeans::KMeansKernels;
 use super::matvec::MatvecKernels;
 use super::norm::NormKernels;
+use super::optimizer_state::StateKernels;
 use super::pack5::Pack5Kernels;
 use super::q8_0::Q8Kernels;
 use super::row_norm::RowNormKernels;
@@ -48,6 +49,7 @@ pub struct KernelTable {
     pub(super) q8_0: Q8Kernels,
     pub(super) sgd: SgdKernels,
     pub(super) steepest: SteepestKernels,
+    pub(super) state: StateKernels,
     pub(super) ternary: TernaryKernels,
     pub(super) ternary_pack: TernaryPackKernels,
     pub(super) softmax: SoftmaxKernels,
@@ -148,6 +150,7 @@ impl KernelTable {
             q8_0: Q8Kernels::for_isa(isa),
             sgd: SgdKernels::for_isa(isa),
             steepest: SteepestKernels::for_isa(isa),
+            state: StateKernels::for_isa(isa),
             ternary: TernaryKernels::for_isa(isa),
             ternary_pack: TernaryPackKernels::for_isa(isa),
             softmax: SoftmaxKernels::for_isa(isa),

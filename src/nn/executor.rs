@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::buffers::Buffers;
 use super::key_value_cache::KeyValueCache;
-use super::param_store::ParamStore;
+use super::param_store::{ParamId, ParamStore};
 use super::plan::Plan;
 use super::schedule::{Action, Turn, schedule};
 use super::workspace::Workspace;
@@ -103,6 +103,36 @@ pub struct StepRandomness {
     pub step: u32,
 }
 
+/// How far int8 gradients are from what they were rounded from: what is allowed, and what was found.
+#[derive(Clone, PartialEq, Debug)]
+pub struct GradientErrors {
+    /// Largest relative error a layer's gradient may have in int8; a product beyond it is computed in f32. Infinite: not
+    /// even looked at.
+    pub limit: f32,
+    /// Largest error found.
+    pub largest: f32,
+    /// Weights of the products computed in f32.
+    pub in_f32: Vec<ParamId>,
+}
+
+impl Default for GradientErrors {
+    fn default() -> Self {
+        GradientErrors { limit: f32::INFINITY, largest: 0.0, in_f32: Vec::new() }
+    }
+}
+
+impl GradientErrors {
+    /// Notes the error of a gradient that a product with `weight` takes; whether it is allowed.
+    pub(super) fn allow(&mut self, error: f32, weight: ParamId) -> bool {
+        self.largest = self.largest.max(error);
+        let allowed = error <= self.limit;
+        if !allowed && !self.in_f32.contains(&weight) {
+            self.in_f32.push(weight);
+        }
+        allowed
+    }
+}
+
 /// What an operation sees of the walk. The fields are public so that they can be borrowed side by side.
 #[derive(Debug)]
 pub struct Pass<'a> {
@@ -126,6 +156,8 @@ pub struct Pass<'a> {
     pub gradient_scale: f32,
     /// Keys and values of the tokens before this batch, in [`Mode::Generate`].
     pub cache: Option<&'a mut KeyValueCache>,
+    /// What int8 gradients may be off.
+    pub gradient_errors: &'a mut GradientErrors,
     /// Mean loss in nats per target, set by the head.
     pub loss: f64,
     /// The model's outputs, set by the head in [`Mode::Generate`]: of a language model the logits of each sequence's last
@@ -152,6 +184,7 @@ pub struct Executor {
     turns: Vec<Turn>,
     /// Shapes of the products that operations list as scratch.
     int8_products: Vec<(usize, usize, usize)>,
+    gradient_errors: GradientErrors,
     /// The source, with its lengths, that the encoder's buffers are of.
     encoded: [Vec<u32>; 2],
     seconds: Vec<[Duration; 2]>,
@@ -187,6 +220,7 @@ impl Executor {
             buffers,
             workspace,
             int8_products,
+            gradient_errors: GradientErrors::default(),
             mode,
             capacity,
             seconds: vec![[Duration::ZERO; 2]; plan.operations.len()],
@@ -201,6 +235,18 @@ impl Executor {
     /// Bytes of the panels that a thread of `context` comes to keep for products of int8 matrices.
     pub fn panel_bytes(&self, context: &Context) -> usize {
         self.int8_products.iter().map(|&shape| context.int8_panel_bytes(shape)).max().unwrap_or(0)
+    }
+
+    /// Layers whose gradients in int8 would be off by more than `limit` (of their root mean square) have the product
+    /// computed in f32, from the next step on.
+    pub fn limit_gradient_errors(&mut self, limit: f32) {
+        self.gradient_errors.limit = limit;
+    }
+
+    /// What was found since this was last asked for.
+    pub fn take_gradient_errors(&mut self) -> GradientErrors {
+        let limit = self.gradient_errors.limit;
+        std::mem::replace(&mut self.gradient_errors, GradientErrors { limit, ..GradientErrors::default() })
     }
 
     /// Time spent in each operation so far: `[forward (the second included), backward]`, in plan order.
@@ -299,7 +345,7 @@ impl Executor {
         if !encoded {
             self.encoded = Default::default();
         }
-        let Executor { buffers, workspace, mode, turns, seconds, .. } = self;
+        let Executor { buffers, workspace, mode, turns, seconds, gradient_errors, .. } = self;
         let Request { randomness, gradient_scale, cache, attention } = request;
         let found = context.install(|| {
             buffers.begin([batch.tokens.len(), batch.sequences, batch.source.len()]);
@@ -314,6 +360,7 @@ impl Executor {
                 randomness,
                 gradient_scale,
                 cache,
+                gradient_errors,
                 loss: 0.0,
                 logits: Vec::new(),
                 attention: attention.then(Vec::new),

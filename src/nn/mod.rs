@@ -15,7 +15,7 @@ mod schedule;
 mod workspace;
 
 pub use buffers::Buffers;
-pub use executor::{AttentionWeights, Batch, Executor, IGNORED, Mode, Pass, StepRandomness};
+pub use executor::{AttentionWeights, Batch, Executor, GradientErrors, IGNORED, Mode, Pass, StepRandomness};
 pub use key_value_cache::KeyValueCache;
 pub use ops::{GradPrecision, HeadPrecision};
 pub use param_store::{Init, ParamId, ParamKind, ParamSpec, ParamStore, Precision};

@@ -82,7 +82,7 @@ pub trait Operation: std::fmt::Debug + Send + Sync {
         None
     }
     /// Whether the outputs are computed once more for the backward pass instead of being kept: where that takes little
-    /// time beside the memory. The operation's own backward pass must not read them.
+    /// time beside the memory.
     fn is_cheap(&self) -> bool {
         false
     }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::executor::Mode;
-use super::plan::{Plan, Rows};
+use super::plan::{BufferId, Plan, Rows};
 
 /// What is done with an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,8 +49,7 @@ pub(super) fn schedule(plan: &Plan, mode: Mode, checkpoint_every: usize) -> Vec<
     if checkpoint_every == 0 {
         let mut cheap = cheap_outputs(plan);
         for operation in (0..count).rev() {
-            let again = plan.operations[operation].saved().into_iter().filter_map(|id| cheap[id.0].take());
-            turns.extend(again.map(turn(Action::Recompute)));
+            compute_again(plan, &plan.operations[operation].saved(), &mut cheap, &mut turns);
             turns.push(Turn { action: Action::Backward, operation });
         }
         return turns;
@@ -70,15 +69,20 @@ pub(super) fn schedule(plan: &Plan, mode: Mode, checkpoint_every: usize) -> Vec<
 fn cheap_outputs(plan: &Plan) -> Vec<Option<usize>> {
     let mut writers = vec![None; plan.buffers.len()];
     for (index, operation) in plan.operations.iter().enumerate().filter(|(_, operation)| operation.is_cheap()) {
-        let outputs = operation.outputs();
-        assert!(
-            outputs.len() == 1 && operation.saved() != outputs,
-            "{}: cheap, but not to compute again",
-            operation.name()
-        );
-        writers[outputs[0].0] = Some(index);
+        operation.outputs().into_iter().for_each(|id| writers[id.0] = Some(index));
     }
     writers
+}
+
+/// Turns of the cheap operations that write `buffers`, and of those whose outputs they read, each once.
+fn compute_again(plan: &Plan, buffers: &[BufferId], cheap: &mut [Option<usize>], turns: &mut Vec<Turn>) {
+    for id in buffers {
+        let Some(operation) = cheap[id.0] else { continue };
+        let outputs = plan.operations[operation].outputs();
+        outputs.iter().for_each(|id| cheap[id.0] = None);
+        compute_again(plan, &plan.operations[operation].inputs(), cheap, turns);
+        turns.push(Turn { action: Action::Recompute, operation });
+    }
 }
 
 /// The operations of `group` whose outputs the backward pass of the group reads, or another of them does.

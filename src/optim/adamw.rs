@@ -2,10 +2,11 @@
 #![forbid(unsafe_code)]
 
 use super::direction::{BLOCK, Direction, Moments, plain_state, plain_step, total};
+use super::moment_buffer::Coding;
 use super::optimizer::{Optimizer, TrainingState, UpdateReport};
-use super::state::OptimizerState;
+use super::state::{OptimizerState, StatePrecision};
 use crate::Result;
-use crate::dispatch::Context;
+use crate::dispatch::{Context, StochasticRounding};
 use crate::kernels::{AdamWSettings, UpdateSums};
 use crate::nn::{ParamSpec, ParamStore};
 
@@ -13,7 +14,8 @@ use crate::nn::{ParamSpec, ParamStore};
 /// `m += (1-beta1)(g-m)`, `v = beta2 v + (1-beta2) g^2`, `u = m/(1-beta1^t) / (sqrt(v)/sqrt(1-beta2^t) + epsilon)`,
 /// `w = w (1 - lr decay) - lr u`. Decay acts on linear weights and embeddings only.
 ///
-/// State: two f32 per weight.
+/// State: two f32 per weight, or fewer bits ([`StatePrecision`]). Pass 1 rounds what it stores: the sums it gives are of the
+/// update before this rounding, the weights change by the one after.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     beta1: f64,
@@ -23,7 +25,12 @@ pub struct AdamW {
     /// Of the last pass 1.
     settings: AdamWSettings,
     weight_decay: f32,
+    /// Of the rounding of moments.
+    seed: u64,
 }
+
+/// Random streams of the rounding of moments (see [`crate::tensor::RandomStream::new`]).
+const STATE_PURPOSE: u32 = 71;
 
 impl AdamW {
     /// For the parameters of `store`. The betas lie in [0, 1) and `epsilon` above 0, as
@@ -52,7 +59,12 @@ impl AdamW {
             previous_correction2: 0.0,
             bias: 0.0,
         };
-        AdamW { beta1, beta2, epsilon, moments, settings, weight_decay: 0.0 }
+        AdamW { beta1, beta2, epsilon, moments, settings, weight_decay: 0.0, seed: 0 }
+    }
+
+    /// The same with moments of another precision, rounded by `seed`. Before the first step.
+    pub fn with_states(self, precision: StatePrecision, seed: u64) -> Self {
+        AdamW { moments: self.moments.in_precision(precision), seed, ..self }
     }
 
     /// `1/(1-beta1^t)` and `1/sqrt(1-beta2^t)`; 0 for `t = 0`: before the first step there is no update.
@@ -91,12 +103,21 @@ impl Direction for AdamW {
         };
         self.weight_decay = weight_decay;
         let (kernels, settings) = (context.kernels(), self.settings);
+        let (seed, step) = (self.seed, self.moments.counters.updates as u32);
         let each = |id: crate::nn::ParamId| {
-            let (m, v) = self.moments.both_mut(id.index());
+            let [m, v] = self.moments.blocks_mut(id.index());
             let (gradient, weight) = (store.gradient(id), store.weight(id));
-            let blocks = m.chunks_mut(BLOCK).zip(v.chunks_mut(BLOCK));
-            let blocks = blocks.zip(gradient.chunks(BLOCK).zip(weight.chunks(BLOCK)));
-            total(context.map(blocks, |((m, v), (g, w))| kernels.adamw_moments(g, w, &settings, m, v)))
+            let blocks = m.into_iter().zip(v).zip(gradient.chunks(BLOCK).zip(weight.chunks(BLOCK)));
+            total(context.map(blocks.enumerate(), |(block, ((m, v), (g, w)))| {
+                let coding = |moment: u32| Coding {
+                    is_signed: moment == 0,
+                    block,
+                    rounding: StochasticRounding::new(seed, STATE_PURPOSE, step, 2 * id.index() as u32 + moment),
+                };
+                m.update(kernels, coding(0), |m| {
+                    v.update(kernels, coding(1), |v| kernels.adamw_moments(g, w, &settings, m, v))
+                })
+            }))
         };
         store.ids().map(each).collect()
     }
@@ -108,11 +129,14 @@ impl Direction for AdamW {
                 let rate = rates[id.index()];
                 let decay = f64::from(self.decoupled_decay(id.index(), self.weight_decay));
                 let keep = (1.0 - f64::from(rate) * decay) as f32;
-                let (m, v) = (self.moments.get(0, id.index()), self.moments.get(1, id.index()));
+                let [m, v] = self.moments.blocks(id.index());
                 let (weight, gradient) = store.weight_and_gradient_mut(id);
                 let blocks = weight.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK));
-                context.for_each(blocks.zip(m.chunks(BLOCK).zip(v.chunks(BLOCK))), |((weight, gradient), (m, v))| {
-                    kernels.adamw_apply(gradient, m, v, settings, keep, rate, weight);
+                context.for_each(blocks.zip(m.iter().zip(&v)), |((weight, gradient), (m, v))| {
+                    let mut apply = |m: &[f32], v: &[f32]| {
+                        kernels.adamw_apply(gradient, m, v, settings, keep, rate, weight);
+                    };
+                    m.read(kernels, true, |m| v.read(kernels, false, |v| apply(m, v)));
                 });
             }
         });

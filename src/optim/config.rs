@@ -7,6 +7,7 @@ use super::adamw::AdamW;
 use super::hybrid::HybridOptimizer;
 use super::optimizer::Optimizer;
 use super::sgd::Sgd;
+use super::state::StatePrecision;
 use super::trust_region::{RadiusMode, TrustNorm, TrustScope};
 use crate::nn::ParamStore;
 use crate::{Error, Result};
@@ -71,7 +72,9 @@ pub struct OptimizerConfig {
     pub trust_scope: TrustScope,
     /// What the radius counts.
     pub radius_mode: RadiusMode,
-    /// Seed of the auxiliary network's hidden layer.
+    /// How AdamW's moments are kept between steps.
+    pub state_precision: StatePrecision,
+    /// Seed of the auxiliary network's hidden layer, and of the rounding of moments.
     pub seed: u64,
 }
 
@@ -99,6 +102,7 @@ impl Default for OptimizerConfig {
             newton_schulz_iterations: 3,
             trust_scope: TrustScope::Global,
             radius_mode: RadiusMode::Relative,
+            state_precision: StatePrecision::F32,
             seed: 0,
         }
     }
@@ -109,7 +113,10 @@ impl OptimizerConfig {
     pub fn build(&self, store: &ParamStore) -> Result<Box<dyn Optimizer>> {
         self.validate()?;
         Ok(match self.optimizer {
-            OptimizerKind::AdamW => Box::new(AdamW::new(store, self.momentum, self.beta2, self.epsilon)),
+            OptimizerKind::AdamW => {
+                let plain = AdamW::new(store, self.momentum, self.beta2, self.epsilon);
+                Box::new(plain.with_states(self.state_precision, self.seed))
+            }
             OptimizerKind::Sgd => Box::new(Sgd::new(store, self.momentum)),
             OptimizerKind::Hybrid => Box::new(HybridOptimizer::new(store, self)?),
         })
@@ -140,6 +147,20 @@ impl OptimizerConfig {
         check("steepest_rms", rate(self.steepest_rms), "a number above 0", self.steepest_rms)?;
         let iterations = self.newton_schulz_iterations;
         check("newton_schulz_iterations", (1..=8).contains(&iterations), "1 to 8", iterations)?;
+        let is_steepest = self.use_trust_region && self.trust_norm != TrustNorm::L2;
+        let all_adamw = match self.optimizer {
+            OptimizerKind::AdamW => true,
+            OptimizerKind::Sgd => false,
+            OptimizerKind::Hybrid => self.inner == OptimizerKind::AdamW && !is_steepest,
+        };
+        let states = self.state_precision;
+        let expected = "f32 (fewer bits: AdamW alone, or the hybrid around it with an l2 trust region)";
+        check(
+            "optimizer_state_precision",
+            all_adamw || states == StatePrecision::F32,
+            expected,
+            format!("{states:?}"),
+        )?;
         check("inner", self.inner != OptimizerKind::Hybrid, "adamw or sgd", "hybrid")
     }
 }

@@ -3,14 +3,17 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::moment_buffer::{ALIGN, MomentBlock, MomentBlockMut, MomentBuffer};
 use super::optimizer::{TrainingState, UpdateReport};
-use super::state::{OptimizerState, StateTensor};
+use super::state::{OptimizerState, StatePrecision, StateTensor, StateValues};
 use super::trust_region::Ball;
 use crate::dispatch::Context;
 use crate::kernels::UpdateSums;
 use crate::nn::{ParamKind, ParamSpec, ParamStore};
-use crate::tensor::AlignedBuffer;
 use crate::{Error, Result};
+
+/// What the maxima of blocks in 8 bits are called, behind the moment's name.
+const MAXIMA: &str = "_maxima";
 
 /// Elements of a parallel block: fixed, so that sums do not depend on the number of threads.
 pub(super) const BLOCK: usize = 1 << 14;
@@ -58,6 +61,10 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    fn range(&self) -> std::ops::Range<usize> {
+        self.start..self.start + self.held
+    }
+
     /// Whether these moments are of this tensor.
     pub fn is_covered(&self) -> bool {
         self.held == self.len
@@ -79,7 +86,8 @@ pub(super) struct Moments {
     pub entries: Vec<Entry>,
     pub counters: Counters,
     names: &'static [&'static str],
-    buffers: Vec<AlignedBuffer<f32>>,
+    precision: StatePrecision,
+    buffers: Vec<MomentBuffer>,
 }
 
 impl Moments {
@@ -99,35 +107,50 @@ impl Moments {
                 start: end,
                 held,
             });
-            end += held.next_multiple_of(16);
+            end += held.next_multiple_of(ALIGN);
         }
-        let buffers = names.iter().map(|_| AlignedBuffer::zeroed(end)).collect();
-        Moments { entries, counters: Counters::default(), names, buffers }
+        let precision = StatePrecision::F32;
+        let buffers = names.iter().map(|_| MomentBuffer::zeroed(precision, end)).collect();
+        Moments { entries, counters: Counters::default(), names, precision, buffers }
     }
 
+    /// The same in another precision, at zero.
+    pub fn in_precision(self, precision: StatePrecision) -> Self {
+        let end = self.entries.last().map_or(0, |last| last.start + last.held.next_multiple_of(ALIGN));
+        let buffers = self.names.iter().map(|_| MomentBuffer::zeroed(precision, end)).collect();
+        Moments { precision, buffers, ..self }
+    }
+
+    /// A moment in f32.
     pub fn get(&self, moment: usize, parameter: usize) -> &[f32] {
-        let entry = &self.entries[parameter];
-        &self.buffers[moment][entry.start..entry.start + entry.held]
+        &self.buffers[moment].floats()[self.entries[parameter].range()]
     }
 
+    /// The first moment in f32.
     pub fn first_mut(&mut self, parameter: usize) -> &mut [f32] {
-        let entry = &self.entries[parameter];
-        &mut self.buffers[0][entry.start..entry.start + entry.held]
+        let range = self.entries[parameter].range();
+        &mut self.buffers[0].floats_mut()[range]
     }
 
-    pub fn both_mut(&mut self, parameter: usize) -> (&mut [f32], &mut [f32]) {
-        let range = self.entries[parameter].start..self.entries[parameter].start + self.entries[parameter].held;
+    /// The blocks of both moments, to read.
+    pub fn blocks(&self, parameter: usize) -> [Vec<MomentBlock<'_>>; 2] {
+        [0, 1].map(|moment| self.buffers[moment].blocks(self.entries[parameter].range()))
+    }
+
+    /// The blocks of both moments, to change.
+    pub fn blocks_mut(&mut self, parameter: usize) -> [Vec<MomentBlockMut<'_>>; 2] {
+        let range = self.entries[parameter].range();
         let [first, second] = &mut self.buffers[..] else { unreachable!("two moments") };
-        (&mut first[range.clone()], &mut second[range])
+        [first.blocks_mut(range.clone()), second.blocks_mut(range)]
     }
 
     /// Both moments of every parameter at once.
     pub fn pairs_mut(&mut self) -> Vec<(&mut [f32], &mut [f32])> {
         let [first, second] = &mut self.buffers[..] else { unreachable!("two moments") };
-        let (mut first, mut second) = (&mut first[..], &mut second[..]);
+        let (mut first, mut second) = (first.floats_mut(), second.floats_mut());
         let mut pairs = Vec::new();
         for entry in &self.entries {
-            let padded = entry.held.next_multiple_of(16);
+            let padded = entry.held.next_multiple_of(ALIGN);
             let (own_first, rest_first) = first.split_at_mut(padded);
             let (own_second, rest_second) = second.split_at_mut(padded);
             pairs.push((&mut own_first[..entry.held], &mut own_second[..entry.held]));
@@ -139,12 +162,18 @@ impl Moments {
     pub fn tensors(&self) -> Vec<StateTensor<'_>> {
         let mut tensors = Vec::new();
         for (moment, name) in self.names.iter().enumerate() {
-            for (parameter, entry) in self.entries.iter().enumerate().filter(|(_, entry)| entry.is_covered()) {
+            for entry in self.entries.iter().filter(|entry| entry.is_covered()) {
+                let (values, maxima) = self.buffers[moment].values(entry.range());
                 tensors.push(StateTensor {
                     name: format!("{name}.{}", entry.name),
                     shape: entry.shape.clone(),
-                    values: self.get(moment, parameter).into(),
+                    values,
                 });
+                tensors.extend(maxima.map(|maxima| StateTensor {
+                    name: format!("{name}{MAXIMA}.{}", entry.name),
+                    shape: vec![maxima.len()],
+                    values: StateValues::F32(maxima.into()),
+                }));
             }
         }
         tensors
@@ -155,8 +184,13 @@ impl Moments {
         self.check_state(state)?;
         for (buffer, name) in self.buffers.iter_mut().zip(self.names) {
             for entry in self.entries.iter().filter(|entry| entry.is_covered()) {
-                let source = state.tensor(&format!("{name}.{}", entry.name), &entry.shape)?;
-                buffer[entry.start..entry.start + entry.len].copy_from_slice(source);
+                let (values, maxima) = buffer.bytes_mut(entry.range());
+                let size = self.precision.bytes();
+                values.copy_from_slice(state.bytes(&format!("{name}.{}", entry.name), &entry.shape, size)?);
+                if let Some(maxima) = maxima {
+                    let source = state.bytes(&format!("{name}{MAXIMA}.{}", entry.name), &[maxima.len()], 4)?;
+                    bytemuck::cast_slice_mut(maxima).copy_from_slice(source);
+                }
             }
         }
         self.counters = counters;
@@ -167,7 +201,11 @@ impl Moments {
     pub fn check_state(&self, state: &OptimizerState<'_>) -> Result<()> {
         for name in self.names {
             for entry in self.entries.iter().filter(|entry| entry.is_covered()) {
-                state.tensor(&format!("{name}.{}", entry.name), &entry.shape)?;
+                state.bytes(&format!("{name}.{}", entry.name), &entry.shape, self.precision.bytes())?;
+                if self.precision == StatePrecision::Int8Blocks {
+                    let blocks = entry.len.div_ceil(ALIGN);
+                    state.bytes(&format!("{name}{MAXIMA}.{}", entry.name), &[blocks], 4)?;
+                }
             }
         }
         Ok(())

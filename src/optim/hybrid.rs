@@ -76,7 +76,10 @@ impl HybridOptimizer {
         let covers = |spec: &ParamSpec| !reaches(norm, spec);
         let mut inner: Box<dyn Direction> = match config.inner {
             OptimizerKind::Sgd => Box::new(Sgd::covering(store, config.momentum, covers)),
-            _ => Box::new(AdamW::covering(store, config.momentum, config.beta2, config.epsilon, covers)),
+            _ => {
+                let adamw = AdamW::covering(store, config.momentum, config.beta2, config.epsilon, covers);
+                Box::new(adamw.with_states(config.state_precision, config.seed))
+            }
         };
         if norm != TrustNorm::L2 {
             let settings = SteepestSettings {

@@ -25,7 +25,7 @@ pub trait Optimizer: std::fmt::Debug + Send {
 
     /// Bytes of the full-size tensors of [`Optimizer::state`].
     fn state_bytes(&self) -> usize {
-        self.state().tensors.iter().map(|tensor| size_of_val(&tensor.values[..])).sum()
+        self.state().tensors.iter().map(|tensor| tensor.values.bytes().len()).sum()
     }
 
     /// Goes on from [`Optimizer::state`]. Errors, leaving the optimizer as it was: a tensor missing or of another

@@ -8,12 +8,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::formats::{SafetensorsFile, TensorData, write_safetensors};
 use crate::nn::ParamStore;
-use crate::optim::{Optimizer, OptimizerState, StateTensor};
+use crate::optim::{Optimizer, OptimizerState, StateTensor, StateValues};
 use crate::{Error, Result};
 
 /// Version of the layout; a reader refuses others.
@@ -98,11 +99,17 @@ impl Checkpoint {
             tensors.push(TensorData::new(format!("weight.{}", spec.name), &spec.shape, values));
         }
         for tensor in &state.tensors {
-            tensors.push(TensorData::new(format!("optimizer.{}", tensor.name), &tensor.shape, &tensor.values[..]));
+            let dtype = match tensor.values {
+                StateValues::F32(_) => Dtype::F32,
+                StateValues::Bf16(_) => Dtype::BF16,
+                StateValues::U8(_) => Dtype::U8,
+            };
+            let name = format!("optimizer.{}", tensor.name);
+            tensors.push(TensorData::raw(name, dtype, &tensor.shape, tensor.values.bytes()));
         }
         let header_json = serde_json::to_string(&header).expect("a header is plain data");
         let named = store.ids().map(|id| (format!("weight.{}", store.spec(id).name), bytes_of(store.weight(id))));
-        let of_state = state.tensors.iter().map(|t| (format!("optimizer.{}", t.name), bytes_of(&t.values)));
+        let of_state = state.tensors.iter().map(|t| (format!("optimizer.{}", t.name), t.values.bytes()));
         let checksum = checksum(&header_json, named.chain(of_state).collect());
         let metadata = BTreeMap::from([(HEADER_KEY.to_string(), header_json), (CHECKSUM_KEY.to_string(), checksum)]);
         write_safetensors(path, &metadata, &tensors)?;
@@ -163,7 +170,11 @@ impl Checkpoint {
         let mut tensors = Vec::new();
         for tensor in self.file.tensors() {
             if let Some(name) = tensor.name.strip_prefix("optimizer.") {
-                let values = self.file.elements::<f32>(&tensor.name, &tensor.shape)?;
+                let values = match tensor.dtype {
+                    Dtype::U8 => StateValues::U8(self.file.elements(&tensor.name, &tensor.shape)?),
+                    Dtype::BF16 => StateValues::Bf16(bf16_bits(self.file.bytes(&tensor.name)?).into()),
+                    _ => StateValues::F32(self.file.elements(&tensor.name, &tensor.shape)?),
+                };
                 tensors.push(StateTensor { name: name.into(), shape: tensor.shape.clone(), values });
             }
         }
@@ -188,6 +199,11 @@ fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     }
     files.sort();
     Ok(files)
+}
+
+/// The elements of a tensor of bf16 as bits.
+fn bf16_bits(bytes: &[u8]) -> Vec<u16> {
+    bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
 }
 
 fn bytes_of(values: &[f32]) -> &[u8] {

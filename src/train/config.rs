@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::BatchStrategy;
 use crate::nn::{GradPrecision, HeadPrecision, Precision};
-use crate::optim::{LearningRateSchedule, OptimizerConfig, OptimizerKind, RadiusMode, TrustNorm, TrustScope};
+use crate::optim::{
+    LearningRateSchedule, OptimizerConfig, OptimizerKind, RadiusMode, StatePrecision, TrustNorm, TrustScope,
+};
 use crate::{Error, Result};
 
 /// Vocabulary entries from which the head's products are worth rounding to integers.
@@ -128,6 +130,10 @@ pub struct TrainConfig {
     pub precision: Option<Precision>,
     /// Arithmetic of the linear layers' backward products.
     pub gradient_precision: GradPrecision,
+    /// Largest relative error of a layer's gradient in int8: beyond it the layer's product is computed in f32, step by step.
+    /// Measured against mean magnitudes, at most 1; above 1: never. Ordinary gradients have 0.04 to 0.2, those of queries early
+    /// in training up to 0.8.
+    pub gradient_error_limit: f64,
     /// Arithmetic of the head in training; without it `int8` for quantized models with `int8` gradients and a
     /// vocabulary of 4,096 entries or more, whose head is a large share of a step.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,6 +145,8 @@ pub struct TrainConfig {
     pub optimizer: OptimizerKind,
     /// AdamW's second beta.
     pub adam_beta2: f64,
+    /// How AdamW keeps its moments: `f32`, `bf16` (half the memory) or `int8-blocks` (a quarter).
+    pub optimizer_state_precision: StatePrecision,
     /// Learning rate over the steps.
     pub schedule: ScheduleKind,
     /// Steps of linear warm-up.
@@ -207,10 +215,12 @@ impl Default for TrainConfig {
             device: "cpu".into(),
             precision: None,
             gradient_precision: GradPrecision::default(),
+            gradient_error_limit: 0.95,
             head_precision: None,
             gradient_checkpointing: 0,
             optimizer: OptimizerKind::Hybrid,
             adam_beta2: 0.95,
+            optimizer_state_precision: StatePrecision::F32,
             schedule: ScheduleKind::Cosine,
             warmup_steps: 20,
             min_lr_ratio: 0.1,
@@ -275,6 +285,7 @@ impl TrainConfig {
             weight_decay: self.weight_decay as f32,
             momentum: self.momentum,
             beta2: self.adam_beta2,
+            state_precision: self.optimizer_state_precision,
             use_auxiliary_nn: self.use_auxiliary_nn,
             auxiliary_nn_hidden_size: self.auxiliary_nn_hidden_size,
             auxiliary_nn_learning_rate: self.auxiliary_nn_learning_rate as f32,

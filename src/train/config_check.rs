@@ -41,6 +41,7 @@ impl TrainConfig {
             ("steepest_momentum", self.steepest_momentum, 0.0, 0.999_999),
             ("steepest_rms", self.steepest_rms, 1e-6, 1e3),
             ("base_learning_rate (--lr)", self.base_learning_rate, 1e-12, 100.0),
+            ("gradient_error_limit", self.gradient_error_limit, 0.0, 1e6),
             ("momentum", self.momentum, 0.0, 0.999_999),
             ("weight_decay", self.weight_decay, 0.0, 10.0),
             ("gradient_clip_norm", self.gradient_clip_norm, 0.0, 1e12),

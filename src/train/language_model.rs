@@ -8,7 +8,7 @@ use crate::data::{Split, TokenBatch, TokenDataset, Tokenizer};
 use crate::dispatch::Context;
 use crate::eval::language_model;
 use crate::models::Model;
-use crate::nn::{Executor, ParamStore, StepRandomness};
+use crate::nn::{Executor, GradientErrors, ParamStore, StepRandomness};
 use crate::tensor::RandomStream;
 use crate::{Error, Result};
 
@@ -35,6 +35,7 @@ pub struct LanguageModelObjective {
     seq_length: usize,
     eval_windows: usize,
     checkpoint_every: usize,
+    gradient_error_limit: f32,
     executor: Option<Executor>,
     batch: TokenBatch,
 }
@@ -74,6 +75,7 @@ impl LanguageModelObjective {
             seq_length,
             eval_windows,
             checkpoint_every: 0,
+            gradient_error_limit: f32::INFINITY,
             executor: None,
             batch: TokenBatch::default(),
         })
@@ -83,6 +85,13 @@ impl LanguageModelObjective {
     /// [`Executor::with_checkpoints`].
     pub fn with_checkpoints(mut self, blocks: usize) -> Self {
         self.checkpoint_every = blocks;
+        self
+    }
+
+    /// Layers whose gradient in int8 would be off by more than `limit` of it have the product computed in f32. See
+    /// [`Executor::limit_gradient_errors`].
+    pub fn with_gradient_error_limit(mut self, limit: f32) -> Self {
+        self.gradient_error_limit = limit;
         self
     }
 
@@ -108,9 +117,12 @@ impl LanguageModelObjective {
 
     /// Makes the executor of training steps on batches of `examples` examples, unless there is one.
     pub fn prepare(&mut self, examples: usize) -> &mut Executor {
-        let LanguageModelObjective { executor, model, checkpoint_every, seq_length, .. } = self;
-        let new = || Executor::with_checkpoints(&model.plan, *checkpoint_every, examples * *seq_length);
-        executor.get_or_insert_with(new)
+        let LanguageModelObjective { executor, model, checkpoint_every, seq_length, gradient_error_limit, .. } = self;
+        executor.get_or_insert_with(|| {
+            let mut executor = Executor::with_checkpoints(&model.plan, *checkpoint_every, examples * *seq_length);
+            executor.limit_gradient_errors(*gradient_error_limit);
+            executor
+        })
     }
 
     /// The executor of training steps, once there was one: for the times of its operations and its memory.
@@ -154,6 +166,10 @@ impl Objective for LanguageModelObjective {
         let executor = self.executor.as_mut().expect("made just now");
         let batch = self.batch.view();
         executor.step(&self.model.plan, context, &mut self.model.store, batch, randomness, gradient_scale)
+    }
+
+    fn take_gradient_errors(&mut self) -> GradientErrors {
+        self.executor.as_mut().map(Executor::take_gradient_errors).unwrap_or_default()
     }
 
     fn evaluate(&mut self, context: &Context) -> Result<Option<Evaluation>> {

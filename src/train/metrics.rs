@@ -38,6 +38,12 @@ pub struct StepMetrics {
     /// Cosine of the gradient with the update of the step before: below 0, steps undo each other. 0 for plain optimizers.
     #[serde(default)]
     pub alignment: f32,
+    /// Largest relative error of a layer's gradient in int8; 0 where none was rounded.
+    #[serde(default)]
+    pub gradient_error: f32,
+    /// Weights of the layers whose gradients would have been off by more than the limit: computed in f32 instead.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub f32_gradients: Vec<String>,
     /// Cluster the batch came from, where it came from one.
     pub cluster: Option<usize>,
     /// Training time so far, without evaluation and checkpoints; over all parts of a resumed run.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::Result;
 use crate::dispatch::Context;
-use crate::nn::{ParamStore, StepRandomness};
+use crate::nn::{GradientErrors, ParamStore, StepRandomness};
 
 /// Figures of an evaluation on held-out examples.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -53,6 +53,11 @@ pub trait Objective {
         randomness: StepRandomness,
         gradient_scale: f32,
     ) -> Result<f64>;
+
+    /// Errors of gradients in int8 since this was last asked for, where the objective knows of them.
+    fn take_gradient_errors(&mut self) -> GradientErrors {
+        GradientErrors::default()
+    }
 
     /// Loss on held-out examples; `None` if there are none.
     fn evaluate(&mut self, _context: &Context) -> Result<Option<Evaluation>> {

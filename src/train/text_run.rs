@@ -70,7 +70,8 @@ impl LanguageModelTrainer {
         let byte_level = tokenizer.is_byte_level();
         let name = run_name(&config);
         let objective = LanguageModelObjective::new(model, tokenizer, dataset, digest, seq_length, windows)?
-            .with_checkpoints(config.gradient_checkpointing);
+            .with_checkpoints(config.gradient_checkpointing)
+            .with_gradient_error_limit(config.gradient_error_limit as f32);
         let mut trainer = Trainer::new(context.clone(), config, objective)?;
         if byte_level {
             trainer = trainer.with_baselines(move || baselines(&source, validation.as_ref()));

@@ -222,6 +222,7 @@ impl<O: Objective> Trainer<O> {
             let scale = 1.0 / parts as f32;
             loss += self.objective.loss_and_gradients(&self.context, examples, randomness, scale)? / parts as f64;
         }
+        let errors = self.objective.take_gradient_errors();
         let gradients = self.objective.store_mut().gradients_mut();
         let grad_norm = match config.gradient_clip_norm {
             0.0 => self.context.norm(gradients),
@@ -267,6 +268,8 @@ impl<O: Objective> Trainer<O> {
             quant_error: quantized.quant_error,
             flip_rate: quantized.flip_rate,
             alignment: report.alignment,
+            gradient_error: errors.largest,
+            f32_gradients: errors.in_f32.iter().map(|&id| self.objective.store().spec(id).name.clone()).collect(),
             cluster: batch.cluster,
             seconds: self.seconds,
             tokens_per_s: tokens as f64 / elapsed.max(1e-9),

@@ -28,6 +28,21 @@ static void optimizers(size_t n) {
     free_all();
 }
 
+static void states(size_t n) {
+    float *x = floats(n), *maxima = NEW(float, (n + 255) / 256);
+    uint16_t *halves = NEW(uint16_t, n);
+    uint8_t *codes = NEW(uint8_t, n);
+    uint32_t *draws = NEW(uint32_t, 4);
+    draws[0] = 3, draws[1] = 5, draws[2] = 7, draws[3] = 9;
+    RUN(state_encode_bf16, x, n, 11, draws, halves);
+    RUN(state_decode_bf16, halves, n, x);
+    for (int is_signed = 0; is_signed < 2; is_signed++) {
+        RUN(state_encode_int8, x, n, 11, draws, is_signed, codes, maxima);
+        RUN(state_decode_int8, codes, maxima, n, is_signed, x);
+    }
+    free_all();
+}
+
 static void activations(size_t n) {
     float *x = floats(n), *up = floats(n), *dy = floats(n), *y = floats(n), *dup = floats(n);
     RUN(exp_values, x, n, y);
@@ -66,6 +81,7 @@ void run_elements(void) {
     for (size_t i = 0; i < COUNT(sizes); i++) {
         norm(sizes[i]);
         optimizers(sizes[i]);
+        states(sizes[i]);
         activations(sizes[i]);
         ceilings(sizes[i]);
     }

@@ -92,12 +92,14 @@ impl Operation for Linear {
         match (self.quantized, self.packed, mode == Mode::Train) {
             (false, ..) | (true, true, false) => Vec::new(),
             (true, true, true) if self.gradients == GradPrecision::Int8 => vec![Scratch {
-                floats: vec![outputs],
+                floats: vec![outputs; 2],
                 quantized: vec![(rows, outputs)],
                 int8_products: vec![(outputs, inputs, rows)],
             }],
             (true, _, false) => vec![Scratch { floats: vec![rows * inputs], ..Scratch::default() }],
-            (true, ..) => vec![Scratch { floats: vec![rows * inputs, outputs * inputs], ..Scratch::default() }],
+            (true, ..) => {
+                [rows * inputs, outputs * inputs].map(|len| Scratch { floats: vec![len], ..Scratch::default() }).into()
+            }
         }
     }
 
@@ -150,29 +152,48 @@ impl Linear {
     }
 
     fn quantized_backward(&self, pass: &mut Pass<'_>, dx: &mut [f32]) -> Result<()> {
-        let shape @ (tokens, outputs, inputs) = self.shape(pass);
         let is_packed = pass.store.quantized(self.weight).and_then(QuantizedWeight::packed).is_some();
         if is_packed && self.gradients == GradPrecision::Int8 {
-            self.int8_weight_gradient(pass);
-            self.int8_input_gradient(pass, dx);
+            if !self.int8_weight_gradient(pass) {
+                self.f32_weight_gradient(pass);
+            }
+            if !self.int8_input_gradient(pass, dx) {
+                self.f32_input_gradient(pass, dx)?;
+            }
             return Ok(());
         }
+        self.f32_weight_gradient(pass);
+        self.f32_input_gradient(pass, dx)
+    }
+
+    /// `dW += dY^T * X` with the dequantized activations.
+    fn f32_weight_gradient(&self, pass: &mut Pass<'_>) {
+        let (tokens, outputs, inputs) = self.shape(pass);
         let (dy, x) = (pass.buffers.gradient(self.y), pass.buffers.quantized(self.x));
-        let (_, dw, weight) = pass.store.backward_view(self.weight);
-        let mut dense_x = pass.workspace.take_float(tokens * inputs);
-        dequantize_rows(pass.context, x, inputs, &mut dense_x[..tokens * inputs]);
+        let mut dense = pass.workspace.take_float(tokens * inputs);
+        dequantize_rows(pass.context, x, inputs, &mut dense[..tokens * inputs]);
+        let (columns, rows) = (DenseMatrix::transposed(dy, outputs), DenseMatrix::new(&dense, inputs));
+        let dw = pass.store.gradient_mut(self.weight);
+        pass.context.matmul((outputs, inputs, tokens), columns, rows, true, dw);
+        pass.workspace.put_float(dense);
+    }
+
+    /// `dX = dY * W` with the dequantized weight.
+    fn f32_input_gradient(&self, pass: &mut Pass<'_>, dx: &mut [f32]) -> Result<()> {
+        let (tokens, outputs, inputs) = self.shape(pass);
+        let dy = pass.buffers.gradient(self.y);
+        let weight = pass.store.quantized_or_error(self.weight)?;
         let mut values = pass.workspace.take_float(outputs * inputs);
-        let weight = weight.expect("the forward pass has read it");
         let weight = dense_weight(pass.context, weight, &mut values[..outputs * inputs])?;
-        dense_gradients(pass.context, shape, dy, &dense_x, weight, dw, dx);
+        let (rows, weight) = (DenseMatrix::new(dy, outputs), DenseMatrix::new(weight, inputs));
+        pass.context.matmul((tokens, inputs, outputs), rows, weight, false, &mut dx[..tokens * inputs]);
         pass.workspace.put_float(values);
-        pass.workspace.put_float(dense_x);
         Ok(())
     }
 
     /// `dW[o][k] += sum over t of dY[t][o] * s[t] * Xq[t][k]`: the token scales `s` of the saved activations are folded into
-    /// dY, which is then rounded to int8 with a scale for each output feature.
-    fn int8_weight_gradient(&self, pass: &mut Pass<'_>) {
+    /// dY, which is then rounded to int8 with a scale for each output feature. False: it is too far off, nothing was done.
+    fn int8_weight_gradient(&self, pass: &mut Pass<'_>) -> bool {
         let (tokens, outputs, inputs) = self.shape(pass);
         let mut rounded = pass.workspace.take_quantized(tokens, outputs);
         let mut scales = pass.workspace.take_float(outputs);
@@ -180,24 +201,39 @@ impl Linear {
         let rounding = self.rounding(pass, WEIGHT_GRADIENT_PURPOSE);
         let (values, scales_used) = (&mut rounded.values[..tokens * outputs], &mut scales[..outputs]);
         pass.context.quantize_columns_stochastic(dy, outputs, &x.scales[..tokens], rounding, values, scales_used);
+        let allowed = !pass.gradient_errors.limit.is_finite() || {
+            let mut sums = pass.workspace.take_float(outputs);
+            let error = columns_error(dy, &x.scales[..tokens], scales_used, &mut sums[..outputs]);
+            pass.workspace.put_float(sums);
+            pass.gradient_errors.allow(error, self.weight)
+        };
         let dw = pass.store.gradient_mut(self.weight);
         let a = Int8Matrix::transposed(values, outputs);
         let b = Int8Matrix::new(&x.values[..tokens * inputs], inputs);
-        pass.context.int8_matmul((outputs, inputs, tokens), a, b, scales_used, true, dw, inputs);
+        if allowed {
+            pass.context.int8_matmul((outputs, inputs, tokens), a, b, scales_used, true, dw, inputs);
+        }
         pass.workspace.put_float(scales);
         pass.workspace.put_quantized(rounded);
+        allowed
     }
 
     /// `dX = dY * W` on the packed weights: the weight scales are folded into dY, which is rounded to int8 by token.
-    fn int8_input_gradient(&self, pass: &mut Pass<'_>, dx: &mut [f32]) {
+    /// False: that is too far off, nothing was done.
+    fn int8_input_gradient(&self, pass: &mut Pass<'_>, dx: &mut [f32]) -> bool {
         let (tokens, outputs, inputs) = self.shape(pass);
         let mut rounded = pass.workspace.take_quantized(tokens, outputs);
         let dy = pass.buffers.gradient(self.y);
         let rounding = self.rounding(pass, INPUT_GRADIENT_PURPOSE);
         let weight = pass.store.quantized(self.weight).and_then(QuantizedWeight::packed);
         let packed = weight.expect("the caller has seen packed weights");
+        let mut error = 0.0;
+        let watched = pass.gradient_errors.limit.is_finite();
         if let [scale] = packed.scales[..] {
             rounded.quantize_stochastic(pass.context, dy, tokens, outputs, rounding);
+            if watched {
+                error = rows_error(pass.context, dy, outputs, &rounded.scales[..tokens]);
+            }
             rounded.scales[..tokens].iter_mut().for_each(|token| *token *= scale);
         } else {
             let mut scaled = pass.workspace.take_float(tokens * outputs);
@@ -209,15 +245,56 @@ impl Linear {
                     .for_each(|(scaled, (dy, scale))| *scaled = dy * scale);
             });
             rounded.quantize_stochastic(pass.context, &scaled[..dy.len()], tokens, outputs, rounding);
+            if watched {
+                error = rows_error(pass.context, &scaled[..dy.len()], outputs, &rounded.scales[..tokens]);
+            }
             pass.workspace.put_float(scaled);
         }
-        packed.matmul_transposed(pass.context, &rounded, tokens, &mut dx[..tokens * inputs]);
+        let allowed = pass.gradient_errors.allow(error, self.weight);
+        if allowed {
+            packed.matmul_transposed(pass.context, &rounded, tokens, &mut dx[..tokens * inputs]);
+        }
         pass.workspace.put_quantized(rounded);
+        allowed
     }
 
     fn rounding(&self, pass: &Pass<'_>, purpose: u32) -> StochasticRounding {
         StochasticRounding::new(pass.randomness.seed, purpose, pass.randomness.step, pass.operation)
     }
+}
+
+/// Mean square of what stochastic rounding adds, in squares of the scale: `f (1 - f)` over all fractions `f`.
+const ROUNDING_VARIANCE: f32 = 1.0 / 6.0;
+/// Rows that the size of a gradient is taken from.
+const SAMPLED_ROWS: usize = 32;
+
+/// Relative error of a gradient rounded by columns: the root of the mean over the columns of `scale^2 / 6` over the square of
+/// the column's mean magnitude, at most 1. An outlier makes its column's scale too large for all others of the column (and
+/// would hide in a mean of squares). `sums`: scratch.
+fn columns_error(dy: &[f32], factors: &[f32], scales: &[f32], sums: &mut [f32]) -> f32 {
+    sums.fill(0.0);
+    let stride = factors.len().div_ceil(SAMPLED_ROWS).max(1);
+    let rows = dy.chunks_exact(scales.len().max(1)).zip(factors).step_by(stride);
+    let count = rows.len() as f32;
+    for (row, factor) in rows {
+        sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += (value * factor).abs());
+    }
+    let columns = scales.iter().zip(sums).filter(|(scale, _)| **scale > 0.0);
+    mean_error(columns.map(|(&scale, &mut sum)| (scale, sum / count)))
+}
+
+/// The same of a gradient rounded by rows, on a sample of them.
+fn rows_error(context: &Context, dy: &[f32], width: usize, scales: &[f32]) -> f32 {
+    let stride = scales.len().div_ceil(SAMPLED_ROWS).max(1);
+    let rows = dy.chunks_exact(width.max(1)).zip(scales).step_by(stride).filter(|(_, scale)| **scale > 0.0);
+    mean_error(rows.map(|(row, &scale)| (scale, (context.kernels().abs_sum(row) / width as f64) as f32)))
+}
+
+/// From scales and mean magnitudes.
+fn mean_error(parts: impl Iterator<Item = (f32, f32)>) -> f32 {
+    let errors = parts.map(|(scale, mean)| (ROUNDING_VARIANCE * (scale / mean) * (scale / mean)).min(1.0));
+    let (sum, count) = errors.fold((0.0, 0), |(sum, count), error| (sum + error, count + 1));
+    (sum / count.max(1) as f32).sqrt()
 }
 
 /// `y = x * W^T` on int8 rows: integers where `W` is packed. `shape`: (rows, outputs, inputs).

@@ -53,6 +53,11 @@ impl Operation for RmsNorm {
         vec![self.gain]
     }
 
+    /// Into int8, between two products: a fraction of their time.
+    fn is_cheap(&self) -> bool {
+        self.y_kind == BufferKind::Quantized
+    }
+
     fn scratch(&self, plan: &Plan, mode: Mode, rows: usize) -> Vec<Scratch> {
         sums_of_blocks(mode, rows, [plan.buffer(self.x).width])
     }

@@ -52,6 +52,9 @@ pub struct Arguments {
     /// Suite train: steps measured, after two of warm-up
     #[arg(long, default_value_t = 5)]
     steps: usize,
+    /// Suite train: settings of the run, as of train
+    #[arg(long, value_name = "TOML")]
+    config: Option<PathBuf>,
     /// Suite train: keep activations of every N-th block alone
     #[arg(long, value_name = "N", default_value_t = 0)]
     gradient_checkpointing: usize,

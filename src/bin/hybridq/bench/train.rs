@@ -42,6 +42,7 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
         warmup_steps: 0,
         ..TrainConfig::for_model(&arguments.model)
     };
+    let config = config.overlaid(&TrainConfig::fields_of(arguments.config.as_deref())?)?;
     let mut trainer = LanguageModelTrainer::open(context, config, RunPlace::Nowhere)?;
     let memory = trainer.memory_plan();
     for _ in 0..WARM_UP {

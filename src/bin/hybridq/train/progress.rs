@@ -114,8 +114,13 @@ impl ProgressLines {
 
 fn describe(step: &StepMetrics) -> String {
     let radius = step.trust_radius.map_or(String::new(), |radius| format!("  radius {radius:.4}"));
+    let in_f32 = match &step.f32_gradients[..] {
+        [] => String::new(),
+        [layer] => format!("  gradients of {layer} in f32"),
+        [layer, more @ ..] => format!("  gradients of {layer} and {} more in f32", more.len()),
+    };
     format!(
-        "loss {:.4}  lr {:.2e} x {:.3}{radius}  flips {:.2} %  {:.0} tokens/s",
+        "loss {:.4}  lr {:.2e} x {:.3}{radius}  flips {:.2} %{in_f32}  {:.0} tokens/s",
         step.loss,
         step.lr,
         step.lr_multiplier,

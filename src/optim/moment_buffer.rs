@@ -1,0 +1,178 @@
+//! One moment of all parameters, in f32 or in fewer bits.
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::direction::BLOCK;
+use super::state::{StatePrecision, StateValues};
+use crate::dispatch::StochasticRounding;
+use crate::kernels::KernelTable;
+use crate::tensor::AlignedBuffer;
+
+/// Every tensor starts at a multiple of this many elements: a whole block of any precision.
+pub(super) const ALIGN: usize = KernelTable::STATE_BLOCK;
+const _: () = assert!(BLOCK.is_multiple_of(KernelTable::STATE_BLOCK) && BLOCK.is_multiple_of(KernelTable::STATE_GROUP));
+
+thread_local! {
+    /// Blocks of f32 that coded ones are worked on in: kept, so that a step allocates nothing.
+    static SCRATCH: RefCell<Vec<AlignedBuffer<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn with_scratch<R>(work: impl FnOnce(&mut [f32]) -> R) -> R {
+    let kept = SCRATCH.with_borrow_mut(Vec::pop);
+    let mut scratch = kept.unwrap_or_else(|| AlignedBuffer::zeroed(BLOCK));
+    let result = work(&mut scratch);
+    SCRATCH.with_borrow_mut(|kept| kept.push(scratch));
+    result
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum MomentBuffer {
+    F32(AlignedBuffer<f32>),
+    Bf16(AlignedBuffer<u16>),
+    /// Codes, and the maxima of their blocks.
+    Int8(AlignedBuffer<u8>, AlignedBuffer<f32>),
+}
+
+/// How a block of a moment is coded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Coding {
+    /// The second moment has no sign.
+    pub is_signed: bool,
+    /// Place of the block in its tensor.
+    pub block: usize,
+    pub rounding: StochasticRounding,
+}
+
+impl MomentBuffer {
+    pub fn zeroed(precision: StatePrecision, len: usize) -> Self {
+        match precision {
+            StatePrecision::F32 => MomentBuffer::F32(AlignedBuffer::zeroed(len)),
+            StatePrecision::Bf16 => MomentBuffer::Bf16(AlignedBuffer::zeroed(len)),
+            StatePrecision::Int8Blocks => {
+                MomentBuffer::Int8(AlignedBuffer::zeroed(len), AlignedBuffer::zeroed(len.div_ceil(ALIGN)))
+            }
+        }
+    }
+
+    /// All values. Only for moments in f32: those of other optimizers than AdamW.
+    pub fn floats(&self) -> &[f32] {
+        let MomentBuffer::F32(values) = self else { unreachable!("moments in f32") };
+        values
+    }
+
+    /// As [`MomentBuffer::floats`], to change.
+    pub fn floats_mut(&mut self) -> &mut [f32] {
+        let MomentBuffer::F32(values) = self else { unreachable!("moments in f32") };
+        values
+    }
+
+    /// The elements of a tensor, as its state is saved: the second part, if there is one, are the blocks' maxima.
+    pub fn values(&self, range: Range<usize>) -> (StateValues<'_>, Option<&[f32]>) {
+        match self {
+            MomentBuffer::F32(values) => (StateValues::F32(values[range].into()), None),
+            MomentBuffer::Bf16(values) => (StateValues::Bf16(values[range].into()), None),
+            MomentBuffer::Int8(codes, maxima) => {
+                (StateValues::U8(codes[range.clone()].into()), Some(&maxima[blocks_of(range)]))
+            }
+        }
+    }
+
+    /// The memory of a tensor's elements, and of its blocks' maxima if there are any: to read a saved state into.
+    pub fn bytes_mut(&mut self, range: Range<usize>) -> (&mut [u8], Option<&mut [f32]>) {
+        match self {
+            MomentBuffer::F32(values) => (bytemuck::cast_slice_mut(&mut values[range]), None),
+            MomentBuffer::Bf16(values) => (bytemuck::cast_slice_mut(&mut values[range]), None),
+            MomentBuffer::Int8(codes, maxima) => (&mut codes[range.clone()], Some(&mut maxima[blocks_of(range)])),
+        }
+    }
+
+    /// The blocks of a tensor, to read.
+    pub fn blocks(&self, range: Range<usize>) -> Vec<MomentBlock<'_>> {
+        match self {
+            MomentBuffer::F32(values) => values[range].chunks(BLOCK).map(MomentBlock::F32).collect(),
+            MomentBuffer::Bf16(values) => values[range].chunks(BLOCK).map(MomentBlock::Bf16).collect(),
+            MomentBuffer::Int8(codes, maxima) => {
+                let blocks = codes[range.clone()].chunks(BLOCK).zip(maxima[blocks_of(range)].chunks(BLOCK / ALIGN));
+                blocks.map(|(codes, maxima)| MomentBlock::Int8(codes, maxima)).collect()
+            }
+        }
+    }
+
+    /// The blocks of a tensor, to change.
+    pub fn blocks_mut(&mut self, range: Range<usize>) -> Vec<MomentBlockMut<'_>> {
+        match self {
+            MomentBuffer::F32(values) => values[range].chunks_mut(BLOCK).map(MomentBlockMut::F32).collect(),
+            MomentBuffer::Bf16(values) => values[range].chunks_mut(BLOCK).map(MomentBlockMut::Bf16).collect(),
+            MomentBuffer::Int8(codes, maxima) => {
+                let maxima = maxima[blocks_of(range.clone())].chunks_mut(BLOCK / ALIGN);
+                let blocks = codes[range].chunks_mut(BLOCK).zip(maxima);
+                blocks.map(|(codes, maxima)| MomentBlockMut::Int8(codes, maxima)).collect()
+            }
+        }
+    }
+}
+
+/// The maxima of a tensor's elements.
+fn blocks_of(range: Range<usize>) -> Range<usize> {
+    range.start / ALIGN..range.end.div_ceil(ALIGN)
+}
+
+/// A block of a tensor's moment.
+pub(super) enum MomentBlock<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [u16]),
+    Int8(&'a [u8], &'a [f32]),
+}
+
+impl MomentBlock<'_> {
+    /// Hands the values out.
+    pub fn read<R>(&self, kernels: &KernelTable, is_signed: bool, work: impl FnOnce(&[f32]) -> R) -> R {
+        match *self {
+            MomentBlock::F32(values) => work(values),
+            MomentBlock::Bf16(values) => with_scratch(|scratch| {
+                let scratch = &mut scratch[..values.len()];
+                kernels.state_decode_bf16(values, scratch);
+                work(scratch)
+            }),
+            MomentBlock::Int8(codes, maxima) => with_scratch(|scratch| {
+                let scratch = &mut scratch[..codes.len()];
+                kernels.state_decode_int8(codes, maxima, is_signed, scratch);
+                work(scratch)
+            }),
+        }
+    }
+}
+
+/// A block of a tensor's moment, to change.
+pub(super) enum MomentBlockMut<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [u16]),
+    Int8(&'a mut [u8], &'a mut [f32]),
+}
+
+impl MomentBlockMut<'_> {
+    /// Hands the values out and keeps what they become.
+    pub fn update<R>(self, kernels: &KernelTable, coding: Coding, work: impl FnOnce(&mut [f32]) -> R) -> R {
+        let Coding { is_signed, block, rounding } = coding;
+        let first_group = block * (BLOCK / KernelTable::STATE_GROUP);
+        match self {
+            MomentBlockMut::F32(values) => work(values),
+            MomentBlockMut::Bf16(values) => with_scratch(|scratch| {
+                let scratch = &mut scratch[..values.len()];
+                kernels.state_decode_bf16(values, scratch);
+                let result = work(scratch);
+                kernels.state_encode_bf16(scratch, first_group, rounding, values);
+                result
+            }),
+            MomentBlockMut::Int8(codes, maxima) => with_scratch(|scratch| {
+                let scratch = &mut scratch[..codes.len()];
+                kernels.state_decode_int8(codes, maxima, is_signed, scratch);
+                let result = work(scratch);
+                kernels.state_encode_int8(scratch, first_group, rounding, is_signed, codes, maxima);
+                result
+            }),
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! `hybridq info` says so. Nothing but a C compiler is needed.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// File stem = ISA = symbol suffix, the architectures that have it, and its gcc/clang flags.
 const ISAS: &[(&str, &[&str], &[&str])] = &[
@@ -36,6 +37,9 @@ const FLAGS: [&str; 7] = [
     "-Wextra",
 ];
 
+/// One copy of functions that are the same instructions: 95 KB of the library. Nothing here compares functions' addresses.
+const FOLD_IDENTICAL: &str = "-Wl,--icf=all";
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=csrc");
@@ -51,6 +55,9 @@ fn main() {
     let architecture = target("ARCH");
     if target("OS") == "linux" {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libhybridq.so.0");
+        if linker_knows(FOLD_IDENTICAL) {
+            println!("cargo:rustc-cdylib-link-arg={FOLD_IDENTICAL}");
+        }
     }
     let mut builds = Vec::new();
     for (isa, architectures, flags) in ISAS {
@@ -60,6 +67,27 @@ fn main() {
     }
     // For tests/sanitized_kernels.rs, which builds the kernels once more.
     println!("cargo:rustc-env=HYBRIDQ_KERNEL_BUILDS={}", builds.join(";"));
+}
+
+/// Whether a library can be linked with `flag`: lld, Rust's usual linker on x86-64 Linux, folds, GNU ld does not.
+fn linker_knows(flag: &str) -> bool {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let (Some(rustc), Some(target), Some(folder)) = (variable("RUSTC"), variable("TARGET"), variable("OUT_DIR")) else {
+        return false;
+    };
+    let folder = Path::new(&folder);
+    let source = folder.join("nothing.rs");
+    if std::fs::write(&source, "").is_err() {
+        return false;
+    }
+    let mut command = Command::new(rustc);
+    command.args(["--crate-type", "cdylib", "--target", &target, "-C", "panic=abort", "-C"]);
+    command.arg(format!("link-arg={flag}")).arg("--out-dir").arg(folder).arg(source);
+    if let Some(linker) = variable("RUSTC_LINKER") {
+        command.arg("-C").arg(format!("linker={linker}"));
+    }
+    command.args(variable("CARGO_ENCODED_RUSTFLAGS").iter().flat_map(|flags| flags.split('\x1f')));
+    command.output().is_ok_and(|output| output.status.success())
 }
 
 /// Compiles the kernels of an ISA; gives the flags, or nothing where there are none or the compiler cannot.

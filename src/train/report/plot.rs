@@ -36,7 +36,9 @@ pub(in crate::train) fn plot(curves: &[Curve<'_>]) -> Option<String> {
     if last.is_nan() {
         return None;
     }
-    let margin = ((high - low) * 0.05).max(high.abs() * 1e-3).max(1e-9);
+    // A curve that is nearly flat is shown as such: its labels would all read the same.
+    let flat = high - low < 0.01 * high.abs();
+    let margin = (0.05 * if flat { high.abs() } else { high - low }).max(1e-9);
     let mut svg = String::new();
     draw(&mut svg, curves, last.max(1.0), (low - margin, high + margin)).ok()?;
     let fixed = format!("width=\"{}\" height=\"{}\" ", SIZE.0, SIZE.1);

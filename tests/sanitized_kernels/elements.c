@@ -25,6 +25,9 @@ static void optimizers(size_t n) {
         RUN(sgd_velocity, gradient, weight, n, &sgd, first, sums);
         RUN(sgd_apply, gradient, first, n, &sgd, 0.01f, weight);
     }
+    RUN(steepest_momentum, gradient, weight, n, 0.05f, -0.05f, first, second, sums);
+    RUN(steepest_sums, gradient, weight, second, n, sums);
+    RUN(steepest_apply, second, n, 0.99f, 0.01f, weight);
     free_all();
 }
 

@@ -132,7 +132,7 @@ impl Direction for AdamW {
                 let [m, v] = self.moments.blocks(id.index());
                 let (weight, gradient) = store.weight_and_gradient_mut(id);
                 let blocks = weight.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK));
-                context.for_each(blocks.zip(m.iter().zip(&v)), |((weight, gradient), (m, v))| {
+                context.for_each(blocks.zip(m.zip(v)), |((weight, gradient), (m, v))| {
                     let mut apply = |m: &[f32], v: &[f32]| {
                         kernels.adamw_apply(gradient, m, v, settings, keep, rate, weight);
                     };

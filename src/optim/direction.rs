@@ -133,7 +133,10 @@ impl Moments {
     }
 
     /// The blocks of both moments, to read.
-    pub fn blocks(&self, parameter: usize) -> [Vec<MomentBlock<'_>>; 2] {
+    pub fn blocks(
+        &self,
+        parameter: usize,
+    ) -> [impl ExactSizeIterator<Item = MomentBlock<'_>> + DoubleEndedIterator; 2] {
         [0, 1].map(|moment| self.buffers[moment].blocks(self.entries[parameter].range()))
     }
 

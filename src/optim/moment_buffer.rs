@@ -89,15 +89,18 @@ impl MomentBuffer {
     }
 
     /// The blocks of a tensor, to read.
-    pub fn blocks(&self, range: Range<usize>) -> Vec<MomentBlock<'_>> {
-        match self {
-            MomentBuffer::F32(values) => values[range].chunks(BLOCK).map(MomentBlock::F32).collect(),
-            MomentBuffer::Bf16(values) => values[range].chunks(BLOCK).map(MomentBlock::Bf16).collect(),
-            MomentBuffer::Int8(codes, maxima) => {
-                let blocks = codes[range.clone()].chunks(BLOCK).zip(maxima[blocks_of(range)].chunks(BLOCK / ALIGN));
-                blocks.map(|(codes, maxima)| MomentBlock::Int8(codes, maxima)).collect()
+    pub fn blocks(&self, range: Range<usize>) -> impl ExactSizeIterator<Item = MomentBlock<'_>> + DoubleEndedIterator {
+        let end = range.end;
+        let block = move |index: usize| {
+            let start = range.start + index * BLOCK;
+            let part = start..end.min(start + BLOCK);
+            match self {
+                MomentBuffer::F32(values) => MomentBlock::F32(&values[part]),
+                MomentBuffer::Bf16(values) => MomentBlock::Bf16(&values[part]),
+                MomentBuffer::Int8(codes, maxima) => MomentBlock::Int8(&codes[part.clone()], &maxima[blocks_of(part)]),
             }
-        }
+        };
+        (0..(end - range.start).div_ceil(BLOCK)).map(block)
     }
 
     /// The blocks of a tensor, to change.

@@ -107,7 +107,7 @@ impl Direction for AdamW {
         let each = |id: crate::nn::ParamId| {
             let [m, v] = self.moments.blocks_mut(id.index());
             let (gradient, weight) = (store.gradient(id), store.weight(id));
-            let blocks = m.into_iter().zip(v).zip(gradient.chunks(BLOCK).zip(weight.chunks(BLOCK)));
+            let blocks = m.zip(v).zip(gradient.chunks(BLOCK).zip(weight.chunks(BLOCK)));
             total(context.map(blocks.enumerate(), |(block, ((m, v), (g, w)))| {
                 let coding = |moment: u32| Coding {
                     is_signed: moment == 0,

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::moment_buffer::{ALIGN, MomentBlock, MomentBlockMut, MomentBuffer};
+use super::moment_buffer::{ALIGN, BlocksMut, MomentBlock, MomentBuffer};
 use super::optimizer::{TrainingState, UpdateReport};
 use super::state::{OptimizerState, StatePrecision, StateTensor, StateValues};
 use super::trust_region::Ball;
@@ -141,7 +141,7 @@ impl Moments {
     }
 
     /// The blocks of both moments, to change.
-    pub fn blocks_mut(&mut self, parameter: usize) -> [Vec<MomentBlockMut<'_>>; 2] {
+    pub fn blocks_mut(&mut self, parameter: usize) -> [BlocksMut<'_>; 2] {
         let range = self.entries[parameter].range();
         let [first, second] = &mut self.buffers[..] else { unreachable!("two moments") };
         [first.blocks_mut(range.clone()), second.blocks_mut(range)]

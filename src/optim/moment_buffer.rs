@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
+use std::iter::Zip;
 use std::ops::Range;
+use std::slice::ChunksMut;
 
 use super::direction::BLOCK;
 use super::state::{StatePrecision, StateValues};
@@ -104,18 +106,56 @@ impl MomentBuffer {
     }
 
     /// The blocks of a tensor, to change.
-    pub fn blocks_mut(&mut self, range: Range<usize>) -> Vec<MomentBlockMut<'_>> {
+    pub fn blocks_mut(&mut self, range: Range<usize>) -> BlocksMut<'_> {
         match self {
-            MomentBuffer::F32(values) => values[range].chunks_mut(BLOCK).map(MomentBlockMut::F32).collect(),
-            MomentBuffer::Bf16(values) => values[range].chunks_mut(BLOCK).map(MomentBlockMut::Bf16).collect(),
+            MomentBuffer::F32(values) => BlocksMut::F32(values[range].chunks_mut(BLOCK)),
+            MomentBuffer::Bf16(values) => BlocksMut::Bf16(values[range].chunks_mut(BLOCK)),
             MomentBuffer::Int8(codes, maxima) => {
                 let maxima = maxima[blocks_of(range.clone())].chunks_mut(BLOCK / ALIGN);
-                let blocks = codes[range].chunks_mut(BLOCK).zip(maxima);
-                blocks.map(|(codes, maxima)| MomentBlockMut::Int8(codes, maxima)).collect()
+                BlocksMut::Int8(codes[range].chunks_mut(BLOCK).zip(maxima))
             }
         }
     }
 }
+
+/// The blocks of a tensor's moment, to change, one after the other from either end.
+pub(super) enum BlocksMut<'a> {
+    F32(ChunksMut<'a, f32>),
+    Bf16(ChunksMut<'a, u16>),
+    Int8(Zip<ChunksMut<'a, u8>, ChunksMut<'a, f32>>),
+}
+
+impl<'a> Iterator for BlocksMut<'a> {
+    type Item = MomentBlockMut<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            BlocksMut::F32(blocks) => blocks.next().map(MomentBlockMut::F32),
+            BlocksMut::Bf16(blocks) => blocks.next().map(MomentBlockMut::Bf16),
+            BlocksMut::Int8(blocks) => blocks.next().map(|(codes, maxima)| MomentBlockMut::Int8(codes, maxima)),
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        match self {
+            BlocksMut::F32(blocks) => blocks.size_hint(),
+            BlocksMut::Bf16(blocks) => blocks.size_hint(),
+            BlocksMut::Int8(blocks) => blocks.size_hint(),
+        }
+    }
+}
+
+impl DoubleEndedIterator for BlocksMut<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        match self {
+            BlocksMut::F32(blocks) => blocks.next_back().map(MomentBlockMut::F32),
+            BlocksMut::Bf16(blocks) => blocks.next_back().map(MomentBlockMut::Bf16),
+            BlocksMut::Int8(blocks) => blocks.next_back().map(|(codes, maxima)| MomentBlockMut::Int8(codes, maxima)),
+        }
+    }
+}
+
+impl ExactSizeIterator for BlocksMut<'_> {}
 
 /// The maxima of a tensor's elements.
 fn blocks_of(range: Range<usize>) -> Range<usize> {

@@ -1,5 +1,6 @@
 /* Training on the caller's own batches and own loss, progress, cancellation by another thread, token by token decoding. */
 #define _POSIX_C_SOURCE 199309L
+#include "check.h"
 #include <hybridq.h>
 #include <math.h>
 #include <pthread.h>
@@ -7,14 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-#define CHECK(condition)                                                                         \
-    do {                                                                                         \
-        if (!(condition)) {                                                                      \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #condition, hq_last_error()); \
-            exit(1);                                                                             \
-        }                                                                                        \
-    } while (0)
 
 static const char model_json[] =
     "{\"model_type\": \"bitnet\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 1,"

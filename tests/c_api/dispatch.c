@@ -1,16 +1,9 @@
 /* The dispatcher through libhybridq: where calls run, thresholds of a program's own, what calls took, the cache file, advice. */
+#include "check.h"
 #include <hybridq.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CHECK(condition)                                                                         \
-    do {                                                                                         \
-        if (!(condition)) {                                                                      \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #condition, hq_last_error()); \
-            exit(1);                                                                             \
-        }                                                                                        \
-    } while (0)
 
 /* Where a call of an operation runs. */
 static hq_backend choice(const hq_context *context, const char *operation, uint64_t work, uint64_t tokens) {

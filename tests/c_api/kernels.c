@@ -1,18 +1,11 @@
 /* Multiplies packed ternary weights, quantizes, clips and clusters through libhybridq, and checks the results against
  * plain loops. Also: what wrong arguments give. */
+#include "check.h"
 #include <hybridq.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CHECK(condition)                                                                         \
-    do {                                                                                         \
-        if (!(condition)) {                                                                      \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #condition, hq_last_error()); \
-            exit(1);                                                                             \
-        }                                                                                        \
-    } while (0)
 
 /* A small generator of our own: numbers in [-1, 1). */
 static float draw(uint32_t *state) {

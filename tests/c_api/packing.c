@@ -1,18 +1,11 @@
 /* The packed forms through libhybridq against their byte layouts (csrc/README.md) read by plain loops: five levels at 3 bits,
  * GGUF's TQ1_0 and TQ2_0 blocks; and what NaN, infinity, wrong values and broken bytes give. */
+#include "check.h"
 #include <hybridq.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CHECK(condition)                                                                         \
-    do {                                                                                         \
-        if (!(condition)) {                                                                      \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #condition, hq_last_error()); \
-            exit(1);                                                                             \
-        }                                                                                        \
-    } while (0)
 
 enum { BLOCK = 256 };
 

@@ -1,18 +1,11 @@
 /* Models that are no decoders: an encoder that classifies, an encoder-decoder that writes, a recurrent model with an optimizer
    of the program's own; and files for others. */
+#include "check.h"
 #include <hybridq.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CHECK(condition)                                                                         \
-    do {                                                                                         \
-        if (!(condition)) {                                                                      \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #condition, hq_last_error()); \
-            exit(1);                                                                             \
-        }                                                                                        \
-    } while (0)
 
 static void write_file(const char *path, const char *text) {
     FILE *file = fopen(path, "w");

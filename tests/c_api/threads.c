@@ -1,18 +1,11 @@
 /* Many threads on one library: contexts shared and own, objects of every kind, errors of other threads, objects that move
  * from thread to thread, a run cancelled by another. */
+#include "check.h"
 #include <hybridq.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CHECK(condition)                                                                         \
-    do {                                                                                         \
-        if (!(condition)) {                                                                      \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #condition, hq_last_error()); \
-            exit(1);                                                                             \
-        }                                                                                        \
-    } while (0)
 
 enum { THREADS = 8, ROUNDS = 12, ROWS = 70, COLS = 190, TOKENS = 5, POINTS = 400, DIM = 6 };
 

@@ -11,7 +11,7 @@ use super::status::hq_status;
 use crate::optim::{AuxiliaryNetwork, FEATURES, Feedback, StateFeatures};
 
 /// Inputs of the auxiliary network.
-pub const HQ_AUXILIARY_INPUTS: u32 = 6;
+pub const HQ_AUXILIARY_INPUTS: u32 = 9;
 const _: () = assert!(HQ_AUXILIARY_INPUTS as usize == FEATURES);
 
 /// The auxiliary network with the running means behind its inputs. One thread at a time may use it.
@@ -144,7 +144,7 @@ pub unsafe extern "C" fn hq_auxiliary_new(
 }
 
 /// The inputs for a step, HQ_AUXILIARY_INPUTS numbers, each within +-3: ratios of loss and gradient norm to their running
-/// means. Call it once a step.
+/// means, length of the step in the trust region, flip rate, progress. Call it once a step.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.

@@ -57,11 +57,19 @@ pub struct hq_training_state {
     pub learning_rate: f32,
     /// Scheduled weight decay; for linear and embedding parameters.
     pub weight_decay: f32,
+    /// Share of the run that is done, 0 to 1.
+    pub progress: f32,
+    /// Share of the quantized weights that the last step changed; 0: none, or not known.
+    pub flip_rate: f32,
+    /// Logarithm of a step's length at multiplier 1 over the trust region's bound, for hq_auxiliary_observe; 0: not known. An
+    /// optimizer finds it itself.
+    pub log_reach: f32,
 }
 
 // SAFETY: repr(C), size first, numbers.
 unsafe impl Growable for hq_training_state {
-    const FIRST_SIZE: usize = size_of::<hq_training_state>();
+    /// Up to `weight_decay`.
+    const FIRST_SIZE: usize = 48;
 }
 
 /// What an update did. Set `struct_size` to `sizeof(hq_update_report)` before the call.
@@ -118,6 +126,9 @@ pub(super) fn training_state(state: &hq_training_state, gradient_norm: f64) -> T
         weight_decay: state.weight_decay,
         gradient_norm,
         cluster: (state.has_cluster != 0).then_some(state.cluster as usize),
+        progress: state.progress,
+        flip_rate: state.flip_rate,
+        log_reach: state.log_reach,
     }
 }
 
@@ -160,9 +171,9 @@ pub unsafe extern "C" fn hq_schedule_at(
 
 /// Makes an optimizer for `parameters`. `config_json` may be NULL, or is a JSON object of some of these fields (the others
 /// have their defaults): `optimizer` ("hybrid", "adamw", "sgd"), `inner` ("adamw", "sgd"), `momentum` (0.9), `beta2` (0.95), `epsilon`
-/// (1e-8), `use_auxiliary_nn` (true), `auxiliary_nn_hidden_size` (16), `auxiliary_nn_learning_rate` (0.001),
+/// (1e-8), `use_auxiliary_nn` (true), `auxiliary_nn_hidden_size` (16), `auxiliary_nn_learning_rate` (0.001), `auxiliary_nn_warm_start` (true),
 /// `auxiliary_nn_output_size` (2), `use_adaptive_lr` (true), `use_trust_region` (true), `initial_trust_radius` (0.01),
-/// `trust_radius_adaptation` (true), `trust_norm` ("l2", "max", "spectral"), `trust_scope` ("global", "tensor"), `radius_mode`
+/// `trust_radius_adaptation` (true), `trust_radius_rule` ("network", "schedule"), `trust_norm` ("l2", "max", "spectral"), `trust_scope` ("global", "tensor"), `radius_mode`
 /// ("relative", "absolute"), `steepest_momentum` (0.95), `steepest_rms` (0.2) and `newton_schulz_iterations` (3) of steps in the max
 /// and spectral norms, `seed`.
 /// HQ_INVALID_VALUE names an unknown field or a value out of range.
@@ -317,6 +328,7 @@ pub unsafe extern "C" fn hq_optimizer_save(
             metrics_offset: 0,
             identity: IDENTITY.into(),
             convergence: (f64::INFINITY.to_bits(), 0),
+            flip_rate: 0,
             optimizer: String::new(),
             scalars: serde_json::Value::Null,
         };

@@ -1,4 +1,4 @@
-//! The auxiliary network: six inputs, one hidden layer, a learning-rate multiplier and a trust radius.
+//! The auxiliary network: nine inputs, one hidden layer, a learning-rate multiplier and a trust radius.
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,9 @@ use crate::{Error, Result};
 
 /// Random stream of the hidden layer's initial weights (see [`RandomStream::new`]).
 const INIT_PURPOSE: u32 = 40;
+
+/// Hidden units of [`AuxiliaryNetwork::warm_started`].
+pub(super) const WARM_HIDDEN_SIZE: usize = 16;
 
 /// Bounds of the multiplier: 0.1 to 10.
 const MULTIPLIER_HALF_RANGE: f32 = std::f32::consts::LN_10;
@@ -29,7 +32,7 @@ const DAMPING: f32 = 0.3;
 const NEUTRAL_ALIGNMENT: f32 = 0.1;
 /// Running mean of the reductions, in units of its own noise, below which it counts as 0.
 const SIGNIFICANT: f32 = 2.0;
-/// Pull of every output towards its initial value: only a signal that lasts moves it far.
+/// Pull of every output bias towards its initial value: only a signal that lasts moves it far.
 const PRIOR: f32 = 0.02;
 /// Share of a new value in the running reductions behind the radius.
 const REDUCTION_SHARE: f32 = 0.1;
@@ -79,7 +82,7 @@ pub struct AuxiliaryStatistics {
     pub success_rate: f64,
 }
 
-/// A 6 -> hidden -> 2 or 3 network (tanh) with its own Adam.
+/// A 9 -> hidden -> 2 or 3 network (tanh) with its own Adam.
 ///
 /// Outputs pass bounded maps in log space: `ln multiplier = ln10 tanh(z / ln10)`, likewise the radius about its middle,
 /// `bias = tanh(z)`. The last layer starts at zero with biases that give multiplier 1, the initial radius and bias 0.
@@ -87,7 +90,7 @@ pub struct AuxiliaryStatistics {
 /// [`AuxiliaryNetwork::update_with_feedback`] back-propagates, through all layers, the gradient of the loss by the last
 /// decision: for the multiplier `-cos(g_t, u_{t-1})`, the hypergradient made scale-free (Baydin et al., "Online Learning
 /// Rate Adaptation with Hypergradient Descent", 2018), as far as it goes beyond +-0.1; for the radius a score of actual against predicted reduction;
-/// plus a weak pull to the initial outputs. Weights learn by Adam; output biases by plain gradient steps, so that the
+/// plus a weak pull of the output biases to their initial values. Weights learn by Adam; output biases by plain gradient steps, so that the
 /// size of a signal counts and noise averages out. Where the trust region bit, a wish for a longer step is not credited
 /// to the multiplier, which had no effect.
 ///
@@ -99,7 +102,7 @@ pub struct AuxiliaryNetwork {
     hidden_size: usize,
     output_size: usize,
     learning_rate: f32,
-    /// Hidden weights `[hidden, 6]`, hidden biases, output weights `[outputs, hidden]`: what Adam trains.
+    /// Hidden weights `[hidden, 9]`, hidden biases, output weights `[outputs, hidden]`: what Adam trains.
     weights: Vec<f32>,
     first_moment: Vec<f32>,
     second_moment: Vec<f32>,
@@ -171,6 +174,27 @@ impl AuxiliaryNetwork {
         })
     }
 
+    /// A network with 16 hidden units that starts from meta-trained weights (`bench/meta_train.rs`: they make the multiplier fill
+    /// the trust region where that shortened the way to a lower loss over many small tasks) instead of a neutral output.
+    /// Errors: as [`AuxiliaryNetwork::new`].
+    pub fn warm_started(output_size: usize, learning_rate: f32, initial_radius: f32) -> Result<Self> {
+        let mut network = Self::new(WARM_HIDDEN_SIZE, output_size, learning_rate, initial_radius, 0)?;
+        let weights: Vec<f32> = serde_json::from_str(include_str!("warm_start.json")).expect("checked by a test");
+        network.set_weights(&weights)?;
+        Ok(network)
+    }
+
+    /// Puts `weights` in the place of the hidden weights `[hidden, 9]`, the hidden biases and the output weights
+    /// `[2, hidden]`, row-major; a third output keeps its own. Error: another number of weights, one that is not finite.
+    pub fn set_weights(&mut self, weights: &[f32]) -> Result<()> {
+        let expected = self.hidden_size * (FEATURES + 1 + 2);
+        if weights.len() != expected {
+            return Err(Error::invalid("auxiliary network: weights", expected, weights.len()));
+        }
+        self.weights[..expected].copy_from_slice(weights);
+        self.validate()
+    }
+
     /// The decision for `inputs` ([`super::StateFeatures::observe`]); feedback that follows is about it.
     pub fn decide(&mut self, inputs: [f32; FEATURES]) -> AuxiliaryOutput {
         self.inputs = inputs;
@@ -200,20 +224,20 @@ impl AuxiliaryNetwork {
 
         let radius_score = self.radius_score(actual_reduction, predicted_reduction, constraint_active);
         let activations = self.forward();
-        let pull = |output: usize| PRIOR * (activations.outputs[output] - self.initial_biases[output]);
+        let pulls: Vec<f32> = self.output_biases.iter().zip(&self.initial_biases).map(|(now, then)| PRIOR * (now - then)).collect();
         let slope = |output: usize, half_range: f32| {
             let t = libm::tanhf(activations.outputs[output] / half_range);
             1.0 - t * t
         };
         let mut gradients = vec![
-            slope(0, MULTIPLIER_HALF_RANGE) * -self.alignment + pull(0),
-            slope(1, RADIUS_HALF_RANGE) * -radius_score + pull(1),
+            slope(0, MULTIPLIER_HALF_RANGE) * -self.alignment,
+            slope(1, RADIUS_HALF_RANGE) * -radius_score,
         ];
         if self.output_size == 3 {
             // Momentum that still points downhill has earned trust.
-            gradients.push(slope(2, 1.0) * -alignment + pull(2));
+            gradients.push(slope(2, 1.0) * -alignment);
         }
-        self.back_propagate(&activations, &gradients);
+        self.back_propagate(&activations, &gradients, &pulls);
     }
 
     /// Feedbacks, mean reduction and success rate so far.
@@ -305,7 +329,7 @@ impl AuxiliaryNetwork {
     }
 
     /// One step of learning from the gradients of the outputs before their maps.
-    fn back_propagate(&mut self, activations: &Activations, gradients: &[f32]) {
+    fn back_propagate(&mut self, activations: &Activations, gradients: &[f32], pulls: &[f32]) {
         let hidden = self.hidden_size;
         let outputs_at = hidden * (FEATURES + 1);
         let mut weight_gradients = vec![0.0; self.weights.len()];
@@ -331,8 +355,8 @@ impl AuxiliaryNetwork {
             *v += (1.0 - ADAM_BETA2) * (gradient * gradient - *v);
             self.weights[index] -= self.learning_rate * (*m / first) / (libm::sqrtf(*v / second) + ADAM_EPSILON);
         }
-        for (bias, gradient) in self.output_biases.iter_mut().zip(gradients) {
-            *bias -= BIAS_STEP * gradient;
+        for ((bias, gradient), pull) in self.output_biases.iter_mut().zip(gradients).zip(pulls) {
+            *bias -= BIAS_STEP * (gradient + pull);
         }
     }
 }

@@ -8,7 +8,7 @@ use super::hybrid::HybridOptimizer;
 use super::optimizer::Optimizer;
 use super::sgd::Sgd;
 use super::state::StatePrecision;
-use super::trust_region::{RadiusMode, TrustNorm, TrustScope};
+use super::trust_region::{RadiusMode, RadiusRule, TrustNorm, TrustScope};
 use crate::nn::ParamStore;
 use crate::{Error, Result};
 
@@ -48,6 +48,9 @@ pub struct OptimizerConfig {
     pub use_auxiliary_nn: bool,
     /// Hidden units of the auxiliary network.
     pub auxiliary_nn_hidden_size: usize,
+    /// Whether the network starts from meta-trained weights ([`super::AuxiliaryNetwork::warm_started`]) instead of a neutral
+    /// output. They steer steps within a trust region and are for 16 hidden units: otherwise the network starts fresh.
+    pub auxiliary_nn_warm_start: bool,
     /// Learning rate of the auxiliary network's own Adam.
     pub auxiliary_nn_learning_rate: f32,
     /// 2: multiplier and radius; 3: direction bias as well.
@@ -58,8 +61,10 @@ pub struct OptimizerConfig {
     pub use_trust_region: bool,
     /// Radius at the start, 0.001 to 1.
     pub initial_trust_radius: f32,
-    /// Whether the auxiliary network's radius replaces the initial one.
+    /// Whether the radius changes, by `trust_radius_rule`.
     pub trust_radius_adaptation: bool,
+    /// What changes the radius.
+    pub trust_radius_rule: RadiusRule,
     /// The norm of the trust region, and with it the shape of the steps.
     pub trust_norm: TrustNorm,
     /// Momentum of the steps in the `max` and `spectral` norms; [0, 1).
@@ -90,12 +95,14 @@ impl Default for OptimizerConfig {
             epsilon: 1e-8,
             use_auxiliary_nn: true,
             auxiliary_nn_hidden_size: 16,
+            auxiliary_nn_warm_start: true,
             auxiliary_nn_learning_rate: 0.001,
             auxiliary_nn_output_size: 2,
             use_adaptive_lr: true,
             use_trust_region: true,
             initial_trust_radius: 0.01,
             trust_radius_adaptation: true,
+            trust_radius_rule: RadiusRule::Network,
             trust_norm: TrustNorm::L2,
             steepest_momentum: 0.95,
             steepest_rms: 0.2,

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::adamw::AdamW;
-use super::auxiliary_network::{AuxiliaryNetwork, AuxiliaryOutput, Feedback};
+use super::auxiliary_network::{AuxiliaryNetwork, AuxiliaryOutput, Feedback, WARM_HIDDEN_SIZE};
 use super::config::{OptimizerConfig, OptimizerKind};
 use super::direction::{Counters, Direction, GradientCheck, Moments};
 use super::features::StateFeatures;
@@ -12,7 +12,7 @@ use super::optimizer::{Optimizer, TrainingState, UpdateReport};
 use super::sgd::Sgd;
 use super::state::OptimizerState;
 use super::steepest::{SteepestDescent, SteepestSettings, reaches};
-use super::trust_region::{Part, TrustNorm, TrustRegion};
+use super::trust_region::{Part, RadiusRule, TrustNorm, TrustRegion};
 use crate::dispatch::Context;
 use crate::kernels::UpdateSums;
 use crate::nn::{ParamSpec, ParamStore};
@@ -37,8 +37,10 @@ pub struct HybridOptimizer {
     inner: Box<dyn Direction>,
     trust_region: Option<TrustRegion>,
     use_adaptive_lr: bool,
-    adapt_radius: bool,
+    /// `None`: the radius stays.
+    radius_rule: Option<RadiusRule>,
     initial_radius: f32,
+    base_learning_rate: f32,
     state: HybridState,
 }
 
@@ -90,13 +92,14 @@ impl HybridOptimizer {
             };
             inner = Box::new(SteepestDescent::new(store, inner, settings));
         }
-        let network = AuxiliaryNetwork::new(
-            config.auxiliary_nn_hidden_size,
-            config.auxiliary_nn_output_size,
-            config.auxiliary_nn_learning_rate,
-            config.initial_trust_radius,
-            config.seed,
-        )?;
+        let (hidden, outputs) = (config.auxiliary_nn_hidden_size, config.auxiliary_nn_output_size);
+        let (rate, radius) = (config.auxiliary_nn_learning_rate, config.initial_trust_radius);
+        let warm = config.auxiliary_nn_warm_start && config.use_trust_region && hidden == WARM_HIDDEN_SIZE;
+        let network = if warm {
+            AuxiliaryNetwork::warm_started(outputs, rate, radius)?
+        } else {
+            AuxiliaryNetwork::new(hidden, outputs, rate, radius, config.seed)?
+        };
         let state = HybridState {
             network: config.use_auxiliary_nn.then_some(network),
             features: StateFeatures::default(),
@@ -109,27 +112,24 @@ impl HybridOptimizer {
                 .use_trust_region
                 .then_some(TrustRegion { scope: config.trust_scope, mode: config.radius_mode }),
             use_adaptive_lr: config.use_adaptive_lr,
-            adapt_radius: config.trust_radius_adaptation,
+            radius_rule: config.trust_radius_adaptation.then_some(config.trust_radius_rule),
             initial_radius: config.initial_trust_radius,
+            base_learning_rate: config.base_learning_rate,
             state,
         })
     }
 
-    /// Puts a trained network in, for example from another run. Error: this optimizer has none, or one of another
-    /// shape.
-    pub fn set_auxiliary_network(&mut self, network: AuxiliaryNetwork) -> Result<()> {
-        network.validate()?;
-        match &mut self.state.network {
-            Some(own) if own.has_shape_of(&network) => *own = network,
-            _ => return Err(Error::invalid("auxiliary network", "the configured shape", "another")),
+    /// The radius of a step, unless the network moves it.
+    fn planned_radius(&self, state: &TrainingState) -> f32 {
+        match self.radius_rule {
+            Some(RadiusRule::Schedule) => self.initial_radius * state.learning_rate / self.base_learning_rate,
+            _ => self.initial_radius,
         }
-        self.state.last = None;
-        Ok(())
     }
 
     /// Feedback on the last step, then the decision for this one.
-    fn consult_network(&mut self, state: &TrainingState, alignment: f32) -> AuxiliaryOutput {
-        let off = AuxiliaryOutput { multiplier: 1.0, radius: self.initial_radius, direction_bias: 0.0 };
+    fn consult_network(&mut self, state: &TrainingState, radius: f32, alignment: f32) -> AuxiliaryOutput {
+        let off = AuxiliaryOutput { multiplier: 1.0, radius, direction_bias: 0.0 };
         let HybridState { network: Some(network), features, last, .. } = &mut self.state else { return off };
         if let Some(last) = last {
             network.update_with_feedback(&Feedback {
@@ -142,7 +142,7 @@ impl HybridOptimizer {
         let output = network.decide(features.observe(state));
         AuxiliaryOutput {
             multiplier: if self.use_adaptive_lr { output.multiplier } else { off.multiplier },
-            radius: if self.adapt_radius { output.radius } else { off.radius },
+            radius: if self.radius_rule == Some(RadiusRule::Network) { output.radius } else { off.radius },
             ..output
         }
     }
@@ -177,14 +177,6 @@ impl Optimizer for HybridOptimizer {
         if lengths > 0.0 {
             report.alignment = (whole.gradient_previous / lengths) as f32;
         }
-        let output = self.consult_network(state, report.alignment);
-        self.state.direction_bias = output.direction_bias;
-        report.lr_multiplier = output.multiplier;
-        if self.trust_region.is_some() {
-            report.trust_radius = output.radius;
-        }
-
-        let rate = state.learning_rate * output.multiplier;
         let parts: Vec<Part> = sums
             .into_iter()
             .zip(&self.inner.moments().entries)
@@ -197,6 +189,19 @@ impl Optimizer for HybridOptimizer {
             })
             .collect();
         let region = self.trust_region.unwrap_or_default();
+        let radius = self.planned_radius(state);
+        let mut state = *state;
+        state.log_reach = match self.trust_region {
+            Some(_) => region.log_reach(f64::from(radius), f64::from(state.learning_rate), &parts) as f32,
+            None => 0.0,
+        };
+        let output = self.consult_network(&state, radius, report.alignment);
+        self.state.direction_bias = output.direction_bias;
+        report.lr_multiplier = output.multiplier;
+        if self.trust_region.is_some() {
+            report.trust_radius = output.radius;
+        }
+        let rate = state.learning_rate * output.multiplier;
         let constrained = region.constrain(f64::from(report.trust_radius), f64::from(rate), &parts);
         let rates: Vec<f32> = constrained.factors.iter().map(|factor| (f64::from(rate) * factor) as f32).collect();
         self.inner.apply(context, store, &rates);
@@ -249,5 +254,15 @@ impl Optimizer for HybridOptimizer {
 
     fn auxiliary_network(&self) -> Option<&AuxiliaryNetwork> {
         self.state.network.as_ref()
+    }
+
+    fn set_auxiliary_network(&mut self, network: AuxiliaryNetwork) -> Result<()> {
+        network.validate()?;
+        match &mut self.state.network {
+            Some(own) if own.has_shape_of(&network) => *own = network,
+            _ => return Err(Error::invalid("auxiliary network", "the configured shape", "another")),
+        }
+        self.state.last = None;
+        Ok(())
     }
 }

@@ -29,4 +29,4 @@ pub use optimizer::{Optimizer, TrainingState, UpdateReport};
 pub use schedule::LearningRateSchedule;
 pub use sgd::Sgd;
 pub use state::{OptimizerState, StatePrecision, StateTensor, StateValues};
-pub use trust_region::{RadiusMode, TrustNorm, TrustRegion, TrustScope};
+pub use trust_region::{RadiusMode, RadiusRule, TrustNorm, TrustRegion, TrustScope};

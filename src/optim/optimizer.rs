@@ -3,9 +3,9 @@
 
 use super::auxiliary_network::AuxiliaryNetwork;
 use super::state::OptimizerState;
-use crate::Result;
 use crate::dispatch::Context;
 use crate::nn::ParamStore;
+use crate::{Error, Result};
 
 /// Changes the weights of a [`ParamStore`] by its gradients.
 pub trait Optimizer: std::fmt::Debug + Send {
@@ -36,6 +36,11 @@ pub trait Optimizer: std::fmt::Debug + Send {
     fn auxiliary_network(&self) -> Option<&AuxiliaryNetwork> {
         None
     }
+
+    /// Puts a trained network in, for example from another run. Error: this optimizer has none, or one of another shape.
+    fn set_auxiliary_network(&mut self, _network: AuxiliaryNetwork) -> Result<()> {
+        Err(Error::invalid("auxiliary network", "a hybrid optimizer", self.name()))
+    }
 }
 
 /// What the trainer knows at a step, beside the gradients.
@@ -53,6 +58,13 @@ pub struct TrainingState {
     pub gradient_norm: f64,
     /// Data cluster the batch came from, if it came from one.
     pub cluster: Option<usize>,
+    /// Share of the run that is done, 0 to 1.
+    pub progress: f32,
+    /// Share of the quantized weights that the last step changed; 0: none, or not known.
+    pub flip_rate: f32,
+    /// Logarithm of a step's length at multiplier 1 over the trust region's bound; 0: not known. [`super::HybridOptimizer`]
+    /// finds it itself.
+    pub log_reach: f32,
 }
 
 /// What a step did.

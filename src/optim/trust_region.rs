@@ -48,6 +48,18 @@ pub enum RadiusMode {
     Absolute,
 }
 
+/// Where the radius of a step comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RadiusRule {
+    /// The auxiliary network; without it the radius stays.
+    #[default]
+    Network,
+    /// The schedule: the initial radius times the scheduled over the base learning rate. Where the region bites, steps are
+    /// as long as the radius says, whatever the learning rate.
+    Schedule,
+}
+
 /// `||update|| <= radius`: a longer update is rescaled onto the ball, which is the exact solution of the linearised problem
 /// for the direction of the inner optimizer (l2), of the signs (max) and of the orthogonal factor (spectral).
 ///
@@ -91,26 +103,41 @@ pub(super) struct Constrained {
 }
 
 impl TrustRegion {
-    /// The factors that keep a step of `rate` within `radius` (infinite: no bound).
-    pub(super) fn constrain(&self, radius: f64, rate: f64, parts: &[Part]) -> Constrained {
-        let wanted: Vec<f64> = parts.iter().map(|part| rate * rate * step_squares(&part.sums, part.decay)).collect();
+    /// Mean over the weights of the logarithm of a step of `rate` over its bound; 0 for no step.
+    pub(super) fn log_reach(&self, radius: f64, rate: f64, parts: &[Part]) -> f64 {
+        let (mut sum, mut elements) = (0.0, 0);
+        for (part, reach) in parts.iter().zip(self.reaches(radius, rate, parts)) {
+            if reach > 0.0 && reach.is_finite() {
+                sum += part.len as f64 * libm::log(reach);
+                elements += part.len;
+            }
+        }
+        sum / elements.max(1) as f64
+    }
+
+    /// The length of a step of `rate` over its bound, for each parameter.
+    fn reaches(&self, radius: f64, rate: f64, parts: &[Part]) -> Vec<f64> {
         let floored = |part: &Part| part.sums.weight_squares.max(RMS_FLOOR * RMS_FLOOR * part.len as f64);
         let bound = |weight_squares: f64| match self.mode {
             RadiusMode::Relative => radius * weight_squares.sqrt(),
             RadiusMode::Absolute => radius,
         };
-        let factor = |norm: f64, bound: f64| if norm > bound { bound / norm } else { 1.0 };
-        let in_l2 = || parts.iter().zip(&wanted).filter(|(part, _)| part.ball.is_none());
-        let global = factor(
-            in_l2().map(|(_, wanted)| wanted).sum::<f64>().sqrt(),
-            bound(in_l2().map(|(part, _)| floored(part)).sum()),
-        );
-        let of_part = |(part, wanted): (&Part, &f64)| match (part.ball, self.scope) {
-            (Some(ball), _) => factor(rate * ball.length, bound(floored(part) / ball.count.max(1) as f64)),
-            (None, TrustScope::Tensor) => factor(wanted.sqrt(), bound(floored(part))),
+        let squares = |part: &Part| rate * rate * step_squares(&part.sums, part.decay);
+        let in_l2 = || parts.iter().filter(|part| part.ball.is_none());
+        let global = in_l2().map(squares).sum::<f64>().sqrt() / bound(in_l2().map(floored).sum());
+        let of_part = |part: &Part| match (part.ball, self.scope) {
+            (Some(ball), _) => rate * ball.length / bound(floored(part) / ball.count.max(1) as f64),
+            (None, TrustScope::Tensor) => squares(part).sqrt() / bound(floored(part)),
             (None, TrustScope::Global) => global,
         };
-        let factors: Vec<f64> = parts.iter().zip(&wanted).map(of_part).collect();
+        parts.iter().map(of_part).collect()
+    }
+
+    /// The factors that keep a step of `rate` within `radius` (infinite: no bound).
+    pub(super) fn constrain(&self, radius: f64, rate: f64, parts: &[Part]) -> Constrained {
+        let wanted: Vec<f64> = parts.iter().map(|part| rate * rate * step_squares(&part.sums, part.decay)).collect();
+        let factor = |reach: f64| if reach > 1.0 { 1.0 / reach } else { 1.0 };
+        let factors: Vec<f64> = self.reaches(radius, rate, parts).into_iter().map(factor).collect();
         let active = parts.iter().zip(&factors).filter(|&(_, &factor)| factor < 1.0);
         Constrained {
             constrained_elements: active.map(|(part, _)| part.len).sum(),

@@ -45,6 +45,8 @@ pub struct CheckpointHeader {
     pub identity: String,
     /// Lowest validation loss so far, as f64 bits, and evaluations since.
     pub convergence: (u64, u64),
+    /// Flip rate of the last step, as f64 bits.
+    pub flip_rate: u64,
     /// The optimizer's name.
     pub optimizer: String,
     /// The optimizer's scalars.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::BatchStrategy;
 use crate::nn::{GradPrecision, HeadPrecision, Precision};
 use crate::optim::{
-    LearningRateSchedule, OptimizerConfig, OptimizerKind, RadiusMode, StatePrecision, TrustNorm, TrustScope,
+    LearningRateSchedule, OptimizerConfig, OptimizerKind, RadiusMode, RadiusRule, StatePrecision, TrustNorm, TrustScope,
 };
 use crate::{Error, Result};
 
@@ -52,6 +52,8 @@ pub struct TrainConfig {
     pub auxiliary_nn_hidden_size: usize,
     /// Its learning rate.
     pub auxiliary_nn_learning_rate: f64,
+    /// Whether the network starts from meta-trained weights (for 16 hidden units and a trust region) or neutral.
+    pub auxiliary_nn_warm_start: bool,
     /// Whether the update's norm is bounded.
     pub use_trust_region: bool,
     /// Radius at the start, relative to the norm of the parameters.
@@ -68,8 +70,10 @@ pub struct TrainConfig {
     pub steepest_rms: f64,
     /// Newton-Schulz iterations of the `spectral` norm.
     pub newton_schulz_iterations: usize,
-    /// Whether the auxiliary network moves the radius.
+    /// Whether the radius changes, by `trust_radius_rule`.
     pub trust_radius_adaptation: bool,
+    /// What changes the radius: `network` or `schedule`.
+    pub trust_radius_rule: RadiusRule,
     /// Learning rate before schedule and multiplier.
     pub base_learning_rate: f64,
     /// Whether the auxiliary network's multiplier is applied.
@@ -180,6 +184,7 @@ impl Default for TrainConfig {
             use_auxiliary_nn: true,
             auxiliary_nn_hidden_size: 16,
             auxiliary_nn_learning_rate: 0.001,
+            auxiliary_nn_warm_start: true,
             use_trust_region: true,
             initial_trust_radius: 0.01,
             trust_norm: TrustNorm::default(),
@@ -189,6 +194,7 @@ impl Default for TrainConfig {
             steepest_rms: 0.2,
             newton_schulz_iterations: 3,
             trust_radius_adaptation: true,
+            trust_radius_rule: RadiusRule::default(),
             base_learning_rate: 0.001,
             use_adaptive_lr: true,
             max_steps: 1000,
@@ -289,6 +295,7 @@ impl TrainConfig {
             use_auxiliary_nn: self.use_auxiliary_nn,
             auxiliary_nn_hidden_size: self.auxiliary_nn_hidden_size,
             auxiliary_nn_learning_rate: self.auxiliary_nn_learning_rate as f32,
+            auxiliary_nn_warm_start: self.auxiliary_nn_warm_start,
             use_adaptive_lr: self.use_adaptive_lr,
             use_trust_region: self.use_trust_region,
             initial_trust_radius: self.initial_trust_radius as f32,
@@ -299,6 +306,7 @@ impl TrainConfig {
             steepest_rms: self.steepest_rms as f32,
             newton_schulz_iterations: self.newton_schulz_iterations,
             trust_radius_adaptation: self.trust_radius_adaptation,
+            trust_radius_rule: self.trust_radius_rule,
             seed: self.seed,
             ..OptimizerConfig::default()
         }

@@ -112,6 +112,7 @@ impl<O: Objective> Trainer<O> {
             metrics_offset,
             identity: self.identity(),
             convergence: (self.convergence.0.to_bits(), self.convergence.1),
+            flip_rate: self.flip_rate.to_bits(),
             optimizer: String::new(),
             scalars: serde_json::Value::Null,
         }
@@ -124,6 +125,7 @@ impl<O: Objective> Trainer<O> {
         self.steps_done = header.step;
         self.tokens = header.tokens;
         self.seconds = header.seconds;
+        self.flip_rate = f64::from_bits(header.flip_rate);
         self.convergence = (f64::from_bits(header.convergence.0), header.convergence.1);
         Ok(())
     }

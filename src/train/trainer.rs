@@ -52,6 +52,8 @@ pub struct Trainer<O: Objective> {
     pub(super) run: Option<(RunDirectory, MetricsLog)>,
     pub(super) history: History,
     pub(super) steps_done: u64,
+    /// Of the last step.
+    pub(super) flip_rate: f64,
     pub(super) tokens: u64,
     pub(super) seconds: f64,
     /// Lowest validation loss, and evaluations since.
@@ -113,6 +115,7 @@ impl<O: Objective> Trainer<O> {
             run: None,
             history: History::default(),
             steps_done: 0,
+            flip_rate: 0.0,
             tokens: 0,
             seconds: 0.0,
             convergence: (f64::INFINITY, 0),
@@ -179,6 +182,11 @@ impl<O: Objective> Trainer<O> {
         &*self.optimizer
     }
 
+    /// The optimizer, to put a trained auxiliary network in before the first step.
+    pub fn optimizer_mut(&mut self) -> &mut dyn Optimizer {
+        &mut *self.optimizer
+    }
+
     /// Every metric so far.
     pub fn history(&self) -> &History {
         &self.history
@@ -243,6 +251,9 @@ impl<O: Objective> Trainer<O> {
             weight_decay,
             gradient_norm: grad_norm,
             cluster: batch.cluster,
+            progress: (step as f64 / config.max_steps.max(1) as f64) as f32,
+            flip_rate: self.flip_rate as f32,
+            log_reach: 0.0,
         };
         let (context, optimizer, store) = (&self.context, &mut self.optimizer, self.objective.store_mut());
         // Both work tensor by tensor: one hand-over to the threads instead of several for each.
@@ -253,6 +264,7 @@ impl<O: Objective> Trainer<O> {
         let tokens = (batch.windows.len() * self.objective.tokens_per_example()) as u64;
         let elapsed = start.elapsed().as_secs_f64();
         self.steps_done += 1;
+        self.flip_rate = quantized.flip_rate;
         self.tokens += tokens;
         self.seconds += elapsed;
         let metrics = StepMetrics {

@@ -136,9 +136,13 @@ fn files_that_are_no_tokenizer_are_errors() {
     }
     write(folder.path(), "vocab.json", "{\"a\": 0}");
     assert!(message(folder.path()).contains("merges.txt or vocab.bpe"));
-    write(folder.path(), "merges.txt", "#version: 0.2\nx y\n");
-    let text = message(folder.path());
-    assert!(text.contains("vocab.json") && text.lines().count() == 1, "{text}");
+    // A merge of tokens that are not there, and one longer than every token, at which the crate panics.
+    write(folder.path(), "vocab.json", "{\"t\": 0, \"h\": 1}");
+    for merge in ["x y", "t h"] {
+        write(folder.path(), "merges.txt", &format!("#version: 0.2\n{merge}\n"));
+        let text = message(folder.path());
+        assert!(text.contains("vocab.json") && text.lines().count() == 1, "{text}");
+    }
 }
 
 /// Damaged tokenizer files are refused or read, without a panic that reaches the caller.

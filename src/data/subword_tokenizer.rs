@@ -45,14 +45,13 @@ impl SubwordTokenizer {
 
     /// The text of a `tokenizer.json` from `path`. `ends`: BOS and EOS where something other than files beside `path` tells.
     pub fn parse(path: &Path, bytes: &[u8], ends: Option<BoundaryTokens>) -> Result<Self> {
-        // The crate panics on some damaged files: syntax is checked before it sees one, and what is left is caught.
+        // Syntax is checked before the crate sees a file.
         serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
             .map_err(|error| Error::format(path, None, format!("not a tokenizer.json: {error}")))?;
-        let load = || {
+        caught(path, || {
             let inner = Subword::from_bytes(bytes).map_err(|error| fault(path, "not a tokenizer.json", &error))?;
             SubwordTokenizer::new(path, inner, ends)
-        };
-        std::panic::catch_unwind(load).unwrap_or_else(|_| Err(Error::format(path, None, "damaged tokenizer.json")))
+        })
     }
 
     pub fn load_gpt2(folder: &Path, asked: &Path) -> Result<Self> {
@@ -74,8 +73,10 @@ impl SubwordTokenizer {
             }
             Ok(inner)
         };
-        let inner = build().map_err(|error| fault(&vocabulary, "not GPT-2's vocabulary and merges", &error))?;
-        SubwordTokenizer::new(&vocabulary, inner, None)
+        caught(&vocabulary, || {
+            let inner = build().map_err(|error| fault(&vocabulary, "not GPT-2's vocabulary and merges", &error))?;
+            SubwordTokenizer::new(&vocabulary, inner, None)
+        })
     }
 
     fn new(path: &Path, mut inner: Subword, ends: Option<BoundaryTokens>) -> Result<Self> {
@@ -151,6 +152,11 @@ impl SubwordTokenizer {
         });
         Ok((json, config.to_string()))
     }
+}
+
+/// What `load` gives; an error where the crate panics, as it does on some damaged files (a merge longer than every token).
+fn caught<T>(path: &Path, load: impl FnOnce() -> Result<T> + std::panic::UnwindSafe) -> Result<T> {
+    std::panic::catch_unwind(load).unwrap_or_else(|_| Err(Error::format(path, None, "damaged tokenizer")))
 }
 
 /// One line that names the file.

@@ -4,8 +4,9 @@
 //! cargo run --release --example meta_train -- [GENERATIONS, default 30] [OUT, default src/optim/warm_start.json]
 //! ```
 //!
-//! A task is a ternary decoder (2 x 64) on a text drawn from a random Markov chain, trained for 120 steps at a learning rate
-//! 0.1 to 10 times the best one, in the spectral or the l2 norm, its radius following the schedule. The score of a network is
+//! A task is a ternary decoder (2 x 64) on a text drawn from a random Markov chain, trained for 160 steps at a learning rate
+//! 0.1 to 10 times the best one, in the spectral or the l2 norm. The radius follows the schedule and is what steps at the best
+//! rate have, relative to the initial weights. The score of a network is
 //! the mean over a generation's tasks of `ln(its final validation loss / that of the best rate without a network)`: 0 says
 //! that the rate's error costs nothing. Each generation tries mirrored pairs around the present weights (Salimans et al.,
 //! "Evolution Strategies as a Scalable Alternative to Reinforcement Learning", 2017) and moves them by Adam. The hidden layer
@@ -19,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use hybridq::dispatch::{Context, ContextOptions};
-use hybridq::optim::{AuxiliaryNetwork, FEATURES, RadiusRule, TrustNorm};
+use hybridq::optim::{AuxiliaryNetwork, FEATURES, RadiusMode, RadiusRule, TrustNorm, TrustScope};
 use hybridq::tensor::RandomStream;
 use hybridq::train::{LanguageModelTrainer, RunPlace, TrainConfig};
 
@@ -31,21 +32,24 @@ const TASKS: usize = 6;
 const SIGMA: f32 = 0.2;
 const RATE: f32 = 0.1;
 const TEXTS: usize = 4;
+/// Of a task.
+const STEPS: u64 = 160;
 
 const MODEL: &str = r#"{ "model_type": "bitnet", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 192,
   "num_hidden_layers": 2, "num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 64,
   "hidden_act": "silu", "tie_word_embeddings": true }"#;
 
-/// One kind of step: its norm, the radius and the rates that are scanned for the best.
+/// One kind of step: its norm, the usual root mean square of its elements for a rate of 1, and the rates that are scanned for
+/// the best.
 struct Kind {
     norm: TrustNorm,
-    radius: f64,
+    rms: f64,
     rates: [f64; 6],
 }
 
 const KINDS: [Kind; 2] = [
-    Kind { norm: TrustNorm::Spectral, radius: 0.06, rates: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2] },
-    Kind { norm: TrustNorm::L2, radius: 0.03, rates: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2] },
+    Kind { norm: TrustNorm::Spectral, rms: 0.8, rates: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2] },
+    Kind { norm: TrustNorm::L2, rms: 0.4, rates: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2] },
 ];
 
 #[derive(Clone)]
@@ -54,6 +58,7 @@ struct Task {
     text: usize,
     seed: u64,
     rate: f64,
+    best_rate: f64,
     /// Without a network, at the best rate.
     reference: f64,
 }
@@ -73,11 +78,14 @@ impl Bench {
             trust_norm: kind.norm,
             steepest_rms: 0.8,
             newton_schulz_iterations: 2,
-            initial_trust_radius: kind.radius,
+            // Weights begin with a standard deviation of 0.02.
+            initial_trust_radius: (kind.rms * task.best_rate / 0.02).min(1.0),
+            radius_mode: RadiusMode::Initial,
+            trust_scope: TrustScope::Tensor,
             trust_radius_rule: RadiusRule::Schedule,
             base_learning_rate: task.rate,
             warmup_steps: 6,
-            max_steps: 120,
+            max_steps: STEPS,
             batch_size: 8,
             seq_length: 32,
             eval_windows: 64,
@@ -95,7 +103,7 @@ impl Bench {
         if let Some(network) = network {
             trainer.optimizer_mut().set_auxiliary_network(network.clone()).expect("the configured shape");
         }
-        let trained = (0..120).try_for_each(|_| trainer.step().map(drop));
+        let trained = (0..STEPS).try_for_each(|_| trainer.step().map(drop));
         let loss = trained.and_then(|()| trainer.evaluate()).ok().flatten().map(|evaluation| evaluation.val_loss);
         loss.unwrap_or(f64::INFINITY).min(256f64.ln())
     }
@@ -136,8 +144,8 @@ fn text(seed: u64) -> Vec<u8> {
     text
 }
 
-fn network(weights: &[f32], kind: &Kind) -> AuxiliaryNetwork {
-    let mut network = AuxiliaryNetwork::new(HIDDEN, 2, 0.001, kind.radius as f32, 0).expect("valid sizes");
+fn network(weights: &[f32]) -> AuxiliaryNetwork {
+    let mut network = AuxiliaryNetwork::new(HIDDEN, 2, 0.001, 0.01, 0).expect("valid sizes");
     network.set_weights(weights).expect("as many weights");
     network
 }
@@ -166,7 +174,7 @@ fn main() {
     // The best rate of each kind, without a network.
     let best_rates = KINDS.each_ref().map(|kind| {
         let index = KINDS.iter().position(|other| std::ptr::eq(kind, other)).expect("one of them");
-        let tasks = |rate: f64| (0..TEXTS).map(move |text| Task { kind: index, text, seed: 1, rate, reference: 0.0 });
+        let tasks = |rate: f64| (0..TEXTS).map(move |text| Task { kind: index, text, seed: 1, rate, best_rate: 1.0, reference: 0.0 });
         let runs: Vec<_> = kind.rates.iter().flat_map(|&rate| tasks(rate)).map(|task| (task, None)).collect();
         let losses = bench.losses(&runs);
         let means: Vec<f64> = losses.chunks(TEXTS).map(|losses| losses.iter().sum::<f64>() / TEXTS as f64).collect();
@@ -185,15 +193,16 @@ fn main() {
                 // Rates spread evenly from 0.1 to 10 times the best.
                 let place = (index as f64 + stream.uniform()) / TASKS as f64;
                 let kind = (index + generation as usize) % KINDS.len();
-                let rate = best_rates[kind] * 10f64.powf(2.0 * place - 1.0);
+                let best_rate = best_rates[kind];
+                let rate = best_rate * 10f64.powf(2.0 * place - 1.0);
                 let text = (stream.uniform() * TEXTS as f64) as usize;
-                Task { kind, text, seed: 100 + u64::from(generation), rate, reference: 0.0 }
+                Task { kind, text, seed: 100 + u64::from(generation), rate, best_rate, reference: 0.0 }
             })
             .collect();
         let mut runs: Vec<_> =
             tasks.iter().map(|task| (Task { rate: best_rates[task.kind], ..task.clone() }, None)).collect();
         runs.extend(tasks.iter().map(|task| (task.clone(), None)));
-        runs.extend(tasks.iter().map(|task| (task.clone(), Some(network(&weights, &KINDS[task.kind])))));
+        runs.extend(tasks.iter().map(|task| (task.clone(), Some(network(&weights)))));
         let losses = bench.losses(&runs);
         tasks.iter_mut().zip(&losses).for_each(|(task, &loss)| task.reference = loss);
         let score = |losses: &[f64]| {
@@ -210,7 +219,7 @@ fn main() {
             .flat_map(|(noise, scale)| {
                 let mut trial = weights.clone();
                 trial[trained.clone()].iter_mut().zip(noise).for_each(|(weight, noise)| *weight += scale * noise);
-                tasks.iter().map(|task| (task.clone(), Some(network(&trial, &KINDS[task.kind])))).collect::<Vec<_>>()
+                tasks.iter().map(|task| (task.clone(), Some(network(&trial)))).collect::<Vec<_>>()
             })
             .collect();
         let scores: Vec<f64> = bench.losses(&runs).chunks(TASKS).map(score).collect();

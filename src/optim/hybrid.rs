@@ -12,7 +12,7 @@ use super::optimizer::{Optimizer, TrainingState, UpdateReport};
 use super::sgd::Sgd;
 use super::state::OptimizerState;
 use super::steepest::{SteepestDescent, SteepestSettings, reaches};
-use super::trust_region::{Part, RadiusRule, TrustNorm, TrustRegion};
+use super::trust_region::{Part, RadiusMode, RadiusRule, TrustNorm, TrustRegion};
 use crate::dispatch::Context;
 use crate::kernels::UpdateSums;
 use crate::nn::{ParamSpec, ParamStore};
@@ -51,6 +51,8 @@ struct HybridState {
     features: StateFeatures,
     direction_bias: f32,
     last: Option<LastStep>,
+    /// Sums of the squares of the weights at the start, where the radius counts them; else empty.
+    initial_squares: Vec<f32>,
 }
 
 /// What feedback on a step needs at the next one.
@@ -105,6 +107,10 @@ impl HybridOptimizer {
             features: StateFeatures::default(),
             direction_bias: 0.0,
             last: None,
+            initial_squares: match config.radius_mode {
+                RadiusMode::Initial => store.ids().map(|id| squares(store.weight(id)) as f32).collect(),
+                _ => Vec::new(),
+            },
         };
         Ok(HybridOptimizer {
             inner,
@@ -148,6 +154,10 @@ impl HybridOptimizer {
     }
 }
 
+fn squares(weights: &[f32]) -> f64 {
+    weights.iter().map(|&weight| f64::from(weight) * f64::from(weight)).sum()
+}
+
 impl Optimizer for HybridOptimizer {
     fn name(&self) -> &'static str {
         "hybrid"
@@ -182,10 +192,14 @@ impl Optimizer for HybridOptimizer {
             .zip(&self.inner.moments().entries)
             .enumerate()
             .map(|(parameter, (sums, entry))| Part {
-                sums,
                 decay: f64::from(self.inner.decoupled_decay(parameter, state.weight_decay)),
                 len: entry.len,
+                weight_squares: match self.state.initial_squares.get(parameter) {
+                    Some(&initial) => f64::from(initial),
+                    None => sums.weight_squares,
+                },
                 ball: self.inner.ball(parameter),
+                sums,
             })
             .collect();
         let region = self.trust_region.unwrap_or_default();
@@ -243,6 +257,9 @@ impl Optimizer for HybridOptimizer {
         }
         if let Some(more) = self.inner.more_moments() {
             more.check_state(state)?;
+        }
+        if scalars.hybrid.initial_squares.len() != self.state.initial_squares.len() {
+            return Err(Error::invalid("radius_mode", "that of the stored run", "another"));
         }
         self.inner.moments_mut().load(state, scalars.inner)?;
         if let Some(more) = self.inner.more_moments_mut() {

@@ -44,6 +44,9 @@ pub enum RadiusMode {
     /// The norm of the weights, at least 0.01 per element (root mean square).
     #[default]
     Relative,
+    /// The norm that the weights had when the optimizer was made, at least 0.01 per element. Weights of ternary layers grow as
+    /// they train, and steps relative to them with them; these do not.
+    Initial,
     /// Nothing: the radius is the bound itself.
     Absolute,
 }
@@ -89,6 +92,8 @@ pub(super) struct Part {
     pub sums: UpdateSums,
     pub decay: f64,
     pub len: usize,
+    /// Sum of the squares of the weights the radius counts.
+    pub weight_squares: f64,
     /// `None`: bounded in the l2 norm.
     pub ball: Option<Ball>,
 }
@@ -117,9 +122,9 @@ impl TrustRegion {
 
     /// The length of a step of `rate` over its bound, for each parameter.
     fn reaches(&self, radius: f64, rate: f64, parts: &[Part]) -> Vec<f64> {
-        let floored = |part: &Part| part.sums.weight_squares.max(RMS_FLOOR * RMS_FLOOR * part.len as f64);
+        let floored = |part: &Part| part.weight_squares.max(RMS_FLOOR * RMS_FLOOR * part.len as f64);
         let bound = |weight_squares: f64| match self.mode {
-            RadiusMode::Relative => radius * weight_squares.sqrt(),
+            RadiusMode::Relative | RadiusMode::Initial => radius * weight_squares.sqrt(),
             RadiusMode::Absolute => radius,
         };
         let squares = |part: &Part| rate * rate * step_squares(&part.sums, part.decay);

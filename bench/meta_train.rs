@@ -174,7 +174,9 @@ fn main() {
     // The best rate of each kind, without a network.
     let best_rates = KINDS.each_ref().map(|kind| {
         let index = KINDS.iter().position(|other| std::ptr::eq(kind, other)).expect("one of them");
-        let tasks = |rate: f64| (0..TEXTS).map(move |text| Task { kind: index, text, seed: 1, rate, best_rate: 1.0, reference: 0.0 });
+        let tasks = |rate: f64| {
+            (0..TEXTS).map(move |text| Task { kind: index, text, seed: 1, rate, best_rate: 1.0, reference: 0.0 })
+        };
         let runs: Vec<_> = kind.rates.iter().flat_map(|&rate| tasks(rate)).map(|task| (task, None)).collect();
         let losses = bench.losses(&runs);
         let means: Vec<f64> = losses.chunks(TEXTS).map(|losses| losses.iter().sum::<f64>() / TEXTS as f64).collect();
@@ -211,8 +213,7 @@ fn main() {
         };
         let (without, with) = (score(&losses[TASKS..2 * TASKS]), score(&losses[2 * TASKS..]));
 
-        let noises: Vec<Vec<f32>> =
-            (0..PAIRS).map(|_| (0..HIDDEN).map(|_| stream.normal() as f32).collect()).collect();
+        let noises: Vec<Vec<f32>> = (0..PAIRS).map(|_| (0..HIDDEN).map(|_| stream.normal() as f32).collect()).collect();
         let runs: Vec<_> = noises
             .iter()
             .flat_map(|noise| [SIGMA, -SIGMA].map(|scale| (noise, scale)))

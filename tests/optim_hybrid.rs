@@ -3,8 +3,8 @@
 use hybridq::dispatch::{Context, ContextOptions};
 use hybridq::nn::{Init, ParamKind, ParamSpec, ParamStore, Precision};
 use hybridq::optim::{
-    AuxiliaryNetwork, Feedback, HybridOptimizer, Optimizer, OptimizerConfig, OptimizerKind, RadiusMode, TrainingState,
-    TrustScope, UpdateReport,
+    AuxiliaryNetwork, FEATURES, Feedback, HybridOptimizer, Optimizer, OptimizerConfig, OptimizerKind, RadiusMode,
+    RadiusRule, StateFeatures, TrainingState, TrustNorm, TrustScope, UpdateReport,
 };
 use hybridq::tensor::RandomStream;
 
@@ -152,11 +152,147 @@ fn configuration_names_what_is_out_of_range() {
     assert!(toml::from_str::<OptimizerConfig>("momentun = 0.9").is_err());
 }
 
+/// By the schedule the radius is the initial one times the scheduled over the base rate; of the first weights, it does not grow
+/// with the weights.
+#[test]
+fn a_radius_follows_the_schedule_and_counts_the_first_weights() {
+    let config = OptimizerConfig {
+        base_learning_rate: 0.5,
+        trust_radius_rule: RadiusRule::Schedule,
+        ..bounded(TrustScope::Tensor, RadiusMode::Initial, 0.1)
+    };
+    let mut store = store();
+    let first = weights(&store);
+    let mut optimizer = config.build(&store).unwrap();
+    let grow = |store: &mut ParamStore| {
+        store.ids().for_each(|id| store.weight_mut(id).iter_mut().for_each(|weight| *weight *= 3.0));
+    };
+    for (t, rate) in [0.5, 0.25, 0.125].into_iter().enumerate() {
+        grow(&mut store);
+        let before = weights(&store);
+        let report = step(optimizer.as_mut(), &mut store, t as u64, rate);
+        assert_eq!(report.trust_radius, 0.1 * rate / 0.5);
+        assert!(report.constraint_active);
+        for ((new, old), first) in weights(&store).iter().zip(&before).zip(&first) {
+            let length = norm(new.iter().zip(old).map(|(a, b)| a - b));
+            let counted = norm(first.iter().copied()).max(0.01 * (first.len() as f64).sqrt());
+            let bound = f64::from(report.trust_radius) * counted;
+            assert!((length / bound - 1.0).abs() < 1e-3, "{length} {bound}");
+        }
+        // What the radius counts goes with the state.
+        let mut again = config.build(&store).unwrap();
+        again.load_state(&optimizer.state()).unwrap();
+        optimizer = again;
+    }
+    let relative = OptimizerConfig { radius_mode: RadiusMode::Relative, ..config };
+    let message = relative.build(&store).unwrap().load_state(&optimizer.state()).unwrap_err().to_string();
+    assert!(message.contains("radius_mode"), "{message}");
+}
+
+/// Below a quarter of the predicted reduction the radius halves, above three quarters it doubles where it bit.
+#[test]
+fn a_radius_follows_the_reduction_ratio() {
+    let at_rate = |rate: f32, share: f32| {
+        let config = OptimizerConfig {
+            trust_radius_rule: RadiusRule::ReductionRatio,
+            ..bounded(TrustScope::Global, RadiusMode::Relative, 0.1)
+        };
+        let mut store = store();
+        let mut optimizer = config.build(&store).unwrap();
+        optimizer.observe_reduction(1.0); // nothing was done yet
+        let before = weights(&store);
+        assert_eq!(step(optimizer.as_mut(), &mut store, 0, rate).trust_radius, 0.1);
+        let predicted: f64 = store
+            .ids()
+            .zip(weights(&store).iter().zip(&before))
+            .map(|(id, (new, old))| {
+                let changes = new.iter().zip(old).map(|(a, b)| f64::from(b - a));
+                changes.zip(store.gradient(id)).map(|(change, &g)| change * f64::from(g)).sum::<f64>()
+            })
+            .sum();
+        optimizer.observe_reduction(share * predicted as f32);
+        optimizer.observe_reduction(f32::NAN);
+        step(optimizer.as_mut(), &mut store, 1, rate).trust_radius
+    };
+    // A rate of 10 leaves the region, 1e-5 does not.
+    assert_eq!([0.2, 0.3, 0.7, 0.8, -1.0].map(|share| at_rate(10.0, share)), [0.05, 0.1, 0.1, 0.2, 0.05]);
+    assert_eq!([0.2, 0.8].map(|share| at_rate(1e-5, share)), [0.05, 0.1]);
+}
+
+/// With the warm start a learning rate ten times too low or too high ends in steps closer to the radius than without.
+#[test]
+fn a_warm_started_network_turns_a_wrong_rate_towards_the_radius() {
+    for rate in [0.001, 0.01, 0.1] {
+        let config = OptimizerConfig {
+            base_learning_rate: rate,
+            trust_norm: TrustNorm::Spectral,
+            trust_radius_rule: RadiusRule::Schedule,
+            steepest_rms: 0.8,
+            // A step of spectral norm at the rate 0.01 fills it.
+            ..bounded(TrustScope::Tensor, RadiusMode::Initial, 0.4)
+        };
+        let config = OptimizerConfig { use_auxiliary_nn: true, ..config };
+        let mut store = store();
+        let mut optimizer = config.build(&store).unwrap();
+        let mut multiplier = 0.0;
+        for t in 0..20 {
+            multiplier = step(optimizer.as_mut(), &mut store, t, rate).lr_multiplier;
+        }
+        println!("rate {rate}: multiplier {multiplier}");
+        match rate {
+            0.001 => assert!(multiplier > 2.0, "{multiplier}"),
+            0.1 => assert!(multiplier < 0.8, "{multiplier}"),
+            _ => assert!((0.5..2.0).contains(&multiplier), "{multiplier}"),
+        }
+    }
+}
+
+#[test]
+fn the_warm_start_fits_two_and_three_outputs_and_can_be_left_out() {
+    for outputs in [2, 3] {
+        let mut network = AuxiliaryNetwork::warm_started(outputs, 0.001, 0.25).unwrap();
+        let output = network.decide([0.0; FEATURES]);
+        assert!((output.radius / 0.25 - 1.0).abs() < 0.01 && output.direction_bias == 0.0, "{output:?}");
+    }
+    let mut network = AuxiliaryNetwork::new(16, 2, 0.001, 0.01, 0).unwrap();
+    let count = 16 * (FEATURES + 3);
+    assert!(network.set_weights(&vec![0.0; count - 1]).is_err());
+    let mut weights = vec![0.0; count];
+    weights[7] = f32::NAN;
+    assert!(network.set_weights(&weights).is_err());
+    let cold = OptimizerConfig { auxiliary_nn_warm_start: false, ..OptimizerConfig::default() };
+    for (config, warm) in [(OptimizerConfig::default(), true), (cold, false)] {
+        let optimizer = config.build(&store()).unwrap();
+        let warmed = AuxiliaryNetwork::warm_started(2, 0.001, 0.01).unwrap();
+        assert_eq!(optimizer.auxiliary_network() == Some(&warmed), warm);
+    }
+}
+
+/// Inputs beside the six of the running means; numbers that are not finite count as no news.
+#[test]
+fn inputs_tell_reach_flips_and_progress() {
+    let state = TrainingState {
+        step: 7,
+        loss: 2.0,
+        gradient_norm: 1.0,
+        progress: 0.25,
+        flip_rate: 0.005,
+        log_reach: -1.5,
+        ..TrainingState::default()
+    };
+    let inputs = StateFeatures::default().observe(&state);
+    assert_eq!(inputs[..5], [0.0; 5]);
+    assert_eq!((inputs[6], inputs[8]), (-1.5, 0.25));
+    assert!((inputs[7] - 0.5f32.ln()).abs() < 1e-6);
+    let odd = TrainingState { log_reach: f32::NAN, flip_rate: f32::NAN, progress: 9.0, ..state };
+    assert_eq!(StateFeatures::default().observe(&odd)[6..], [0.0, 0.0, 3.0]);
+}
+
 fn network(radius: f32) -> AuxiliaryNetwork {
     AuxiliaryNetwork::new(16, 3, 0.001, radius, 1).unwrap()
 }
 
-const INPUTS: [f32; 6] = [0.1, -0.2, 0.0, 0.05, 0.3, 0.4];
+const INPUTS: [f32; 9] = [0.1, -0.2, 0.0, 0.05, 0.3, 0.4, 0.0, -0.5, 0.3];
 
 #[test]
 fn starts_neutral_and_stays_within_bounds() {
@@ -234,7 +370,8 @@ fn a_run_at_a_good_rate_moves_nothing() {
 #[test]
 fn inputs_come_to_matter() {
     let mut network = network(0.01);
-    let (early, late) = ([1.0, 1.0, 0.0, 0.5, 1.0, 0.1], [-1.0, -1.0, 0.0, -0.5, 0.2, 0.7]);
+    let (early, late) =
+        ([1.0, 1.0, 0.0, 0.5, 1.0, 0.1, 0.0, 0.0, 0.0], [-1.0, -1.0, 0.0, -0.5, 0.2, 0.7, 0.0, 0.0, 1.0]);
     for t in 0..2000 {
         let (inputs, alignment) = if t % 2 == 0 { (early, 0.5) } else { (late, -0.5) };
         network.decide(inputs);

@@ -60,6 +60,7 @@ fn run(optimizer: &mut dyn Optimizer, context: &Context, store: &mut ParamStore,
             weight_decay: 0.1,
             gradient_norm: 1.0 + (step % 3) as f64,
             cluster: Some(step as usize % 4),
+            ..TrainingState::default()
         };
         optimizer.step(context, store, &state).unwrap();
     }

@@ -207,6 +207,7 @@ fn step(
         weight_decay: decay,
         gradient_norm: 1.0,
         cluster: None,
+        ..TrainingState::default()
     };
     optimizer.step(&context(threads), store, &state).unwrap()
 }

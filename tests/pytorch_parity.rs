@@ -193,6 +193,7 @@ fn whole_run(folder: &Path, tolerance: f64) {
             weight_decay: 0.1,
             gradient_norm,
             cluster: None,
+            ..TrainingState::default()
         };
         optimizer.step(&context, &mut model.store, &state).unwrap();
         model.store.quantize(&context).unwrap();

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hybridq::Error;
 use hybridq::dispatch::{Context, ContextOptions};
 use hybridq::nn::Precision;
+use hybridq::optim::{RadiusMode, RadiusRule, TrustNorm};
 use hybridq::tensor::RandomStream;
 use hybridq::train::{
     ArrayData, ArrayObjective, Checkpoint, Objective, Progress, RunDirectory, StopReason, TrainConfig, Trainer,
@@ -107,6 +108,42 @@ fn a_run_that_died_goes_on_as_if_it_had_not() {
         trainer.run().unwrap();
         assert_eq!((metrics(&root), weights(&trainer)), whole, "died after {step}");
         assert!(!root.join("checkpoints/.hybridq-abcdef.tmp").exists());
+    }
+}
+
+/// Every way to move the radius, in every norm, with the network: state is complete.
+#[test]
+fn runs_go_on_exactly_with_every_part_of_the_optimizer() {
+    for rule in [RadiusRule::Network, RadiusRule::Schedule, RadiusRule::ReductionRatio] {
+        for (norm, mode) in [(TrustNorm::Spectral, RadiusMode::Initial), (TrustNorm::L2, RadiusMode::Relative)] {
+            let config = TrainConfig {
+                trust_radius_rule: rule,
+                reduction_probe_interval: 3,
+                trust_norm: norm,
+                radius_mode: mode,
+                initial_trust_radius: 0.02,
+                ..config()
+            };
+            let mut whole = new_trainer(config.clone());
+            (0..20).for_each(|_| drop(whole.step().unwrap()));
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("state");
+            let mut first = new_trainer(config.clone());
+            (0..11).for_each(|_| drop(first.step().unwrap()));
+            first.save_state(&path).unwrap();
+            let mut second = new_trainer(config);
+            second.load_state(&path).unwrap();
+            (0..9).for_each(|_| drop(second.step().unwrap()));
+            assert_eq!(weights(&second), weights(&whole), "{rule:?} {norm:?}");
+            let radii = |trainer: &Trainer<ArrayObjective>| -> Vec<Option<f32>> {
+                trainer.history().steps.iter().map(|step| step.trust_radius).collect()
+            };
+            assert_eq!(radii(&second), radii(&whole)[11..]);
+            if rule == RadiusRule::ReductionRatio {
+                let changes: Vec<usize> = (1..20).filter(|&i| radii(&whole)[i] != radii(&whole)[i - 1]).collect();
+                assert!(!changes.is_empty() && changes.iter().all(|step| step % 3 == 0), "{changes:?}");
+            }
+        }
     }
 }
 

@@ -173,7 +173,7 @@ pub unsafe extern "C" fn hq_schedule_at(
 /// have their defaults): `optimizer` ("hybrid", "adamw", "sgd"), `inner` ("adamw", "sgd"), `momentum` (0.9), `beta2` (0.95), `epsilon`
 /// (1e-8), `use_auxiliary_nn` (true), `auxiliary_nn_hidden_size` (16), `auxiliary_nn_learning_rate` (0.001), `auxiliary_nn_warm_start` (true),
 /// `auxiliary_nn_output_size` (2), `use_adaptive_lr` (true), `use_trust_region` (true), `initial_trust_radius` (0.01),
-/// `trust_radius_adaptation` (true), `trust_radius_rule` ("network", "schedule"), `trust_norm` ("l2", "max", "spectral"), `trust_scope` ("global", "tensor"), `radius_mode`
+/// `trust_radius_adaptation` (true), `trust_radius_rule` ("network", "schedule", which needs `base_learning_rate`), `trust_norm` ("l2", "max", "spectral"), `trust_scope` ("global", "tensor"), `radius_mode`
 /// ("relative", "absolute"), `steepest_momentum` (0.95), `steepest_rms` (0.2) and `newton_schulz_iterations` (3) of steps in the max
 /// and spectral norms, `seed`.
 /// HQ_INVALID_VALUE names an unknown field or a value out of range.

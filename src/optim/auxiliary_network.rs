@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::features::FEATURES;
+use super::features::{FEATURES, RUNNING_FEATURES};
 use crate::tensor::RandomStream;
 use crate::{Error, Result};
 
@@ -32,7 +32,7 @@ const DAMPING: f32 = 0.3;
 const NEUTRAL_ALIGNMENT: f32 = 0.1;
 /// Running mean of the reductions, in units of its own noise, below which it counts as 0.
 const SIGNIFICANT: f32 = 2.0;
-/// Pull of every output bias towards its initial value: only a signal that lasts moves it far.
+/// Pull of every output towards what the initial weights would give: only a signal that lasts moves it far.
 const PRIOR: f32 = 0.02;
 /// Share of a new value in the running reductions behind the radius.
 const REDUCTION_SHARE: f32 = 0.1;
@@ -90,7 +90,7 @@ pub struct AuxiliaryStatistics {
 /// [`AuxiliaryNetwork::update_with_feedback`] back-propagates, through all layers, the gradient of the loss by the last
 /// decision: for the multiplier `-cos(g_t, u_{t-1})`, the hypergradient made scale-free (Baydin et al., "Online Learning
 /// Rate Adaptation with Hypergradient Descent", 2018), as far as it goes beyond +-0.1; for the radius a score of actual against predicted reduction;
-/// plus a weak pull of the output biases to their initial values. Weights learn by Adam; output biases by plain gradient steps, so that the
+/// plus a weak pull to what the initial weights would decide. Weights learn by Adam; output biases by plain gradient steps, so that the
 /// size of a signal counts and noise averages out. Where the trust region bit, a wish for a longer step is not credited
 /// to the multiplier, which had no effect.
 ///
@@ -107,6 +107,7 @@ pub struct AuxiliaryNetwork {
     first_moment: Vec<f32>,
     second_moment: Vec<f32>,
     output_biases: Vec<f32>,
+    initial_weights: Vec<f32>,
     initial_biases: Vec<f32>,
     updates: u64,
     /// Of the last [`AuxiliaryNetwork::decide`].
@@ -147,8 +148,13 @@ impl AuxiliaryNetwork {
         }
         let mut stream = RandomStream::new(seed, INIT_PURPOSE, 0, 0);
         let mut weights = vec![0.0; hidden_size * (FEATURES + 1 + output_size)];
-        let std = 1.0 / (FEATURES as f64).sqrt();
-        weights[..hidden_size * FEATURES].fill_with(|| (stream.normal() * std) as f32);
+        // By groups of inputs: a group more leaves the weights of the others as they were.
+        let std = 1.0 / (RUNNING_FEATURES as f64).sqrt();
+        for inputs in [0..RUNNING_FEATURES, RUNNING_FEATURES..FEATURES] {
+            for row in weights[..hidden_size * FEATURES].chunks_exact_mut(FEATURES) {
+                row[inputs.clone()].fill_with(|| (stream.normal() * std) as f32);
+            }
+        }
         // The map reaches its bounds only in the limit: an initial radius on a bound starts a hair inside.
         let radius = ((libm::logf(initial_radius) - RADIUS_MIDDLE) / RADIUS_HALF_RANGE).clamp(-0.999, 0.999);
         let mut biases = vec![0.0; output_size];
@@ -159,6 +165,7 @@ impl AuxiliaryNetwork {
             learning_rate,
             first_moment: vec![0.0; weights.len()],
             second_moment: vec![0.0; weights.len()],
+            initial_weights: weights.clone(),
             weights,
             output_biases: biases.clone(),
             initial_biases: biases,
@@ -192,6 +199,7 @@ impl AuxiliaryNetwork {
             return Err(Error::invalid("auxiliary network: weights", expected, weights.len()));
         }
         self.weights[..expected].copy_from_slice(weights);
+        self.initial_weights[..expected].copy_from_slice(weights);
         self.validate()
     }
 
@@ -224,20 +232,21 @@ impl AuxiliaryNetwork {
 
         let radius_score = self.radius_score(actual_reduction, predicted_reduction, constraint_active);
         let activations = self.forward();
-        let pulls: Vec<f32> = self.output_biases.iter().zip(&self.initial_biases).map(|(now, then)| PRIOR * (now - then)).collect();
+        let initial = self.outputs_of(&self.initial_weights, &self.initial_biases).outputs;
+        let pull = |output: usize| PRIOR * (activations.outputs[output] - initial[output]);
         let slope = |output: usize, half_range: f32| {
             let t = libm::tanhf(activations.outputs[output] / half_range);
             1.0 - t * t
         };
         let mut gradients = vec![
-            slope(0, MULTIPLIER_HALF_RANGE) * -self.alignment,
-            slope(1, RADIUS_HALF_RANGE) * -radius_score,
+            slope(0, MULTIPLIER_HALF_RANGE) * -self.alignment + pull(0),
+            slope(1, RADIUS_HALF_RANGE) * -radius_score + pull(1),
         ];
         if self.output_size == 3 {
             // Momentum that still points downhill has earned trust.
-            gradients.push(slope(2, 1.0) * -alignment);
+            gradients.push(slope(2, 1.0) * -alignment + pull(2));
         }
-        self.back_propagate(&activations, &gradients, &pulls);
+        self.back_propagate(&activations, &gradients);
     }
 
     /// Feedbacks, mean reduction and success rate so far.
@@ -266,7 +275,7 @@ impl AuxiliaryNetwork {
 
     pub(super) fn validate(&self) -> Result<()> {
         let count = self.hidden_size.saturating_mul(FEATURES + 1 + self.output_size);
-        let all = [&self.weights, &self.first_moment, &self.second_moment];
+        let all = [&self.weights, &self.initial_weights, &self.first_moment, &self.second_moment];
         let biases = [&self.output_biases, &self.initial_biases];
         let fits = self.hidden_size > 0
             && (2..=3).contains(&self.output_size)
@@ -313,7 +322,11 @@ impl AuxiliaryNetwork {
     }
 
     fn forward(&self) -> Activations {
-        let (matrix, rest) = self.weights.split_at(self.hidden_size * FEATURES);
+        self.outputs_of(&self.weights, &self.output_biases)
+    }
+
+    fn outputs_of(&self, weights: &[f32], output_biases: &[f32]) -> Activations {
+        let (matrix, rest) = weights.split_at(self.hidden_size * FEATURES);
         let (biases, output_matrix) = rest.split_at(self.hidden_size);
         let hidden: Vec<f32> = matrix
             .chunks(FEATURES)
@@ -322,14 +335,14 @@ impl AuxiliaryNetwork {
             .collect();
         let outputs = output_matrix
             .chunks(self.hidden_size)
-            .zip(&self.output_biases)
+            .zip(output_biases)
             .map(|(row, bias)| row.iter().zip(&hidden).map(|(w, h)| w * h).sum::<f32>() + bias)
             .collect();
         Activations { hidden, outputs }
     }
 
     /// One step of learning from the gradients of the outputs before their maps.
-    fn back_propagate(&mut self, activations: &Activations, gradients: &[f32], pulls: &[f32]) {
+    fn back_propagate(&mut self, activations: &Activations, gradients: &[f32]) {
         let hidden = self.hidden_size;
         let outputs_at = hidden * (FEATURES + 1);
         let mut weight_gradients = vec![0.0; self.weights.len()];
@@ -355,8 +368,8 @@ impl AuxiliaryNetwork {
             *v += (1.0 - ADAM_BETA2) * (gradient * gradient - *v);
             self.weights[index] -= self.learning_rate * (*m / first) / (libm::sqrtf(*v / second) + ADAM_EPSILON);
         }
-        for ((bias, gradient), pull) in self.output_biases.iter_mut().zip(gradients).zip(pulls) {
-            *bias -= BIAS_STEP * (gradient + pull);
+        for (bias, gradient) in self.output_biases.iter_mut().zip(gradients) {
+            *bias -= BIAS_STEP * gradient;
         }
     }
 }

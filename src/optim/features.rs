@@ -7,6 +7,8 @@ use super::optimizer::TrainingState;
 
 /// Number of inputs of the auxiliary network.
 pub const FEATURES: usize = 9;
+/// Of them, those of the running means; the others are the step's own.
+pub(super) const RUNNING_FEATURES: usize = 6;
 
 /// Share of a new value in a running mean: a memory of about 20 steps.
 const NEW_SHARE: f32 = 0.05;

@@ -50,6 +50,8 @@ struct HybridState {
     network: Option<AuxiliaryNetwork>,
     features: StateFeatures,
     direction_bias: f32,
+    /// Of the rule of the reduction ratio.
+    radius: f32,
     last: Option<LastStep>,
     /// Sums of the squares of the weights at the start, where the radius counts them; else empty.
     initial_squares: Vec<f32>,
@@ -106,6 +108,7 @@ impl HybridOptimizer {
             network: config.use_auxiliary_nn.then_some(network),
             features: StateFeatures::default(),
             direction_bias: 0.0,
+            radius: config.initial_trust_radius,
             last: None,
             initial_squares: match config.radius_mode {
                 RadiusMode::Initial => store.ids().map(|id| squares(store.weight(id)) as f32).collect(),
@@ -129,6 +132,7 @@ impl HybridOptimizer {
     fn planned_radius(&self, state: &TrainingState) -> f32 {
         match self.radius_rule {
             Some(RadiusRule::Schedule) => self.initial_radius * state.learning_rate / self.base_learning_rate,
+            Some(RadiusRule::ReductionRatio) => self.state.radius,
             _ => self.initial_radius,
         }
     }
@@ -220,8 +224,11 @@ impl Optimizer for HybridOptimizer {
         let rates: Vec<f32> = constrained.factors.iter().map(|factor| (f64::from(rate) * factor) as f32).collect();
         self.inner.apply(context, store, &rates);
 
-        let predicted: f64 =
-            parts.iter().zip(&rates).map(|(part, &rate)| f64::from(rate) * part.sums.gradient_update).sum();
+        // Of the gradients before clipping, which are what the loss follows.
+        let clipped = (state.gradient_norm / gradient_squares.sqrt()).max(1.0);
+        let clipped = if clipped.is_finite() { clipped } else { 1.0 };
+        let terms = parts.iter().zip(&rates).map(|(part, &rate)| f64::from(rate) * part.sums.gradient_update);
+        let predicted = clipped * terms.sum::<f64>();
         let elements: usize = parts.iter().map(|part| part.len).sum();
         report.update_norm = constrained.update_norm;
         report.constraint_active = constrained.constrained_elements > 0;
@@ -238,6 +245,19 @@ impl Optimizer for HybridOptimizer {
         let finite = last.loss.is_finite() && last.update_norm.is_finite() && last.predicted_reduction.is_finite();
         self.state.last = finite.then_some(last);
         Ok(report)
+    }
+
+    fn observe_reduction(&mut self, actual: f32) {
+        let Some(last) = self.state.last.filter(|last| last.predicted_reduction > 0.0 && actual.is_finite()) else {
+            return;
+        };
+        let ratio = actual / last.predicted_reduction;
+        let factor = match ratio {
+            _ if ratio < 0.25 => 0.5,
+            _ if ratio > 0.75 && last.constraint_active => 2.0,
+            _ => 1.0,
+        };
+        self.state.radius = (factor * self.state.radius).clamp(0.001, 1.0);
     }
 
     fn state(&self) -> OptimizerState<'_> {

@@ -20,6 +20,9 @@ pub trait Optimizer: std::fmt::Debug + Send {
     /// store other than the one the optimizer was built for.
     fn step(&mut self, context: &Context, store: &mut ParamStore, state: &TrainingState) -> Result<UpdateReport>;
 
+    /// By how much the last step reduced the loss of its own batch, where somebody has looked.
+    fn observe_reduction(&mut self, _actual: f32) {}
+
     /// Everything needed to go on exactly: full-size tensors (borrowed) and scalars.
     fn state(&self) -> OptimizerState<'_>;
 

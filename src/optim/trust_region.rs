@@ -61,6 +61,9 @@ pub enum RadiusRule {
     /// The schedule: the initial radius times the scheduled over the base learning rate. Where the region bites, steps are
     /// as long as the radius says, whatever the learning rate.
     Schedule,
+    /// Actual over predicted reduction of the loss of a step's own batch ([`super::Optimizer::observe_reduction`]): below 1/4 the
+    /// radius halves, above 3/4 it doubles if the region bit (Nocedal and Wright, "Numerical Optimization", algorithm 4.1).
+    ReductionRatio,
 }
 
 /// `||update|| <= radius`: a longer update is rescaled onto the ball, which is the exact solution of the linearised problem

@@ -72,8 +72,11 @@ pub struct TrainConfig {
     pub newton_schulz_iterations: usize,
     /// Whether the radius changes, by `trust_radius_rule`.
     pub trust_radius_adaptation: bool,
-    /// What changes the radius: `network` or `schedule`.
+    /// What changes the radius: `network`, `schedule` or `reduction-ratio`.
     pub trust_radius_rule: RadiusRule,
+    /// Steps between two looks at how far a step reduced its own batch's loss (a pass over the batch each), for
+    /// `reduction-ratio`.
+    pub reduction_probe_interval: u64,
     /// Learning rate before schedule and multiplier.
     pub base_learning_rate: f64,
     /// Whether the auxiliary network's multiplier is applied.
@@ -195,6 +198,7 @@ impl Default for TrainConfig {
             newton_schulz_iterations: 3,
             trust_radius_adaptation: true,
             trust_radius_rule: RadiusRule::default(),
+            reduction_probe_interval: 50,
             base_learning_rate: 0.001,
             use_adaptive_lr: true,
             max_steps: 1000,

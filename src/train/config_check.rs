@@ -25,6 +25,7 @@ impl TrainConfig {
             ("gradient_checkpointing (--gradient-checkpointing)", self.gradient_checkpointing as u64, 0, 65_536),
             ("threads (--threads)", self.threads.unwrap_or(1) as u64, 1, 1024),
             ("warmup_steps", self.warmup_steps, 0, MAX_COUNT),
+            ("reduction_probe_interval", self.reduction_probe_interval, 1, MAX_COUNT),
             ("checkpoint_interval (--checkpoint-every)", self.checkpoint_interval, 1, MAX_COUNT),
             ("eval_windows (--eval-windows)", self.eval_windows as u64, 1, MAX_COUNT),
             ("convergence_patience", self.convergence_patience, 0, MAX_COUNT),

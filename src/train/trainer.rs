@@ -17,7 +17,7 @@ use super::run_directory::RunDirectory;
 use crate::cluster::DataClustering;
 use crate::dispatch::Context;
 use crate::nn::{ParamStore, StepRandomness};
-use crate::optim::{LearningRateSchedule, Optimizer, TrainingState};
+use crate::optim::{LearningRateSchedule, Optimizer, RadiusRule, TrainingState};
 use crate::quant::{GradientDraw, GradientQuantizer, quantize_gradients};
 use crate::{Error, Result};
 
@@ -223,13 +223,8 @@ impl<O: Objective> Trainer<O> {
         let batch = self.sampler.batch(step, config.batch_size * parts);
         let gradients = self.objective.store_mut().gradients_mut();
         self.context.for_each(gradients.chunks_mut(ZEROED_BLOCK), |block| block.fill(0.0));
-        let mut loss = 0.0;
-        for (part, examples) in batch.windows.chunks(config.batch_size).enumerate() {
-            let number = step * parts as u64 + part as u64;
-            let randomness = StepRandomness { seed: config.seed, step: number as u32 };
-            let scale = 1.0 / parts as f32;
-            loss += self.objective.loss_and_gradients(&self.context, examples, randomness, scale)? / parts as f64;
-        }
+        let scale = 1.0 / parts as f32;
+        let loss = batch_loss(&mut self.objective, &self.context, config, step, &batch.windows, scale)?;
         let errors = self.objective.take_gradient_errors();
         let gradients = self.objective.store_mut().gradients_mut();
         let grad_norm = match config.gradient_clip_norm {
@@ -261,6 +256,12 @@ impl<O: Objective> Trainer<O> {
             let report = optimizer.step(context, store, &state)?;
             Ok((report, store.quantize(context)?))
         })?;
+        let probes = config.trust_radius_rule == RadiusRule::ReductionRatio && config.use_trust_region;
+        if probes && (step + 1).is_multiple_of(config.reduction_probe_interval) {
+            let after = batch_loss(&mut self.objective, &self.context, config, step, &batch.windows, 0.0)?;
+            self.objective.take_gradient_errors(); // counted with the step's own
+            self.optimizer.observe_reduction((loss - after) as f32);
+        }
         let tokens = (batch.windows.len() * self.objective.tokens_per_example()) as u64;
         let elapsed = start.elapsed().as_secs_f64();
         self.steps_done += 1;
@@ -333,6 +334,26 @@ impl<O: Objective> Trainer<O> {
         let tensor = tensor.unwrap_or_else(|| "every weight and gradient is finite, an activation overflowed".into());
         Error::Training(format!("step {}: {what} is not finite: {tensor}", step + 1))
     }
+}
+
+/// Mean loss of a step's batch, taken in the parts of gradient accumulation; `scale` times each part's gradient is added to
+/// the store's.
+fn batch_loss<O: Objective>(
+    objective: &mut O,
+    context: &Context,
+    config: &TrainConfig,
+    step: u64,
+    examples: &[usize],
+    scale: f32,
+) -> Result<f64> {
+    let parts = config.grad_accumulation;
+    let mut loss = 0.0;
+    for (part, examples) in examples.chunks(config.batch_size).enumerate() {
+        let number = step * parts as u64 + part as u64;
+        let randomness = StepRandomness { seed: config.seed, step: number as u32 };
+        loss += objective.loss_and_gradients(context, examples, randomness, scale)? / parts as f64;
+    }
+    Ok(loss)
 }
 
 /// Quantizes the gradient of every parameter.

@@ -18,6 +18,9 @@ pub struct Arguments {
     /// Validation text, instead of the file's
     #[arg(long, value_name = "FILE")]
     val: Option<PathBuf>,
+    /// Tokenizer, instead of the file's
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
     /// Folder of the results [default: the experiment's file without its ending]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -31,7 +34,8 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<u8> {
     let mut given = toml::Table::new();
-    for (name, path) in [("data", &arguments.data), ("val", &arguments.val)] {
+    let paths = [("data", &arguments.data), ("val", &arguments.val), ("tokenizer", &arguments.tokenizer)];
+    for (name, path) in paths {
         if let Some(path) = path {
             given.insert(name.into(), path.to_string_lossy().into_owned().into());
         }

@@ -208,6 +208,9 @@ fn digest(config: &TrainConfig, texts: &mut BTreeMap<PathBuf, String>) -> Result
         }
         content += &texts[path];
     }
+    if let Some(path) = &config.tokenizer {
+        content += &sha256(&std::fs::read(path).map_err(|error| Error::io(path, error))?);
+    }
     Ok(sha256(content.as_bytes())[..16].to_string())
 }
 

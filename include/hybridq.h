@@ -135,7 +135,7 @@
 #define HQ_SCHEDULE_TWO_STAGE 2
 
 // Inputs of the auxiliary network.
-#define HQ_AUXILIARY_INPUTS 6
+#define HQ_AUXILIARY_INPUTS 9
 
 // Hidden states, and the pooled first token; there is no loss.
 #define HQ_HEAD_NONE 0
@@ -472,6 +472,13 @@ typedef struct {
   float learning_rate;
   // Scheduled weight decay; for linear and embedding parameters.
   float weight_decay;
+  // Share of the run that is done, 0 to 1.
+  float progress;
+  // Share of the quantized weights that the last step changed; 0: none, or not known.
+  float flip_rate;
+  // Logarithm of a step's length at multiplier 1 over the trust region's bound, for hq_auxiliary_observe; 0: not known. An
+  // optimizer finds it itself.
+  float log_reach;
 } hq_training_state;
 
 // What an update did. Set `struct_size` to `sizeof(hq_update_report)` before the call.
@@ -1645,10 +1652,11 @@ hq_status hq_schedule_at(const hq_schedule *schedule,
 // Makes an optimizer for `parameters`. `config_json` may be NULL, or is a JSON object of some of these fields (the others
 // have their defaults): `optimizer` ("hybrid", "adamw", "sgd"), `inner` ("adamw", "sgd"), `momentum` (0.9), `beta2` (0.95), `epsilon`
 // (1e-8), `use_auxiliary_nn` (true), `auxiliary_nn_hidden_size` (16), `auxiliary_nn_learning_rate` (0.001),
-// `auxiliary_nn_output_size` (2), `use_adaptive_lr` (true), `use_trust_region` (true), `initial_trust_radius` (0.01),
-// `trust_radius_adaptation` (true), `trust_norm` ("l2", "max", "spectral"), `trust_scope` ("global", "tensor"), `radius_mode`
-// ("relative", "absolute"), `steepest_momentum` (0.95), `steepest_rms` (0.2) and `newton_schulz_iterations` (3) of steps in the max
-// and spectral norms, `seed`.
+// `auxiliary_nn_warm_start` (true), `auxiliary_nn_output_size` (2), `use_adaptive_lr` (true), `use_trust_region` (true),
+// `initial_trust_radius` (0.01), `trust_radius_adaptation` (true), `trust_radius_rule` ("network", "schedule", which needs
+// `base_learning_rate`, "reduction-ratio", which needs hq_optimizer_observe_reduction), `trust_norm` ("l2", "max", "spectral"),
+// `trust_scope` ("global", "tensor"), `radius_mode` ("relative", "initial", "absolute"), `steepest_momentum` (0.95),
+// `steepest_rms` (0.2) and `newton_schulz_iterations` (3) of steps in the max and spectral norms, `seed`.
 // HQ_INVALID_VALUE names an unknown field or a value out of range.
 hq_status hq_optimizer_new(const hq_parameters *parameters,
                            const char *config_json,
@@ -1676,6 +1684,11 @@ hq_status hq_optimizer_step_arrays(hq_optimizer *optimizer,
                                    const hq_training_state *state,
                                    hq_update_report *report);
 
+// Tells an optimizer with the radius rule "reduction-ratio" by how much its last step reduced the loss of that step's own batch:
+// loss before minus loss after, both over the same examples. Others ignore it.
+hq_status hq_optimizer_observe_reduction(hq_optimizer *optimizer,
+                                         float reduction);
+
 // Writes weights and the optimizer's state to one safetensors file, in one step: an older file stays whole if it fails.
 hq_status hq_optimizer_save(const hq_optimizer *optimizer, const hq_parameters *parameters, const char *path);
 
@@ -1695,7 +1708,7 @@ void hq_optimizer_free(hq_optimizer *optimizer);
 hq_status hq_auxiliary_new(const hq_auxiliary_options *options, hq_auxiliary_network **out);
 
 // The inputs for a step, HQ_AUXILIARY_INPUTS numbers, each within +-3: ratios of loss and gradient norm to their running
-// means. Call it once a step.
+// means, length of the step in the trust region, flip rate, progress. Call it once a step.
 hq_status hq_auxiliary_observe(hq_auxiliary_network *network,
                                const hq_training_state *state,
                                float *inputs);

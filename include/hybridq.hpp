@@ -388,6 +388,7 @@ public:
         check(hq_optimizer_step(get(), context.get(), parameters.get(), &state, &report));
         return report;
     }
+    void observe_reduction(float reduction) { check(hq_optimizer_observe_reduction(get(), reduction)); }
 };
 
 }  // namespace hybridq

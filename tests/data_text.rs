@@ -139,7 +139,8 @@ fn files_that_are_no_tokenizer_are_errors() {
     // A merge of tokens that are not there, and one longer than every token, at which the crate panics.
     write(folder.path(), "vocab.json", "{\"t\": 0, \"h\": 1}");
     for merge in ["x y", "t h"] {
-        write(folder.path(), "merges.txt", &format!("#version: 0.2\n{merge}\n"));
+        let merges = format!("#version: 0.2\n{merge}\n");
+        write(folder.path(), "merges.txt", &merges);
         let text = message(folder.path());
         assert!(text.contains("vocab.json") && text.lines().count() == 1, "{text}");
     }

@@ -260,8 +260,9 @@ fn the_warm_start_fits_two_and_three_outputs_and_can_be_left_out() {
     let mut weights = vec![0.0; count];
     weights[7] = f32::NAN;
     assert!(network.set_weights(&weights).is_err());
-    let cold = OptimizerConfig { auxiliary_nn_warm_start: false, ..OptimizerConfig::default() };
-    for (config, warm) in [(OptimizerConfig::default(), true), (cold, false)] {
+    let scheduled = OptimizerConfig { trust_radius_rule: RadiusRule::Schedule, ..OptimizerConfig::default() };
+    let cold = OptimizerConfig { auxiliary_nn_warm_start: false, ..scheduled.clone() };
+    for (config, warm) in [(scheduled, true), (cold, false), (OptimizerConfig::default(), false)] {
         let optimizer = config.build(&store()).unwrap();
         let warmed = AuxiliaryNetwork::warm_started(2, 0.001, 0.01).unwrap();
         assert_eq!(optimizer.auxiliary_network() == Some(&warmed), warm);

@@ -171,11 +171,12 @@ pub unsafe extern "C" fn hq_schedule_at(
 
 /// Makes an optimizer for `parameters`. `config_json` may be NULL, or is a JSON object of some of these fields (the others
 /// have their defaults): `optimizer` ("hybrid", "adamw", "sgd"), `inner` ("adamw", "sgd"), `momentum` (0.9), `beta2` (0.95), `epsilon`
-/// (1e-8), `use_auxiliary_nn` (true), `auxiliary_nn_hidden_size` (16), `auxiliary_nn_learning_rate` (0.001), `auxiliary_nn_warm_start` (true),
-/// `auxiliary_nn_output_size` (2), `use_adaptive_lr` (true), `use_trust_region` (true), `initial_trust_radius` (0.01),
-/// `trust_radius_adaptation` (true), `trust_radius_rule` ("network", "schedule", which needs `base_learning_rate`), `trust_norm` ("l2", "max", "spectral"), `trust_scope` ("global", "tensor"), `radius_mode`
-/// ("relative", "absolute"), `steepest_momentum` (0.95), `steepest_rms` (0.2) and `newton_schulz_iterations` (3) of steps in the max
-/// and spectral norms, `seed`.
+/// (1e-8), `use_auxiliary_nn` (true), `auxiliary_nn_hidden_size` (16), `auxiliary_nn_learning_rate` (0.001),
+/// `auxiliary_nn_warm_start` (true), `auxiliary_nn_output_size` (2), `use_adaptive_lr` (true), `use_trust_region` (true),
+/// `initial_trust_radius` (0.01), `trust_radius_adaptation` (true), `trust_radius_rule` ("network", "schedule", which needs
+/// `base_learning_rate`, "reduction-ratio", which needs hq_optimizer_observe_reduction), `trust_norm` ("l2", "max", "spectral"),
+/// `trust_scope` ("global", "tensor"), `radius_mode` ("relative", "initial", "absolute"), `steepest_momentum` (0.95),
+/// `steepest_rms` (0.2) and `newton_schulz_iterations` (3) of steps in the max and spectral norms, `seed`.
 /// HQ_INVALID_VALUE names an unknown field or a value out of range.
 ///
 /// # Safety
@@ -301,6 +302,21 @@ pub unsafe extern "C" fn hq_optimizer_step_arrays(
         if let Some(report) = report {
             report.write(found);
         }
+        Ok(())
+    })
+}
+
+/// Tells an optimizer with the radius rule "reduction-ratio" by how much its last step reduced the loss of that step's own batch:
+/// loss before minus loss after, both over the same examples. Others ignore it.
+///
+/// # Safety
+/// The pointers are as [`crate::capi`] says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hq_optimizer_observe_reduction(optimizer: *mut hq_optimizer, reduction: f32) -> hq_status {
+    guard("hq_optimizer_observe_reduction", || {
+        // SAFETY: as the caller vouches.
+        let optimizer = unsafe { handle_mut(optimizer, "optimizer") }?;
+        optimizer.observe_reduction(reduction);
         Ok(())
     })
 }

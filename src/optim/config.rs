@@ -49,7 +49,8 @@ pub struct OptimizerConfig {
     /// Hidden units of the auxiliary network.
     pub auxiliary_nn_hidden_size: usize,
     /// Whether the network starts from meta-trained weights ([`super::AuxiliaryNetwork::warm_started`]) instead of a neutral
-    /// output. They steer steps within a trust region and are for 16 hidden units: otherwise the network starts fresh.
+    /// output. They steer steps within a radius that follows the schedule and are for 16 hidden units: otherwise the network
+    /// starts fresh.
     pub auxiliary_nn_warm_start: bool,
     /// Learning rate of the auxiliary network's own Adam.
     pub auxiliary_nn_learning_rate: f32,

@@ -64,6 +64,8 @@ struct LastStep {
     loss: f32,
     update_norm: f32,
     predicted_reduction: f32,
+    /// Norm of the gradients before clipping over that after, 1 or more.
+    clipped: f32,
     constraint_active: bool,
 }
 
@@ -98,7 +100,11 @@ impl HybridOptimizer {
         }
         let (hidden, outputs) = (config.auxiliary_nn_hidden_size, config.auxiliary_nn_output_size);
         let (rate, radius) = (config.auxiliary_nn_learning_rate, config.initial_trust_radius);
-        let warm = config.auxiliary_nn_warm_start && config.use_trust_region && hidden == WARM_HIDDEN_SIZE;
+        // The weights were found with a radius that follows the schedule.
+        let scheduled = config.use_trust_region
+            && config.trust_radius_adaptation
+            && config.trust_radius_rule == RadiusRule::Schedule;
+        let warm = config.auxiliary_nn_warm_start && scheduled && hidden == WARM_HIDDEN_SIZE;
         let network = if warm {
             AuxiliaryNetwork::warm_started(outputs, rate, radius)?
         } else {
@@ -224,11 +230,9 @@ impl Optimizer for HybridOptimizer {
         let rates: Vec<f32> = constrained.factors.iter().map(|factor| (f64::from(rate) * factor) as f32).collect();
         self.inner.apply(context, store, &rates);
 
-        // Of the gradients before clipping, which are what the loss follows.
-        let clipped = (state.gradient_norm / gradient_squares.sqrt()).max(1.0);
-        let clipped = if clipped.is_finite() { clipped } else { 1.0 };
-        let terms = parts.iter().zip(&rates).map(|(part, &rate)| f64::from(rate) * part.sums.gradient_update);
-        let predicted = clipped * terms.sum::<f64>();
+        let predicted: f64 =
+            parts.iter().zip(&rates).map(|(part, &rate)| f64::from(rate) * part.sums.gradient_update).sum();
+        let clipped = state.gradient_norm / gradient_squares.sqrt();
         let elements: usize = parts.iter().map(|part| part.len).sum();
         report.update_norm = constrained.update_norm;
         report.constraint_active = constrained.constrained_elements > 0;
@@ -240,6 +244,7 @@ impl Optimizer for HybridOptimizer {
             loss: state.loss,
             update_norm: whole.update_squares.sqrt() as f32,
             predicted_reduction: predicted as f32,
+            clipped: if clipped > 1.0 && clipped.is_finite() { clipped as f32 } else { 1.0 },
             constraint_active: report.constraint_active,
         };
         let finite = last.loss.is_finite() && last.update_norm.is_finite() && last.predicted_reduction.is_finite();
@@ -251,7 +256,8 @@ impl Optimizer for HybridOptimizer {
         let Some(last) = self.state.last.filter(|last| last.predicted_reduction > 0.0 && actual.is_finite()) else {
             return;
         };
-        let ratio = actual / last.predicted_reduction;
+        // The loss follows the gradients as they were before clipping.
+        let ratio = actual / (last.clipped * last.predicted_reduction);
         let factor = match ratio {
             _ if ratio < 0.25 => 0.5,
             _ if ratio > 0.75 && last.constraint_active => 2.0,

@@ -52,7 +52,7 @@ pub struct TrainConfig {
     pub auxiliary_nn_hidden_size: usize,
     /// Its learning rate.
     pub auxiliary_nn_learning_rate: f64,
-    /// Whether the network starts from meta-trained weights (for 16 hidden units and a trust region) or neutral.
+    /// Whether the network starts from meta-trained weights (for 16 hidden units and a radius by the schedule) or neutral.
     pub auxiliary_nn_warm_start: bool,
     /// Whether the update's norm is bounded.
     pub use_trust_region: bool,

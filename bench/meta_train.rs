@@ -1,7 +1,7 @@
 //! Makes the auxiliary network's starting weights (`src/optim/warm_start.json`): an evolution strategy over many small tasks.
 //!
 //! ```text
-//! cargo run --release --example meta_train -- [GENERATIONS, default 30] [OUT, default src/optim/warm_start.json]
+//! cargo run --release --example meta_train -- [GENERATIONS, default 14] [OUT, default src/optim/warm_start.json]
 //! ```
 //!
 //! A task is a ternary decoder (2 x 64) on a text drawn from a random Markov chain, trained for 160 steps at a learning rate
@@ -161,7 +161,7 @@ fn initial_weights() -> Vec<f32> {
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let generations: u32 = arguments.next().map_or(30, |text| text.parse().expect("GENERATIONS: a whole number"));
+    let generations: u32 = arguments.next().map_or(14, |text| text.parse().expect("GENERATIONS: a whole number"));
     let out = arguments.next().unwrap_or_else(|| "src/optim/warm_start.json".into());
     let folder = tempfile::tempdir().expect("a temporary folder");
     let bench = Bench { folder: folder.path().to_path_buf() };

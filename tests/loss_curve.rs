@@ -9,7 +9,12 @@ use hybridq::train::{LanguageModelTrainer, RunPlace, TrainConfig};
 /// Losses of [`curve`] on a machine with AVX-512. The dense f32 products (attention, head) come from a crate that picks
 /// its own instruction set by the machine, so other machines differ by rounding, which training then amplifies.
 #[rustfmt::skip]
-const STORED: [f64; 20] = [5.544502, 5.480712, 5.248339, 5.067775, 4.887347, 4.725945, 4.541490, 4.517226, 4.143160, 4.670093, 3.769947, 3.630700, 3.980167, 3.393417, 3.310818, 3.750511, 3.641810, 3.411688, 3.106400, 3.112589];
+const STORED: [f64; 20] = [
+    5.544502, 5.480712, 5.248339, 5.067775, 4.887347,
+    4.725945, 4.541490, 4.517226, 4.143160, 4.670093,
+    3.769947, 3.630700, 3.980167, 3.393417, 3.310818,
+    3.750511, 3.641810, 3.411688, 3.106400, 3.112589,
+];
 const STORED_TOLERANCE: f64 = 2e-3;
 
 /// Losses of twenty hybrid steps, every part on, of a small ternary model.

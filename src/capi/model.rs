@@ -286,10 +286,10 @@ pub unsafe extern "C" fn hq_model_get_weights(
     guard("hq_model_get_weights", || {
         // SAFETY: as the caller vouches.
         let store = &unsafe { model_of(model) }?.model.store;
-        let found = store.weight(id_of(store, index)?);
+        let found = store.weight_values(id_of(store, index)?);
         expect_len(len, found.len(), "len")?;
         // SAFETY: as the caller vouches.
-        unsafe { output(weights, len, "weights") }?.copy_from_slice(found);
+        unsafe { output(weights, len, "weights") }?.copy_from_slice(&found);
         Ok(())
     })
 }

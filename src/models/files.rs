@@ -16,6 +16,7 @@ use super::packed_rows;
 use super::quantization_json::scales_divide;
 use crate::formats::{Dtype, SafetensorsFolder, TensorData, atomic_write, write_safetensors};
 use crate::nn::{ParamKind, ParamSpec, ParamStore, Precision};
+use crate::quant::Stored;
 use crate::{Error, Result};
 
 const CONFIG_FILE: &str = "config.json";
@@ -91,15 +92,18 @@ impl Model {
             .ids()
             .map(|id| {
                 let spec = self.store.spec(id);
-                let (name, weight) = (spec.name.as_str(), self.store.weight(id));
-                match plain_form(&self.config, spec) {
-                    Form::Transposed => {
+                let name = spec.name.as_str();
+                match (plain_form(&self.config, spec), self.store.stored_weight(id)) {
+                    (Form::Transposed, _) => {
                         let (rows, cols) = (spec.shape[0], spec.shape[1]);
                         TensorData::made(name, Dtype::F32, &[cols, rows], move || {
-                            bytemuck::cast_slice(&transposed(weight, rows, cols)).to_vec()
+                            bytemuck::cast_slice(&transposed(&self.store.weight_values(id), rows, cols)).to_vec()
                         })
                     }
-                    _ => TensorData::new(name, &spec.shape, weight),
+                    (_, Stored::F32(weight)) => TensorData::new(name, &spec.shape, weight),
+                    _ => TensorData::made(name, Dtype::F32, &spec.shape, move || {
+                        bytemuck::cast_slice(&self.store.weight_values(id)).to_vec()
+                    }),
                 }
             })
             .collect();

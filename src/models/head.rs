@@ -107,7 +107,7 @@ impl Model {
         for id in model.store.ids() {
             let spec = model.store.spec(id).clone();
             if let Some(own) = self.store.find(&spec.name).filter(|&own| self.store.spec(own).shape == spec.shape) {
-                model.store.weight_mut(id).copy_from_slice(self.store.weight(own));
+                model.store.weight_mut(id).copy_from_slice(&self.store.weight_values(own));
             }
         }
         Ok(model)

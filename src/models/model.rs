@@ -43,6 +43,12 @@ impl Model {
         Ok(Model { config, plan, store })
     }
 
+    /// Keeps latent weights, gradients or both in bf16 while training, where the operations take that: see
+    /// [`Plan::keep_in_bf16`].
+    pub fn keep_in_bf16(&mut self, weights: bool, gradients: bool, seed: u64) {
+        self.plan.keep_in_bf16(&mut self.store, weights, gradients, seed);
+    }
+
     fn with_zeros(config: ModelConfig) -> Result<Self> {
         config.validate()?;
         let Declaration { plan, parameters, .. } = Model::declare(&config);

@@ -7,6 +7,7 @@
 mod buffers;
 mod executor;
 mod key_value_cache;
+mod numbers;
 pub mod ops;
 mod param_store;
 mod plan;
@@ -17,6 +18,7 @@ mod workspace;
 pub use buffers::Buffers;
 pub use executor::{AttentionWeights, Batch, Executor, GradientErrors, IGNORED, Mode, Pass, StepRandomness};
 pub use key_value_cache::KeyValueCache;
+pub use numbers::KeptPrecision;
 pub use ops::{GradPrecision, HeadPrecision};
 pub use param_store::{Init, ParamId, ParamKind, ParamSpec, ParamStore, Precision};
 pub use plan::{BufferId, BufferKind, BufferSpec, Operation, Plan, PlanBuilder, Rows, Scratch};

@@ -1,18 +1,22 @@
 //! Parameters: names, shapes and kinds over flat buffers of weights and gradients, and the quantized copies.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
+use super::numbers::{KeptPrecision, Numbers};
+use crate::dispatch::{Context, StochasticRounding};
 pub use crate::quant::Precision;
-use crate::quant::QuantizedWeight;
+use crate::quant::{QuantizedWeight, Stored, StoredMut};
 use crate::tensor::{AlignedBuffer, RandomStream};
 use crate::{Error, Result};
 
 /// Random streams of parameter initialisation (see [`RandomStream::new`]).
 const INIT_PURPOSE: u32 = 1;
 
-/// Every tensor starts at a multiple of this many floats (64 bytes).
-const ALIGN_ELEMENTS: usize = 16;
+/// Random streams of the rounding of weights that are kept in bf16.
+const WEIGHT_PURPOSE: u32 = 72;
 
 /// Names a parameter of one [`ParamStore`]. Sharing a tensor means holding the same id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -78,17 +82,24 @@ impl ParamSpec {
     }
 }
 
-/// All parameters of a model: latent f32 weights and gradients, each in one flat buffer in declaration order, and the
-/// quantized copies the forward pass reads.
+/// All parameters of a model: latent weights and gradients, each in one flat buffer in declaration order, and the quantized
+/// copies the forward pass reads.
+///
+/// Weights and gradients are f32; [`ParamStore::keep_in_bf16`] keeps chosen ones in half the memory, rounded stochastically
+/// whenever they change. Such a tensor has no slice of f32: [`ParamStore::weight_values`] and
+/// [`ParamStore::gradient_values`] give every tensor's numbers.
 #[derive(Debug)]
 pub struct ParamStore {
     specs: Vec<ParamSpec>,
-    offsets: Vec<usize>,
-    weights: AlignedBuffer<f32>,
-    gradients: AlignedBuffer<f32>,
+    weights: Numbers,
+    gradients: Numbers,
     quantized: Vec<Option<QuantizedWeight>>,
-    /// Which parameters have f32 weights.
+    /// Which parameters have latent weights.
     latent: Vec<bool>,
+    /// Weights in bf16 of the tensor that is being quantized, as f32.
+    decoded: AlignedBuffer<f32>,
+    /// Of the rounding of weights in bf16.
+    seed: u64,
 }
 
 impl ParamStore {
@@ -99,15 +110,10 @@ impl ParamStore {
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(Error::invalid("parameter", "unique names", pair[0]));
         }
-        let mut offsets = Vec::with_capacity(specs.len());
-        let mut end = 0usize;
-        for spec in &specs {
-            offsets.push(end);
-            end += spec.len().next_multiple_of(ALIGN_ELEMENTS);
-        }
+        let forms: Vec<_> = specs.iter().map(|spec| (KeptPrecision::F32, spec.len())).collect();
         let (quantized, latent) = (specs.iter().map(|_| None).collect(), vec![true; specs.len()]);
-        let (weights, gradients) = (AlignedBuffer::zeroed(end), AlignedBuffer::zeroed(end));
-        Ok(ParamStore { specs, offsets, weights, gradients, quantized, latent })
+        let [weights, gradients] = [(); 2].map(|()| Numbers::zeroed(&forms));
+        Ok(ParamStore { specs, weights, gradients, quantized, latent, decoded: AlignedBuffer::default(), seed: 0 })
     }
 
     /// A store to compute with, not to train: a parameter has the packed form given for it, in the order of `specs`, or
@@ -129,12 +135,12 @@ impl ParamStore {
         Ok(ParamStore { specs, quantized: forms, latent, ..store })
     }
 
-    /// Whether a parameter has f32 weights: all have, but those of [`ParamStore::packed`].
+    /// Whether a parameter has latent weights: all have, but those of [`ParamStore::packed`].
     pub fn has_weights(&self, id: ParamId) -> bool {
         self.latent[id.0]
     }
 
-    /// Error: a parameter without f32 weights.
+    /// Error: a parameter without latent weights.
     pub fn check_weights(&self) -> Result<()> {
         match self.ids().find(|&id| !self.has_weights(id)) {
             None => Ok(()),
@@ -181,68 +187,160 @@ impl ParamStore {
     /// Bytes of the latent weights, of the gradients, and of the quantized copies there are.
     pub fn memory_bytes(&self) -> [usize; 3] {
         let quantized = self.quantized.iter().flatten().map(QuantizedWeight::memory_bytes).sum();
-        [size_of_val(&self.weights[..]), size_of_val(&self.gradients[..]), quantized]
+        [self.weights.bytes() + size_of_val(&self.decoded[..]), self.gradients.bytes(), quantized]
     }
 
-    fn range(&self, id: ParamId) -> std::ops::Range<usize> {
-        let start = self.offsets[id.0];
-        start..start + if self.latent[id.0] { self.specs[id.0].len() } else { 0 }
+    /// From here on the weights, the gradients, or both of the parameters that `chosen` names are kept in bf16: weights as
+    /// they are now, rounded to nearest, gradients from zero on. `seed`: of all later rounding, which is stochastic.
+    pub(super) fn keep_in_bf16(&mut self, weights: bool, gradients: bool, seed: u64, chosen: impl Fn(ParamId) -> bool) {
+        let form = |of_these: bool, id: ParamId| match of_these && chosen(id) {
+            true => KeptPrecision::Bf16,
+            false => KeptPrecision::F32,
+        };
+        let len = |id: ParamId| if self.latent[id.0] { self.specs[id.0].len() } else { 0 };
+        let forms = |of_these| self.ids().map(|id| (form(of_these, id), len(id))).collect::<Vec<_>>();
+        let (of_weights, of_gradients) = (forms(weights), forms(gradients));
+        // The old memory goes before the new one comes.
+        self.gradients = Numbers::default();
+        self.gradients = Numbers::zeroed(&of_gradients);
+        self.weights = self.weights.in_forms(&of_weights);
+        let is_decoded = |id: &ParamId| {
+            matches!(self.stored_weight(*id), Stored::Bf16(_)) && self.spec(*id).precision != Precision::F32
+        };
+        let longest = self.ids().filter(is_decoded).map(len).max().unwrap_or(0);
+        self.decoded = AlignedBuffer::zeroed(longest);
+        self.seed = seed;
     }
 
-    /// Latent weights, row-major; none where [`ParamStore::has_weights`] says so.
+    /// Whether any weights, and any gradients, are kept in bf16.
+    pub fn is_in_bf16(&self) -> [bool; 2] {
+        [&self.weights, &self.gradients].map(Numbers::has_bf16)
+    }
+
+    /// Latent weights, row-major; none where they are not kept in f32, or [`ParamStore::has_weights`] says so.
     pub fn weight(&self, id: ParamId) -> &[f32] {
-        &self.weights[self.range(id)]
+        self.weights.floats(id.0)
     }
 
-    /// Latent weights to change; [`ParamStore::quantize`] must follow before the next forward pass.
+    /// Latent weights to change, where they are kept in f32; [`ParamStore::quantize`] must follow before the next forward
+    /// pass.
     pub fn weight_mut(&mut self, id: ParamId) -> &mut [f32] {
-        let range = self.range(id);
-        &mut self.weights[range]
+        self.weights.floats_mut(id.0)
     }
 
-    /// The gradient of the loss.
+    /// The latent weights in f32, however they are kept.
+    pub fn weight_values(&self, id: ParamId) -> Cow<'_, [f32]> {
+        self.weights.values(id.0)
+    }
+
+    /// The gradient of the loss; none where it is not kept in f32.
     pub fn gradient(&self, id: ParamId) -> &[f32] {
-        &self.gradients[self.range(id)]
+        self.gradients.floats(id.0)
     }
 
-    /// The gradient to add to.
+    /// The gradient to add to, where it is kept in f32.
     pub fn gradient_mut(&mut self, id: ParamId) -> &mut [f32] {
-        let range = self.range(id);
-        &mut self.gradients[range]
+        self.gradients.floats_mut(id.0)
     }
 
-    /// A parameter's weights to change beside its gradient: what an optimizer works on.
+    /// The gradient in f32, however it is kept.
+    pub fn gradient_values(&self, id: ParamId) -> Cow<'_, [f32]> {
+        self.gradients.values(id.0)
+    }
+
+    /// A parameter's weights to change beside its gradient, where both are kept in f32: what an optimizer works on.
     pub fn weight_and_gradient_mut(&mut self, id: ParamId) -> (&mut [f32], &mut [f32]) {
-        let range = self.range(id);
-        (&mut self.weights[range.clone()], &mut self.gradients[range])
+        (self.weights.floats_mut(id.0), self.gradients.floats_mut(id.0))
     }
 
-    /// A parameter's weights beside its gradient to add to: what a backward pass works on. The quantized copy comes
-    /// third.
+    /// A parameter's weights beside its gradient to add to, where both are kept in f32: what a backward pass works on. The
+    /// quantized copy comes third.
     pub fn backward_view(&mut self, id: ParamId) -> (&[f32], &mut [f32], Option<&QuantizedWeight>) {
-        let range = self.range(id);
-        (&self.weights[range.clone()], &mut self.gradients[range], self.quantized[id.0].as_ref())
+        (self.weights.floats(id.0), self.gradients.floats_mut(id.0), self.quantized[id.0].as_ref())
     }
 
-    /// All gradients as one slice (padding between tensors is zero): for norms and exchange between ranks.
+    /// The weights as they are kept.
+    pub(crate) fn stored_weight(&self, id: ParamId) -> Stored<'_> {
+        self.weights.stored(id.0)
+    }
+
+    /// The weights as they are kept, to change.
+    pub(crate) fn stored_weight_mut(&mut self, id: ParamId) -> StoredMut<'_> {
+        self.weights.stored_mut(id.0)
+    }
+
+    /// The gradient as it is kept.
+    pub(crate) fn stored_gradient(&self, id: ParamId) -> Stored<'_> {
+        self.gradients.stored(id.0)
+    }
+
+    /// As [`ParamStore::weight_and_gradient_mut`], however they are kept.
+    pub(crate) fn stored_for_update(&mut self, id: ParamId) -> (StoredMut<'_>, Stored<'_>) {
+        (self.weights.stored_mut(id.0), self.gradients.stored(id.0))
+    }
+
+    /// As [`ParamStore::backward_view`], however they are kept.
+    pub(crate) fn stored_for_backward(&mut self, id: ParamId) -> (Stored<'_>, StoredMut<'_>, Option<&QuantizedWeight>) {
+        (self.weights.stored(id.0), self.gradients.stored_mut(id.0), self.quantized[id.0].as_ref())
+    }
+
+    /// How the weights of a parameter are rounded at `step`, where they are not kept in f32.
+    pub(crate) fn weight_rounding(&self, id: ParamId, step: u64) -> StochasticRounding {
+        StochasticRounding::new(self.seed, WEIGHT_PURPOSE, step as u32, id.0 as u32)
+    }
+
+    /// All gradients that are kept in f32 as one slice (padding between tensors is zero): for norms and exchange between
+    /// ranks.
     pub fn gradients(&self) -> &[f32] {
-        &self.gradients
+        self.gradients.all_floats()
     }
 
-    /// All gradients, to scale.
+    /// All gradients that are kept in f32, to scale.
     pub fn gradients_mut(&mut self) -> &mut [f32] {
-        &mut self.gradients
+        self.gradients.all_floats_mut()
     }
 
     /// Sets every gradient to zero.
     pub fn zero_gradients(&mut self) {
-        self.gradients.fill(0.0);
+        self.gradients.clear();
+    }
+
+    /// Sets every gradient to zero, on the context's threads.
+    pub fn zero_gradients_on(&mut self, context: &Context) {
+        self.gradients.clear_on(context);
+    }
+
+    /// The Euclidean norm of all gradients. NaN if an element is NaN, else infinite if one is.
+    pub fn gradient_norm(&self, context: &Context) -> f64 {
+        self.gradients.norm(context)
+    }
+
+    /// Scales all gradients down to the norm `max` if theirs is larger; gives the norm before. A norm that is not finite is
+    /// returned as it is and they are left alone. `step`: of the rounding of those that are not kept in f32.
+    pub fn clip_gradients(&mut self, context: &Context, max: f64, step: u64) -> f64 {
+        let norm = self.gradients.norm(context);
+        if norm > max && norm.is_finite() {
+            self.gradients.scale(context, (max / norm) as f32, self.seed, step);
+        }
+        norm
     }
 
     /// A parameter's declaration and weights beside the quantized copy to renew.
-    pub(super) fn quantize_view(&mut self, id: ParamId) -> (&ParamSpec, &[f32], &mut Option<QuantizedWeight>) {
-        let range = self.range(id);
-        (&self.specs[id.0], &self.weights[range], &mut self.quantized[id.0])
+    pub(super) fn quantize_view(
+        &mut self,
+        context: &Context,
+        id: ParamId,
+    ) -> (&ParamSpec, &[f32], &mut Option<QuantizedWeight>) {
+        let (spec, copy) = (&self.specs[id.0], &mut self.quantized[id.0]);
+        match self.weights.stored(id.0) {
+            Stored::F32(weights) => (spec, weights, copy),
+            _ if spec.precision == Precision::F32 => (spec, &[], copy),
+            stored => {
+                let decoded = &mut self.decoded[..spec.len()];
+                stored.decode(context, decoded);
+                (spec, decoded, copy)
+            }
+        }
     }
 
     /// The quantized copy of a parameter; an error that names it if [`ParamStore::quantize`] was never called.

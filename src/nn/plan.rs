@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::executor::{Mode, Pass};
-use super::param_store::{Init, ParamId, ParamKind, ParamSpec, Precision};
+use super::param_store::{Init, ParamId, ParamKind, ParamSpec, ParamStore, Precision};
 use crate::Result;
 
 /// Names an activation buffer of one plan.
@@ -86,6 +86,11 @@ pub trait Operation: std::fmt::Debug + Send + Sync {
     fn is_cheap(&self) -> bool {
         false
     }
+    /// Whether this operation computes with a parameter's weights and gradient however they are kept
+    /// ([`super::ParamStore::keep_in_bf16`]); else both stay in f32.
+    fn takes_bf16(&self, _id: ParamId) -> bool {
+        false
+    }
     /// What the passes in `mode` take from the workspace for batches of up to `rows` rows: each entry is held at a time.
     fn scratch(&self, _plan: &Plan, _mode: Mode, _rows: usize) -> Vec<Scratch> {
         Vec::new()
@@ -103,6 +108,8 @@ pub struct Plan {
     pub(super) buffers: Vec<BufferSpec>,
     /// Operations of each block of the model, in order.
     pub(super) blocks: Vec<Range<usize>>,
+    /// Whether weights, and gradients, are kept in bf16 where all operations take that.
+    in_bf16: [bool; 2],
 }
 
 impl Plan {
@@ -119,6 +126,23 @@ impl Plan {
     /// Elements of the states of a sequence, recurrent layer after layer: see [`super::KeyValueCache::with_states`].
     pub fn state_widths(&self) -> Vec<usize> {
         self.operations.iter().filter_map(|operation| operation.state_width()).collect()
+    }
+
+    /// Keeps the latent weights, the gradients, or both in bf16 from here on: of every parameter whose operations all take
+    /// that (matrices of quantized layers, token tables). Half the memory; they are rounded stochastically, by `seed`,
+    /// whenever they change. Executors made before must not be used any more.
+    pub fn keep_in_bf16(&mut self, store: &mut ParamStore, weights: bool, gradients: bool, seed: u64) {
+        self.in_bf16 = [weights, gradients];
+        let takes = |id: ParamId| {
+            let mut users = self.operations.iter().filter(|operation| operation.parameters().contains(&id)).peekable();
+            users.peek().is_some() && users.all(|operation| operation.takes_bf16(id))
+        };
+        store.keep_in_bf16(weights, gradients, seed, takes);
+    }
+
+    /// Whether a parameter that `operation` takes in bf16 has its weights, and its gradient, so.
+    pub(super) fn in_bf16(&self) -> [bool; 2] {
+        self.in_bf16
     }
 
     /// Whether the model has an encoder for a source of its own.
@@ -228,6 +252,7 @@ impl PlanBuilder {
     /// The plan and the parameters it was declared with.
     pub fn finish(mut self) -> (Plan, Vec<ParamSpec>) {
         self.end_block();
-        (Plan { operations: self.operations, buffers: self.buffers, blocks: self.blocks }, self.parameters)
+        let Self { operations, buffers, blocks, parameters, .. } = self;
+        (Plan { operations, buffers, blocks, in_bf16: [false; 2] }, parameters)
     }
 }

@@ -23,7 +23,7 @@ impl ParamStore {
         let (mut flips, mut elements) = (0, 0);
         let mut total = [0f64; 2];
         for id in self.ids() {
-            let (spec, weights, copy) = self.quantize_view(id);
+            let (spec, weights, copy) = self.quantize_view(context, id);
             let precision = spec.precision;
             if precision == Precision::F32 || weights.is_empty() {
                 continue;

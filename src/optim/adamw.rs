@@ -2,13 +2,13 @@
 #![forbid(unsafe_code)]
 
 use super::direction::{BLOCK, Direction, Moments, plain_state, plain_step, total};
-use super::moment_buffer::Coding;
 use super::optimizer::{Optimizer, TrainingState, UpdateReport};
 use super::state::{OptimizerState, StatePrecision};
 use crate::Result;
 use crate::dispatch::{Context, StochasticRounding};
 use crate::kernels::{AdamWSettings, UpdateSums};
 use crate::nn::{ParamSpec, ParamStore};
+use crate::quant::Coding;
 
 /// AdamW with bias correction, as `torch.optim.AdamW` computes it:
 /// `m += (1-beta1)(g-m)`, `v = beta2 v + (1-beta2) g^2`, `u = m/(1-beta1^t) / (sqrt(v)/sqrt(1-beta2^t) + epsilon)`,
@@ -105,38 +105,50 @@ impl Direction for AdamW {
         let (kernels, settings) = (context.kernels(), self.settings);
         let (seed, step) = (self.seed, self.moments.counters.updates as u32);
         let each = |id: crate::nn::ParamId| {
-            let [m, v] = self.moments.blocks_mut(id.index());
-            let (gradient, weight) = (store.gradient(id), store.weight(id));
-            let blocks = m.zip(v).zip(gradient.chunks(BLOCK).zip(weight.chunks(BLOCK)));
+            let [m, v] = self.moments.both_mut(id.index());
+            let inputs = store.stored_gradient(id).blocks().zip(store.stored_weight(id).blocks());
+            let blocks = m.blocks().zip(v.blocks()).zip(inputs);
             total(context.map(blocks.enumerate(), |(block, ((m, v), (g, w)))| {
                 let coding = |moment: u32| Coding {
                     is_signed: moment == 0,
-                    block,
+                    first: block * BLOCK,
                     rounding: StochasticRounding::new(seed, STATE_PURPOSE, step, 2 * id.index() as u32 + moment),
                 };
-                m.update(kernels, coding(0), |m| {
-                    v.update(kernels, coding(1), |v| kernels.adamw_moments(g, w, &settings, m, v))
-                })
+                let advance = |g: &[f32], w: &[f32]| {
+                    m.update(kernels, coding(0), |m| {
+                        v.update(kernels, coding(1), |v| kernels.adamw_moments(g, w, &settings, m, v))
+                    })
+                };
+                g.read(kernels, true, |g| w.read(kernels, true, |w| advance(g, w)))
             }))
         };
         store.ids().map(each).collect()
     }
 
-    fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32]) {
+    fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32], step: u64) {
         let (kernels, settings) = (context.kernels(), &self.settings);
         context.install(|| {
             for id in store.ids() {
                 let rate = rates[id.index()];
                 let decay = f64::from(self.decoupled_decay(id.index(), self.weight_decay));
                 let keep = (1.0 - f64::from(rate) * decay) as f32;
-                let [m, v] = self.moments.blocks(id.index());
-                let (weight, gradient) = store.weight_and_gradient_mut(id);
-                let blocks = weight.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK));
-                context.for_each(blocks.zip(m.zip(v)), |((weight, gradient), (m, v))| {
-                    let mut apply = |m: &[f32], v: &[f32]| {
-                        kernels.adamw_apply(gradient, m, v, settings, keep, rate, weight);
+                let [m, v] = self.moments.both(id.index());
+                let rounding = store.weight_rounding(id, step);
+                let (weight, gradient) = store.stored_for_update(id);
+                let blocks = weight.blocks().zip(gradient.blocks()).zip(m.blocks().zip(v.blocks())).enumerate();
+                context.for_each(blocks, |(block, ((weight, gradient), (m, v)))| {
+                    let apply = |gradient: &[f32], m: &[f32], v: &[f32]| {
+                        weight.update(kernels, Coding { is_signed: true, first: block * BLOCK, rounding }, |weight| {
+                            kernels.adamw_apply(gradient, m, v, settings, keep, rate, weight);
+                        });
                     };
-                    m.read(kernels, true, |m| v.read(kernels, false, |v| apply(m, v)));
+                    m.read(kernels, true, |m| {
+                        v.read(kernels, false, |v| match settings.bias {
+                            // The kernel does not read the gradient: any numbers will do.
+                            0.0 => apply(m, m, v),
+                            _ => gradient.read(kernels, true, |gradient| apply(gradient, m, v)),
+                        });
+                    });
                 });
             }
         });

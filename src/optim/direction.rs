@@ -3,20 +3,19 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::moment_buffer::{ALIGN, BlocksMut, MomentBlock, MomentBuffer};
+use super::moment_buffer::{ALIGN, MomentBuffer};
 use super::optimizer::{TrainingState, UpdateReport};
 use super::state::{OptimizerState, StatePrecision, StateTensor, StateValues};
 use super::trust_region::Ball;
 use crate::dispatch::Context;
 use crate::kernels::UpdateSums;
 use crate::nn::{ParamKind, ParamSpec, ParamStore};
+pub(super) use crate::quant::BLOCK;
+use crate::quant::{Stored, StoredMut};
 use crate::{Error, Result};
 
 /// What the maxima of blocks in 8 bits are called, behind the moment's name.
 const MAXIMA: &str = "_maxima";
-
-/// Elements of a parallel block: fixed, so that sums do not depend on the number of threads.
-pub(super) const BLOCK: usize = 1 << 14;
 
 /// A plain optimizer split in two, so that a controller can set the rate of each parameter between the passes.
 pub(super) trait Direction: std::fmt::Debug + Send + Sync {
@@ -26,8 +25,9 @@ pub(super) trait Direction: std::fmt::Debug + Send + Sync {
     /// Pass 1: takes the gradients in and returns the sums of each parameter's update. `bias`: lean on momentum.
     fn advance(&mut self, context: &Context, store: &mut ParamStore, weight_decay: f32, bias: f32) -> Vec<UpdateSums>;
 
-    /// Pass 2: applies the update of the last pass 1 with one rate per parameter.
-    fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32]);
+    /// Pass 2: applies the update of the last pass 1 with one rate per parameter. `step`: of the rounding of weights that
+    /// are not kept in f32.
+    fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32], step: u64);
 
     /// Moments beside the first ones, of tensors those do not cover.
     fn more_moments(&self) -> Option<&Moments> {
@@ -132,19 +132,16 @@ impl Moments {
         &mut self.buffers[0].floats_mut()[range]
     }
 
-    /// The blocks of both moments, to read.
-    pub fn blocks(
-        &self,
-        parameter: usize,
-    ) -> [impl ExactSizeIterator<Item = MomentBlock<'_>> + DoubleEndedIterator; 2] {
-        [0, 1].map(|moment| self.buffers[moment].blocks(self.entries[parameter].range()))
+    /// Both moments, to read.
+    pub fn both(&self, parameter: usize) -> [Stored<'_>; 2] {
+        [0, 1].map(|moment| self.buffers[moment].stored(self.entries[parameter].range()))
     }
 
-    /// The blocks of both moments, to change.
-    pub fn blocks_mut(&mut self, parameter: usize) -> [BlocksMut<'_>; 2] {
+    /// Both moments, to change.
+    pub fn both_mut(&mut self, parameter: usize) -> [StoredMut<'_>; 2] {
         let range = self.entries[parameter].range();
         let [first, second] = &mut self.buffers[..] else { unreachable!("two moments") };
-        [first.blocks_mut(range.clone()), second.blocks_mut(range)]
+        [first.stored_mut(range.clone()), second.stored_mut(range)]
     }
 
     /// Both moments of every parameter at once.
@@ -230,7 +227,8 @@ impl Moments {
         let kernels = context.kernels();
         let mut total = 0.0;
         for (id, entry) in store.ids().zip(&self.entries) {
-            let blocks = context.map(store.gradient(id).chunks(BLOCK), |block| kernels.sum_squares(block));
+            let squares = |block: Stored<'_>| block.read(kernels, true, |block| kernels.sum_squares(block));
+            let blocks = context.map(store.stored_gradient(id).blocks(), squares);
             let squares: f64 = blocks.iter().sum();
             if !squares.is_finite() {
                 self.counters.skipped += 1;
@@ -283,7 +281,7 @@ pub(super) fn plain_step(
         return Ok(report);
     }
     let sums = direction.advance(context, store, state.weight_decay, 0.0);
-    direction.apply(context, store, &vec![rate; sums.len()]);
+    direction.apply(context, store, &vec![rate; sums.len()], state.step);
     let rate = f64::from(rate);
     let squares = sums.iter().enumerate().map(|(parameter, sums)| {
         rate * rate * step_squares(sums, f64::from(direction.decoupled_decay(parameter, state.weight_decay)))

@@ -228,7 +228,7 @@ impl Optimizer for HybridOptimizer {
         let rate = state.learning_rate * output.multiplier;
         let constrained = region.constrain(f64::from(report.trust_radius), f64::from(rate), &parts);
         let rates: Vec<f32> = constrained.factors.iter().map(|factor| (f64::from(rate) * factor) as f32).collect();
-        self.inner.apply(context, store, &rates);
+        self.inner.apply(context, store, &rates, state.step);
 
         let predicted: f64 =
             parts.iter().zip(&rates).map(|(part, &rate)| f64::from(rate) * part.sums.gradient_update).sum();

@@ -8,6 +8,7 @@ use crate::Result;
 use crate::dispatch::Context;
 use crate::kernels::{SgdSettings, UpdateSums};
 use crate::nn::{ParamId, ParamSpec, ParamStore};
+use crate::quant::Coding;
 
 /// SGD with momentum, as `torch.optim.SGD` computes it without dampening: `v = momentum v + g + decay w`,
 /// `w = w - lr v`. Decay acts on linear weights and embeddings only.
@@ -59,23 +60,29 @@ impl Direction for Sgd {
         let kernels = context.kernels();
         let each = |id: ParamId| {
             let settings = self.settings_of(id.index());
-            let inputs = store.gradient(id).chunks(BLOCK).zip(store.weight(id).chunks(BLOCK));
+            let inputs = store.stored_gradient(id).blocks().zip(store.stored_weight(id).blocks());
             let blocks = self.moments.first_mut(id.index()).chunks_mut(BLOCK).zip(inputs);
-            total(context.map(blocks, |(v, (g, w))| kernels.sgd_velocity(g, w, &settings, v)))
+            total(context.map(blocks, |(v, (g, w))| {
+                g.read(kernels, true, |g| w.read(kernels, true, |w| kernels.sgd_velocity(g, w, &settings, v)))
+            }))
         };
         store.ids().map(each).collect()
     }
 
-    fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32]) {
+    fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32], step: u64) {
         let kernels = context.kernels();
         context.install(|| {
             for id in store.ids() {
                 let (settings, rate) = (self.settings_of(id.index()), rates[id.index()]);
                 let velocity = self.moments.get(0, id.index()).chunks(BLOCK);
-                let (weight, gradient) = store.weight_and_gradient_mut(id);
-                let blocks = weight.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)).zip(velocity);
-                context.for_each(blocks, |((weight, gradient), v)| {
-                    kernels.sgd_apply(gradient, v, &settings, rate, weight);
+                let rounding = store.weight_rounding(id, step);
+                let (weight, gradient) = store.stored_for_update(id);
+                let blocks = weight.blocks().zip(gradient.blocks()).zip(velocity).enumerate();
+                context.for_each(blocks, |(block, ((weight, gradient), v))| {
+                    let coding = Coding { is_signed: true, first: block * BLOCK, rounding };
+                    gradient.read(kernels, true, |g| {
+                        weight.update(kernels, coding, |weight| kernels.sgd_apply(g, v, &settings, rate, weight))
+                    });
                 });
             }
         });

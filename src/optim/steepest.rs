@@ -7,6 +7,7 @@ use super::trust_region::{Ball, TrustNorm};
 use crate::dispatch::Context;
 use crate::kernels::UpdateSums;
 use crate::nn::{ParamKind, ParamSpec, ParamStore};
+use crate::quant::Coding;
 
 /// What the steps of [`SteepestDescent`] are made with.
 #[derive(Clone, Copy, Debug)]
@@ -109,16 +110,16 @@ impl Direction for SteepestDescent {
         // One task a tensor: a product of this size is not worth splitting between threads.
         let found = {
             let each = |((momentum, update), id): ((&mut [f32], &mut [f32]), crate::nn::ParamId)| {
-                let (gradient, weight) = (store.gradient(id), store.weight(id));
-                let inputs = gradient.chunks(BLOCK).zip(weight.chunks(BLOCK));
-                let blocks = momentum.chunks_mut(BLOCK).zip(update.chunks_mut(BLOCK)).zip(inputs);
-                let mut sums = total(
-                    context.map(blocks, |((m, u), (g, w))| kernels.steepest_momentum(g, w, (new_share, lean), m, u)),
-                );
+                let inputs = || store.stored_gradient(id).blocks().zip(store.stored_weight(id).blocks());
+                let blocks = momentum.chunks_mut(BLOCK).zip(update.chunks_mut(BLOCK)).zip(inputs());
+                let mut sums = total(context.map(blocks, |((m, u), (g, w))| {
+                    let mut advance = |g: &[f32], w: &[f32]| kernels.steepest_momentum(g, w, (new_share, lean), m, u);
+                    g.read(kernels, true, |g| w.read(kernels, true, |w| advance(g, w)))
+                }));
                 self.shape_update(context, &store.spec(id).shape, update);
-                let inputs = gradient.chunks(BLOCK).zip(weight.chunks(BLOCK));
-                let blocks = update.chunks(BLOCK).zip(inputs);
-                sums += total(context.map(blocks, |(u, (g, w))| kernels.steepest_sums(g, w, u)));
+                sums += total(context.map(update.chunks(BLOCK).zip(inputs()), |(u, (g, w))| {
+                    g.read(kernels, true, |g| w.read(kernels, true, |w| kernels.steepest_sums(g, w, u)))
+                }));
                 (id.index(), sums)
             };
             context.map(covered.into_iter(), each)
@@ -128,8 +129,8 @@ impl Direction for SteepestDescent {
         all
     }
 
-    fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32]) {
-        self.inner.apply(context, store, rates);
+    fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32], step: u64) {
+        self.inner.apply(context, store, rates, step);
         let kernels = context.kernels();
         context.install(|| {
             for id in store.ids() {
@@ -137,8 +138,12 @@ impl Direction for SteepestDescent {
                 let rate = rates[id.index()];
                 let decay = f64::from(self.decoupled_decay(id.index(), self.weight_decay));
                 let keep = (1.0 - f64::from(rate) * decay) as f32;
-                let blocks = store.weight_mut(id).chunks_mut(BLOCK).zip(update.chunks(BLOCK));
-                context.for_each(blocks, |(weight, update)| kernels.steepest_apply(update, keep, rate, weight));
+                let rounding = store.weight_rounding(id, step);
+                let blocks = store.stored_for_update(id).0.blocks().zip(update.chunks(BLOCK)).enumerate();
+                context.for_each(blocks, |(block, (weight, update))| {
+                    let coding = Coding { is_signed: true, first: block * BLOCK, rounding };
+                    weight.update(kernels, coding, |weight| kernels.steepest_apply(update, keep, rate, weight));
+                });
             }
         });
     }

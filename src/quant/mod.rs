@@ -16,6 +16,7 @@ mod quantized_rows;
 mod quantized_tensor;
 mod quantized_weight;
 mod quantizer;
+mod stored;
 
 pub use adaptive::{AdaptiveQuantizer, BitUnit, distortion, mean_bits};
 pub use compression::compression_ratio;
@@ -32,3 +33,4 @@ pub use quantized_rows::QuantizedRows;
 pub use quantized_tensor::QuantizedTensor;
 pub use quantized_weight::{QuantizedWeight, Requantized};
 pub use quantizer::{Quantizer, ScaleRule};
+pub(crate) use stored::{BLOCK, CODED_BLOCK, Coding, Stored, StoredMut};

@@ -1,6 +1,6 @@
 //! Checkpoints: one safetensors file each, with everything a run needs to go on exactly.
 //!
-//! Tensors are `weight.NAME` (latent f32 weights) and `optimizer.NAME`; the metadata key `hybridq` holds the
+//! Tensors are `weight.NAME` (latent weights as they are kept: f32 or bf16) and `optimizer.NAME`; the metadata key `hybridq` holds the
 //! [`CheckpointHeader`] as JSON, `sha256` the checksum of header and tensors. A file is written beside its place, synced
 //! and renamed, so that a kill at any moment leaves the older files whole; the two newest are kept.
 #![forbid(unsafe_code)]
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::formats::{SafetensorsFile, TensorData, write_safetensors};
 use crate::nn::ParamStore;
 use crate::optim::{Optimizer, OptimizerState, StateTensor, StateValues};
+use crate::quant::{Stored, StoredMut};
 use crate::{Error, Result};
 
 /// Version of the layout; a reader refuses others.
@@ -94,11 +95,12 @@ impl Checkpoint {
         header.scalars = state.scalars.clone();
         let mut tensors = Vec::new();
         for id in store.ids() {
-            let (spec, values) = (store.spec(id), store.weight(id));
+            let (spec, values) = (store.spec(id), store.weight_values(id));
             if let Some(index) = values.iter().position(|value| !value.is_finite()) {
                 return Err(Error::NonFinite { tensor: spec.name.clone(), index, value: values[index] });
             }
-            tensors.push(TensorData::new(format!("weight.{}", spec.name), &spec.shape, values));
+            let (dtype, bytes) = bytes_of(store.stored_weight(id));
+            tensors.push(TensorData::raw(format!("weight.{}", spec.name), dtype, &spec.shape, bytes));
         }
         for tensor in &state.tensors {
             let dtype = match tensor.values {
@@ -110,7 +112,8 @@ impl Checkpoint {
             tensors.push(TensorData::raw(name, dtype, &tensor.shape, tensor.values.bytes()));
         }
         let header_json = serde_json::to_string(&header).expect("a header is plain data");
-        let named = store.ids().map(|id| (format!("weight.{}", store.spec(id).name), bytes_of(store.weight(id))));
+        let named =
+            store.ids().map(|id| (format!("weight.{}", store.spec(id).name), bytes_of(store.stored_weight(id)).1));
         let of_state = state.tensors.iter().map(|t| (format!("optimizer.{}", t.name), t.values.bytes()));
         let checksum = checksum(&header_json, named.chain(of_state).collect());
         let metadata = BTreeMap::from([(HEADER_KEY.to_string(), header_json), (CHECKSUM_KEY.to_string(), checksum)]);
@@ -167,7 +170,11 @@ impl Checkpoint {
         }
         for id in store.ids() {
             let (name, shape) = (format!("weight.{}", store.spec(id).name), store.spec(id).shape.clone());
-            self.file.read_f32(&name, &shape, store.weight_mut(id))?;
+            match store.stored_weight_mut(id) {
+                StoredMut::F32(weight) => self.file.read_f32(&name, &shape, weight)?,
+                StoredMut::Bf16(bits) => self.read_bf16(&name, &shape, bits)?,
+                StoredMut::Int8(..) => unreachable!("weights in f32 or bf16"),
+            }
         }
         let mut tensors = Vec::new();
         for tensor in self.file.tensors() {
@@ -181,6 +188,17 @@ impl Checkpoint {
             }
         }
         optimizer.load_state(&OptimizerState { tensors, scalars: self.header.scalars.clone() })
+    }
+
+    /// The bits of a tensor in bf16. Error: it is missing, of another shape or type.
+    fn read_bf16(&self, name: &str, shape: &[usize], bits: &mut [u16]) -> Result<()> {
+        let tensor = self.file.tensor(name)?;
+        if (tensor.dtype, &tensor.shape[..]) != (Dtype::BF16, shape) {
+            let message = format!("{name}: expected BF16 {shape:?}, found {} {:?}", tensor.dtype, tensor.shape);
+            return Err(Error::format(self.file.path(), None, message));
+        }
+        bits.copy_from_slice(&bf16_bits(self.file.bytes(name)?));
+        Ok(())
     }
 }
 
@@ -208,8 +226,13 @@ fn bf16_bits(bytes: &[u8]) -> Vec<u16> {
     bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
 }
 
-fn bytes_of(values: &[f32]) -> &[u8] {
-    bytemuck::cast_slice(values)
+/// Weights as they lie in memory.
+fn bytes_of(weights: Stored<'_>) -> (Dtype, &[u8]) {
+    match weights {
+        Stored::F32(values) => (Dtype::F32, bytemuck::cast_slice(values)),
+        Stored::Bf16(bits) => (Dtype::BF16, bytemuck::cast_slice(bits)),
+        Stored::Int8(..) => unreachable!("weights in f32 or bf16"),
+    }
 }
 
 /// SHA-256 over the header and, by rising name, each tensor's name, length and bytes.

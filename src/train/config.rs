@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::BatchStrategy;
-use crate::nn::{GradPrecision, HeadPrecision, Precision};
+use crate::nn::{GradPrecision, HeadPrecision, KeptPrecision, Precision};
 use crate::optim::{
     LearningRateSchedule, OptimizerConfig, OptimizerKind, RadiusMode, RadiusRule, StatePrecision, TrustNorm, TrustScope,
 };
@@ -154,6 +154,10 @@ pub struct TrainConfig {
     pub adam_beta2: f64,
     /// How AdamW keeps its moments: `f32`, `bf16` (half the memory) or `int8-blocks` (a quarter).
     pub optimizer_state_precision: StatePrecision,
+    /// How latent weights of quantized layers and token tables are kept: `f32`, or `bf16` (half the memory).
+    pub latent_precision: KeptPrecision,
+    /// How their gradients are kept while they are summed.
+    pub kept_gradient_precision: KeptPrecision,
     /// Learning rate over the steps.
     pub schedule: ScheduleKind,
     /// Steps of linear warm-up.
@@ -231,6 +235,8 @@ impl Default for TrainConfig {
             optimizer: OptimizerKind::Hybrid,
             adam_beta2: 0.95,
             optimizer_state_precision: StatePrecision::F32,
+            latent_precision: KeptPrecision::F32,
+            kept_gradient_precision: KeptPrecision::F32,
             schedule: ScheduleKind::Cosine,
             warmup_steps: 20,
             min_lr_ratio: 0.1,
@@ -278,6 +284,11 @@ impl TrainConfig {
             bits if bits < 32.0 => Precision::Int8,
             _ => Precision::F32,
         })
+    }
+
+    /// Whether latent weights, and gradients, are kept in bf16.
+    pub fn keeps_bf16(&self) -> [bool; 2] {
+        [self.latent_precision, self.kept_gradient_precision].map(|kept| kept == KeptPrecision::Bf16)
     }
 
     /// The arithmetic of the head of a model with `vocabulary` entries.

@@ -61,6 +61,9 @@ impl TrainConfig {
             let expected = "1 (in training the scale follows from the weights)";
             return Err(Error::invalid("quantizer_scale", expected, self.quantizer_scale));
         }
+        if self.quantizes_gradients() && self.keeps_bf16()[1] {
+            return Err(Error::invalid("kept_gradient_precision", "f32 (with quantize_gradients)", "bf16"));
+        }
         if self.device != "cpu" {
             let expected = "cpu (this build has no CUDA)";
             return Err(Error::invalid("device (--device)", expected, &self.device));
@@ -106,6 +109,7 @@ mod tests {
             ("initial_trust_radius = 2.0", "initial_trust_radius"),
             ("device = \"cuda:0\"", "device (--device)"),
             ("quantizer_scale = 2.0", "quantizer_scale"),
+            ("quantize_gradients = true\nkept_gradient_precision = \"bf16\"", "kept_gradient_precision"),
         ];
         for (toml, expected) in cases {
             let message = fault(toml);

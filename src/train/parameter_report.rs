@@ -43,7 +43,7 @@ impl<O: Objective> Trainer<O> {
             if spec.kind != ParamKind::Linear || spec.precision == Precision::F32 || spec.is_empty() {
                 continue;
             }
-            let (weights, gradients) = (store.weight(id), store.gradient(id));
+            let (weights, gradients) = (&*store.weight_values(id), &*store.gradient_values(id));
             let row = spec.shape.last().copied().unwrap_or(1);
             let count = self.config.parameter_clusters.min(weights.len() / row);
             let clustering = ParameterClustering::fit(&self.context, weights, row, count, self.config.seed)?;

@@ -120,6 +120,15 @@ pub(super) fn open_tokenizer(config: &TrainConfig) -> Result<Tokenizer> {
 }
 
 pub(super) fn make_model(context: &Context, config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Model> {
+    let mut model = new_model(context, config, tokenizer)?;
+    let [weights, gradients] = config.keeps_bf16();
+    if weights || gradients {
+        model.keep_in_bf16(weights, gradients, config.seed);
+    }
+    Ok(model)
+}
+
+fn new_model(context: &Context, config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Model> {
     if let Some(init) = &config.init {
         return adapt(open_trainable_model(context, init)?, config);
     }
@@ -168,7 +177,7 @@ fn adapt(loaded: Model, config: &TrainConfig) -> Result<Model> {
             let expected = format!("a model with the tensor {} {:?} (needed at this precision)", spec.name, spec.shape);
             Error::invalid("init (--init)", expected, "none")
         })?;
-        model.store.weight_mut(id).copy_from_slice(loaded.store.weight(from));
+        model.store.weight_mut(id).copy_from_slice(&loaded.store.weight_values(from));
     }
     Ok(model)
 }

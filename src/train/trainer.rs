@@ -21,9 +21,6 @@ use crate::optim::{LearningRateSchedule, Optimizer, RadiusRule, TrainingState};
 use crate::quant::{GradientDraw, GradientQuantizer, quantize_gradients};
 use crate::{Error, Result};
 
-/// Gradients that a thread sets to zero at a time.
-const ZEROED_BLOCK: usize = 1 << 16;
-
 /// What a progress callback is told.
 #[derive(Clone, Copy, Debug)]
 pub enum Progress<'a> {
@@ -87,6 +84,12 @@ impl<O: Objective> Trainer<O> {
         let examples = objective.examples();
         if examples == 0 {
             return Err(Error::invalid("training data", "at least one example", 0));
+        }
+        let names = ["latent_precision", "kept_gradient_precision"];
+        for ((asked, there), name) in config.keeps_bf16().into_iter().zip(objective.store().is_in_bf16()).zip(names) {
+            if asked && !there {
+                return Err(Error::invalid(name, "f32 (bf16: models of text and batches only)", "bf16"));
+            }
         }
         if let Some(epochs) = config.epochs {
             let per_step = (config.batch_size * config.grad_accumulation) as f64;
@@ -221,15 +224,14 @@ impl<O: Objective> Trainer<O> {
         let (config, step) = (&self.config, self.steps_done);
         let parts = config.grad_accumulation;
         let batch = self.sampler.batch(step, config.batch_size * parts);
-        let gradients = self.objective.store_mut().gradients_mut();
-        self.context.for_each(gradients.chunks_mut(ZEROED_BLOCK), |block| block.fill(0.0));
+        self.objective.store_mut().zero_gradients_on(&self.context);
         let scale = 1.0 / parts as f32;
         let loss = batch_loss(&mut self.objective, &self.context, config, step, &batch.windows, scale)?;
         let errors = self.objective.take_gradient_errors();
-        let gradients = self.objective.store_mut().gradients_mut();
+        let store = self.objective.store_mut();
         let grad_norm = match config.gradient_clip_norm {
-            0.0 => self.context.norm(gradients),
-            max => self.context.clip_norm(gradients, max),
+            0.0 => store.gradient_norm(&self.context),
+            max => store.clip_gradients(&self.context, max, step),
         };
         if !loss.is_finite() || !grad_norm.is_finite() {
             return Err(self.not_finite(step, loss, grad_norm));
@@ -371,6 +373,6 @@ fn first_not_finite(store: &ParamStore) -> Option<String> {
         let index = values.iter().position(|value| !value.is_finite())?;
         Some(format!("{what} {name}, element {index}, is {}", values[index]))
     };
-    let weights = store.ids().find_map(|id| find(store.weight(id), "weight", &store.spec(id).name));
-    weights.or_else(|| store.ids().find_map(|id| find(store.gradient(id), "gradient of", &store.spec(id).name)))
+    let weights = store.ids().find_map(|id| find(&store.weight_values(id), "weight", &store.spec(id).name));
+    weights.or_else(|| store.ids().find_map(|id| find(&store.gradient_values(id), "gradient of", &store.spec(id).name)))
 }

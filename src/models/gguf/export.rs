@@ -162,7 +162,7 @@ impl Model {
             let mut values = vec![0.0; elements];
             match form {
                 Some(form) => form.dequantize(context, &mut values),
-                None => values.copy_from_slice(self.store.weight(id)),
+                None => values.copy_from_slice(&self.store.weight_values(id)),
             }
             if let Some(heads) = heads {
                 values = interleaved(&values, heads, if is_matrix { cols } else { 1 });

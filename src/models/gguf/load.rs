@@ -78,7 +78,7 @@ impl Model {
                         weight.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
                     }
                 }
-                _ => weight.copy_from_slice(self.store.weight(id)),
+                _ => weight.copy_from_slice(&self.store.weight_values(id)),
             }
         }
         Ok(Model { config, plan, store })

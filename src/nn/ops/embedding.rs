@@ -3,14 +3,19 @@
 
 use std::borrow::Cow;
 
+use crate::dispatch::StochasticRounding;
 use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder, Rows};
-use crate::quant::QuantizedWeight;
+use crate::quant::{Coding, QuantizedWeight};
 use crate::{Error, Result};
 
 /// Tokens of a parallel block of the forward pass.
 const BLOCK_TOKENS: usize = 64;
 /// Blocks of table rows of the backward pass.
 const GRADIENT_BLOCKS: usize = 256;
+/// Random streams of the rounding of gradients kept in bf16 (see [`crate::tensor::RandomStream::new`]).
+const KEPT_GRADIENT_PURPOSE: u32 = 59;
+/// Draws of an operation in such a stream: no row is longer.
+const DRAWS: usize = 1 << 32;
 
 /// Which ids of the batch are looked up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +87,10 @@ impl Operation for Embedding {
         vec![self.table]
     }
 
+    fn takes_bf16(&self, id: ParamId) -> bool {
+        id == self.table
+    }
+
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
         let tokens = &self.looked_up(pass)[..];
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.entries) {
@@ -94,7 +103,7 @@ impl Operation for Embedding {
         }
         let mut y = pass.buffers.take_float(self.y);
         let (len, width) = (pass.buffers.len(self.y), pass.buffers.width(self.y));
-        let table = pass.store.weight(self.table);
+        let (table, kernels) = (pass.store.stored_weight(self.table), pass.context.kernels());
         if let Some(QuantizedWeight::Q8(table)) = pass.store.quantized(self.table) {
             let rows = y[..len].chunks_mut(width).zip(tokens);
             pass.context.for_each(rows, |(y, &token)| table.row(token as usize, y));
@@ -104,7 +113,8 @@ impl Operation for Embedding {
         let blocks = y[..len].chunks_mut(BLOCK_TOKENS * width).zip(tokens.chunks(BLOCK_TOKENS));
         pass.context.for_each(blocks, |(y, tokens)| {
             for (y, &token) in y.chunks_exact_mut(width).zip(tokens) {
-                y.copy_from_slice(&table[token as usize * width..][..width]);
+                let first = token as usize * width;
+                table.part(first..first + width).decode_row(kernels, y);
             }
         });
         pass.buffers.put_float(self.y, y);
@@ -115,15 +125,21 @@ impl Operation for Embedding {
     /// the same at every thread count.
     fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
         let (dy, tokens) = (pass.buffers.gradient(self.y), &self.looked_up(pass)[..]);
-        let width = pass.buffers.width(self.y);
+        let (width, kernels) = (pass.buffers.width(self.y), pass.context.kernels());
         let rows = self.entries.div_ceil(GRADIENT_BLOCKS);
-        let blocks = pass.store.gradient_mut(self.table).chunks_mut(rows * width).enumerate();
-        pass.context.for_each(blocks, |(block, gradient)| {
+        let (randomness, operation) = (pass.randomness, pass.operation as usize);
+        let (_, gradient, _) = pass.store.stored_for_backward(self.table);
+        pass.context.for_each(gradient.chunks(rows * width).enumerate(), |(block, mut gradient)| {
             let first = block * rows;
-            for (&token, dy) in tokens.iter().zip(dy.chunks_exact(width)) {
-                let row = (token as usize).wrapping_sub(first);
+            for (token, (&entry, dy)) in tokens.iter().zip(dy.chunks_exact(width)).enumerate() {
+                let row = (entry as usize).wrapping_sub(first);
                 if row < rows {
-                    gradient[row * width..][..width].iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
+                    let rounding =
+                        StochasticRounding::new(randomness.seed, KEPT_GRADIENT_PURPOSE, randomness.step, token as u32);
+                    let coding = Coding { is_signed: true, first: operation * DRAWS, rounding };
+                    gradient.part(row * width..(row + 1) * width).update(kernels, coding, |sum| {
+                        sum.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
+                    });
                 }
             }
         });

@@ -1,12 +1,12 @@
 //! The language model head with its loss.
 #![forbid(unsafe_code)]
 
+mod floats;
 mod int8;
 
 use serde::{Deserialize, Serialize};
 
-use super::cross_entropy::{counted_targets, cross_entropy};
-use super::linear::add_column_sums;
+use super::cross_entropy::counted_targets;
 use crate::Result;
 use crate::dispatch::Context;
 use crate::kernels::DenseMatrix;
@@ -31,8 +31,12 @@ const CHUNK_LOGITS: usize = 1 << 23;
 const CHUNK_TOKENS: (usize, usize) = (256, 2048);
 /// Tokens of a parallel block of the cross entropy.
 const BLOCK_TOKENS: usize = 16;
+/// Vocabulary entries of one product: their panels stay in the caches.
+const BLOCK_ENTRIES: usize = 2048;
 /// Vocabulary entries of a parallel block of one token's logits.
-const BLOCK_ENTRIES: usize = 1024;
+const BLOCK_LOGITS: usize = 1024;
+/// Random streams of the rounding of the table's gradient, where it is kept in bf16.
+const KEPT_GRADIENT_PURPOSE: u32 = 60;
 
 /// Logits `x * table^T + bias`, and the mean cross entropy of the targets that count in nats.
 ///
@@ -107,11 +111,20 @@ impl Operation for LanguageModelHead {
 
     fn scratch(&self, plan: &Plan, mode: Mode, rows: usize) -> Vec<Scratch> {
         let (width, vocabulary, chunk) = (plan.buffer(self.x).width, self.vocabulary, self.chunk_tokens(rows));
+        let of_block = |used: bool| if used { BLOCK_ENTRIES.min(vocabulary) * width } else { 0 };
+        let [weights, gradients] = plan.in_bf16();
         match (mode, self.precision) {
             (Mode::Generate, _) => Vec::new(),
-            (Mode::Train, HeadPrecision::Int8) => vec![int8::scratch(width, vocabulary, chunk)],
-            _ => vec![Scratch { floats: vec![chunk * vocabulary, chunk], ..Scratch::default() }],
+            (Mode::Train, HeadPrecision::Int8) => vec![int8::scratch(width, vocabulary, chunk, of_block(gradients))],
+            _ => {
+                let floats = vec![chunk * vocabulary, chunk, of_block(weights || (gradients && mode == Mode::Train))];
+                vec![Scratch { floats, ..Scratch::default() }]
+            }
         }
+    }
+
+    fn takes_bf16(&self, id: ParamId) -> bool {
+        id == self.table
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {
@@ -145,66 +158,12 @@ impl LanguageModelHead {
         (CHUNK_LOGITS / self.vocabulary).clamp(CHUNK_TOKENS.0, CHUNK_TOKENS.1).min(tokens)
     }
 
-    /// The sum of the losses, and in training the gradients.
-    fn run_in_f32(&self, pass: &mut Pass<'_>, counted: usize) -> f64 {
-        let targets = pass.batch.targets;
-        let (width, vocabulary) = (pass.buffers.width(self.x), self.vocabulary);
-        let chunk = self.chunk_tokens(targets.len());
-        let gradient_scale = pass.gradient_scale / counted as f32;
-        let (kernels, train) = (pass.context.kernels(), pass.mode == Mode::Train);
-        let mut logits = pass.workspace.take_float(chunk * vocabulary);
-        let mut losses = pass.workspace.take_float(chunk);
-        let mut dx = pass.buffers.take_float(self.dx);
-        let bias = self.bias.map(|bias| pass.store.weight(bias).to_vec());
-        let mut d_bias = vec![0.0; if train { bias.as_ref().map_or(0, Vec::len) } else { 0 }];
-        let x = pass.buffers.float(self.x);
-        let (table, d_table, form) = pass.store.backward_view(self.table);
-        let values: AlignedBuffer<f32>;
-        let table = match dequantized(pass.context, form, vocabulary * width) {
-            Some(dense) => {
-                values = dense;
-                &values[..]
-            }
-            None => table,
-        };
-        let mut total = 0f64;
-        let chunks = x.chunks(chunk * width).zip(dx.chunks_mut(chunk * width)).zip(targets.chunks(chunk));
-        for ((x, dx), targets) in chunks {
-            let tokens = targets.len();
-            let (logits, losses) = (&mut logits[..tokens * vocabulary], &mut losses[..tokens]);
-            let x = DenseMatrix::new(x, width);
-            let shape = (tokens, vocabulary, width);
-            pass.context.matmul(shape, x, DenseMatrix::transposed(table, width), false, logits);
-            let rows = losses.chunks_mut(BLOCK_TOKENS).zip(targets.chunks(BLOCK_TOKENS));
-            let blocks = logits.chunks_mut(BLOCK_TOKENS * vocabulary).zip(rows);
-            pass.context.for_each(blocks, |(logits, (losses, targets))| {
-                add_to_rows(logits, bias.as_deref());
-                cross_entropy(kernels, logits, vocabulary, targets, losses, train.then_some(gradient_scale));
-            });
-            total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
-            if train {
-                let (rows, columns) =
-                    (DenseMatrix::new(logits, vocabulary), DenseMatrix::transposed(logits, vocabulary));
-                let table = DenseMatrix::new(table, width);
-                pass.context.matmul((tokens, width, vocabulary), rows, table, false, &mut dx[..tokens * width]);
-                pass.context.matmul((vocabulary, width, tokens), columns, x, true, d_table);
-                add_column_sums(pass.context, logits, vocabulary, &mut d_bias);
-            }
-        }
-        if let Some(bias) = self.bias {
-            pass.store.gradient_mut(bias).iter_mut().zip(&d_bias).for_each(|(sum, part)| *sum += part);
-        }
-        pass.buffers.put_float(self.dx, dx);
-        pass.workspace.put_float(logits);
-        pass.workspace.put_float(losses);
-        total
-    }
-
     /// Logits of all tokens, `[tokens, vocabulary]`.
     fn all_logits(&self, pass: &Pass<'_>) -> Vec<f32> {
         let (rows, width, vocabulary) = (pass.buffers.rows(self.x), pass.buffers.width(self.x), self.vocabulary);
         let dense = dequantized(pass.context, pass.store.quantized(self.table), vocabulary * width);
-        let table = DenseMatrix::transposed(dense.as_deref().unwrap_or(pass.store.weight(self.table)), width);
+        let kept = pass.store.weight_values(self.table);
+        let table = DenseMatrix::transposed(dense.as_deref().unwrap_or(&kept), width);
         let mut logits = vec![0.0; rows * vocabulary];
         let x = DenseMatrix::new(pass.buffers.float(self.x), width);
         pass.context.matmul((rows, vocabulary, width), x, table, false, &mut logits);
@@ -215,7 +174,7 @@ impl LanguageModelHead {
     /// Logits of each sequence's last token, `[sequences, vocabulary]`.
     fn last_logits(&self, pass: &Pass<'_>) -> Vec<f32> {
         let (x, width) = (pass.buffers.float(self.x), pass.buffers.width(self.x));
-        let table = pass.store.weight(self.table);
+        let table = pass.store.weight_values(self.table);
         let mut logits = vec![0.0; pass.batch.sequences * self.vocabulary];
         if let Some(QuantizedWeight::Q8(matrix)) = pass.store.quantized(self.table) {
             for (x, logits) in x.chunks(pass.batch.length * width).zip(logits.chunks_mut(self.vocabulary)) {
@@ -225,7 +184,7 @@ impl LanguageModelHead {
         }
         for (x, logits) in x.chunks(pass.batch.length * width).zip(logits.chunks_mut(self.vocabulary)) {
             let last = DenseMatrix::transposed(&x[x.len() - width..], width);
-            let blocks = logits.chunks_mut(BLOCK_ENTRIES).zip(table.chunks(BLOCK_ENTRIES * width));
+            let blocks = logits.chunks_mut(BLOCK_LOGITS).zip(table.chunks(BLOCK_LOGITS * width));
             pass.context.for_each(blocks, |(logits, table)| {
                 let shape = (logits.len(), 1, width);
                 crate::kernels::dense_matmul(shape, DenseMatrix::new(table, width), last, false, logits, 1);

@@ -8,12 +8,14 @@ use crate::kernels::{DenseMatrix, StochasticRounding};
 use crate::nn::{
     BufferId, BufferKind, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Precision, Scratch, Workspace,
 };
-use crate::quant::{QuantizedRows, QuantizedWeight};
+use crate::quant::{QuantizedRows, QuantizedWeight, StoredMut};
 use crate::{Error, Result};
 
 /// Random streams of the rounding of gradients (see [`crate::tensor::RandomStream::new`]).
 const WEIGHT_GRADIENT_PURPOSE: u32 = 51;
 const INPUT_GRADIENT_PURPOSE: u32 = 52;
+/// Of the rounding of a sum of gradients that is kept in bf16.
+const KEPT_GRADIENT_PURPOSE: u32 = 57;
 
 /// Tokens of a parallel block of element-wise work.
 const BLOCK_TOKENS: usize = 64;
@@ -87,19 +89,24 @@ impl Operation for Linear {
         [Some(self.weight), self.bias].into_iter().flatten().collect()
     }
 
+    fn takes_bf16(&self, id: ParamId) -> bool {
+        self.quantized && id == self.weight
+    }
+
     fn scratch(&self, plan: &Plan, mode: Mode, rows: usize) -> Vec<Scratch> {
         let (outputs, inputs) = (plan.buffer(self.y).width, plan.buffer(self.x).width);
+        // The gradient of this batch, where the sum of gradients is not f32.
+        let of_sum = if plan.in_bf16()[1] { outputs * inputs } else { 0 };
+        let floats = |floats: Vec<usize>| Scratch { floats, ..Scratch::default() };
         match (self.quantized, self.packed, mode == Mode::Train) {
             (false, ..) | (true, true, false) => Vec::new(),
             (true, true, true) if self.gradients == GradPrecision::Int8 => vec![Scratch {
-                floats: vec![outputs; 2],
+                floats: vec![outputs, outputs, of_sum],
                 quantized: vec![(rows, outputs)],
                 int8_products: vec![(outputs, inputs, rows)],
             }],
-            (true, _, false) => vec![Scratch { floats: vec![rows * inputs], ..Scratch::default() }],
-            (true, ..) => {
-                [rows * inputs, outputs * inputs].map(|len| Scratch { floats: vec![len], ..Scratch::default() }).into()
-            }
+            (true, _, false) => vec![floats(vec![rows * inputs])],
+            (true, ..) => vec![floats(vec![rows * inputs, of_sum]), floats(vec![outputs * inputs])],
         }
     }
 
@@ -173,8 +180,11 @@ impl Linear {
         let mut dense = pass.workspace.take_float(tokens * inputs);
         dequantize_rows(pass.context, x, inputs, &mut dense[..tokens * inputs]);
         let (columns, rows) = (DenseMatrix::transposed(dy, outputs), DenseMatrix::new(&dense, inputs));
-        let dw = pass.store.gradient_mut(self.weight);
-        pass.context.matmul((outputs, inputs, tokens), columns, rows, true, dw);
+        let rounding = self.rounding(pass, KEPT_GRADIENT_PURPOSE);
+        let (_, dw, _) = pass.store.stored_for_backward(self.weight);
+        add_gradient(pass.context, pass.workspace, dw, 0, rounding, |dw, accumulate| {
+            pass.context.matmul((outputs, inputs, tokens), columns, rows, accumulate, dw);
+        });
         pass.workspace.put_float(dense);
     }
 
@@ -207,11 +217,14 @@ impl Linear {
             pass.workspace.put_float(sums);
             pass.gradient_errors.allow(error, self.weight)
         };
-        let dw = pass.store.gradient_mut(self.weight);
         let a = Int8Matrix::transposed(values, outputs);
         let b = Int8Matrix::new(&x.values[..tokens * inputs], inputs);
         if allowed {
-            pass.context.int8_matmul((outputs, inputs, tokens), a, b, scales_used, true, dw, inputs);
+            let rounding = self.rounding(pass, KEPT_GRADIENT_PURPOSE);
+            let (_, dw, _) = pass.store.stored_for_backward(self.weight);
+            add_gradient(pass.context, pass.workspace, dw, 0, rounding, |dw, accumulate| {
+                pass.context.int8_matmul((outputs, inputs, tokens), a, b, scales_used, accumulate, dw, inputs);
+            });
         }
         pass.workspace.put_float(scales);
         pass.workspace.put_quantized(rounded);
@@ -260,6 +273,29 @@ impl Linear {
 
     fn rounding(&self, pass: &Pass<'_>, purpose: u32) -> StochasticRounding {
         StochasticRounding::new(pass.randomness.seed, purpose, pass.randomness.step, pass.operation)
+    }
+}
+
+/// Adds to a gradient what `write` computes: the slice it gets is to be added to if the flag says so, else overwritten. One
+/// kept in bf16 is rounded by `rounding`, where it begins at element `first`.
+pub(super) fn add_gradient(
+    context: &Context,
+    workspace: &mut Workspace,
+    gradient: StoredMut<'_>,
+    first: usize,
+    rounding: StochasticRounding,
+    write: impl FnOnce(&mut [f32], bool),
+) {
+    match gradient {
+        StoredMut::F32(gradient) => write(gradient, true),
+        StoredMut::Bf16(ref bits) => {
+            let len = bits.len();
+            let mut part = workspace.take_float(len);
+            write(&mut part[..len], false);
+            gradient.add(context, first, rounding, &part[..len]);
+            workspace.put_float(part);
+        }
+        StoredMut::Int8(..) => unreachable!("gradients in f32 or bf16"),
     }
 }
 

@@ -6,11 +6,13 @@
 //! row: it is left out there, and its share of both gradients added in f32. All roundings but that of `x` for
 //! the logits are stochastic: the gradients at these logits are unbiased.
 
-use super::{BLOCK_TOKENS, LanguageModelHead};
-use crate::dispatch::Int8Matrix;
+use super::{BLOCK_ENTRIES, BLOCK_TOKENS, KEPT_GRADIENT_PURPOSE, LanguageModelHead};
+use crate::dispatch::{Context, Int8Matrix};
 use crate::kernels::StochasticRounding;
 use crate::nn::ops::cross_entropy::cross_entropy;
+use crate::nn::ops::linear::add_gradient;
 use crate::nn::{IGNORED, Pass, Scratch};
+use crate::quant::{BLOCK, Stored};
 
 /// Random streams of the roundings (see [`crate::tensor::RandomStream::new`]).
 const TABLE_PURPOSE: u32 = 53;
@@ -18,13 +20,14 @@ const ROWS_PURPOSE: u32 = 54;
 const COLUMNS_PURPOSE: u32 = 55;
 const X_PURPOSE: u32 = 56;
 
-/// Vocabulary entries of one product: their panels stay in the caches.
-const BLOCK_ENTRIES: usize = 2048;
+/// Columns of a parallel block of column maxima.
+const BLOCK_COLUMNS: usize = 128;
 
-/// What [`LanguageModelHead::train_in_int8`] takes from the workspace for chunks of `chunk` tokens.
-pub(super) fn scratch(width: usize, vocabulary: usize, chunk: usize) -> Scratch {
+/// What [`LanguageModelHead::train_in_int8`] takes from the workspace for chunks of `chunk` tokens. `of_sum`: elements of the
+/// table's gradient that are computed at a time where their sum is not kept in f32.
+pub(super) fn scratch(width: usize, vocabulary: usize, chunk: usize, of_sum: usize) -> Scratch {
     Scratch {
-        floats: vec![chunk * vocabulary, vocabulary, chunk * width, width, 2 * chunk],
+        floats: vec![chunk * vocabulary, vocabulary, chunk * width, width, 2 * chunk, of_sum],
         quantized: vec![(vocabulary, width), (chunk, width), (chunk, vocabulary)],
         int8_products: vec![
             (chunk, BLOCK_ENTRIES.min(vocabulary), width),
@@ -58,13 +61,13 @@ impl LanguageModelHead {
         let mut gradient_rounded = pass.workspace.take_quantized(chunk, vocabulary);
         let mut dx = pass.buffers.take_float(self.dx);
         let x = pass.buffers.float(self.x);
-        let (table, d_table, _) = pass.store.backward_view(self.table);
+        let (table, mut d_table, _) = pass.store.stored_for_backward(self.table);
 
         let (column_scales, entry_scales) = (&mut of_columns[..width], &mut of_entries[..vocabulary]);
         let table8 = &mut table_rounded.values[..vocabulary * width];
         entry_scales.fill(1.0);
         let stream = rounding(TABLE_PURPOSE, 0);
-        context.quantize_columns_stochastic(table, width, entry_scales, stream, table8, column_scales);
+        round_table(context, table, entry_scales, stream, table8, column_scales);
 
         let mut total = 0f64;
         let chunks = x.chunks(chunk * width).zip(dx.chunks_mut(chunk * width)).zip(targets.chunks(chunk));
@@ -118,10 +121,12 @@ impl LanguageModelHead {
                 if target == IGNORED {
                     continue;
                 }
-                let row = &table[target as usize * width..][..width];
-                for ((dx, scale), row) in dx.iter_mut().zip(&*column_scales).zip(row) {
-                    *dx = *dx * scale + of_target * row;
-                }
+                let first = target as usize * width;
+                table.part(first..first + width).read(kernels, true, |row| {
+                    for ((dx, scale), row) in dx.iter_mut().zip(&*column_scales).zip(row) {
+                        *dx = *dx * scale + of_target * row;
+                    }
+                });
             }
 
             // dE.
@@ -133,16 +138,20 @@ impl LanguageModelHead {
             for first in (0..vocabulary).step_by(BLOCK_ENTRIES) {
                 let entries = BLOCK_ENTRIES.min(vocabulary - first);
                 let columns8 = Int8Matrix::transposed(&columns8[first..], vocabulary);
-                let (scales, rows) =
-                    (&entry_scales[first..][..entries], &mut d_table[first * width..][..entries * width]);
-                context.int8_matmul((entries, width, tokens), columns8, x8, scales, true, rows, width);
-            }
-            for ((x, &of_target), &target) in x.chunks_exact(width).zip(&*of_targets).zip(targets) {
-                if target == IGNORED {
-                    continue;
-                }
-                let row = &mut d_table[target as usize * width..][..width];
-                row.iter_mut().zip(x).for_each(|(row, x)| *row += of_target * x);
+                let scales = &entry_scales[first..][..entries];
+                let rows = d_table.part(first * width..(first + entries) * width);
+                let stream = rounding(KEPT_GRADIENT_PURPOSE, index);
+                add_gradient(context, pass.workspace, rows, first * width, stream, |rows, accumulate| {
+                    let shape = (entries, width, tokens);
+                    context.int8_matmul(shape, columns8, x8, scales, accumulate, rows, width);
+                    for ((x, &of_target), &target) in x.chunks_exact(width).zip(&*of_targets).zip(targets) {
+                        let row = (target as usize).wrapping_sub(first);
+                        if row < entries {
+                            let row = &mut rows[row * width..][..width];
+                            row.iter_mut().zip(x).for_each(|(row, x)| *row += of_target * x);
+                        }
+                    }
+                });
             }
         }
         pass.buffers.put_float(self.dx, dx);
@@ -154,4 +163,41 @@ impl LanguageModelHead {
         }
         total
     }
+}
+
+/// [`Context::quantize_columns_stochastic`] of a table however it is kept; `ones`: a factor of 1 for each of its entries.
+fn round_table(
+    context: &Context,
+    table: Stored<'_>,
+    ones: &[f32],
+    stream: StochasticRounding,
+    values: &mut [i8],
+    scales: &mut [f32],
+) {
+    let (width, kernels) = (scales.len(), context.kernels());
+    let bits = match table {
+        Stored::F32(table) => {
+            return context.quantize_columns_stochastic(table, width, ones, stream, values, scales);
+        }
+        Stored::Bf16(bits) => bits,
+        Stored::Int8(..) => unreachable!("weights in f32 or bf16"),
+    };
+    context.for_each(scales.chunks_mut(BLOCK_COLUMNS).enumerate(), |(block, scales)| {
+        // Magnitudes of bf16 are ordered as their bits are, a NaN above all others.
+        let mut largest = [0u16; BLOCK_COLUMNS];
+        for row in bits.chunks_exact(width) {
+            let row = &row[block * BLOCK_COLUMNS..][..scales.len()];
+            largest.iter_mut().zip(row).for_each(|(largest, bits)| *largest = (*largest).max(bits & 0x7FFF));
+        }
+        let largest = largest.map(|bits| f32::from_bits(u32::from(bits) << 16));
+        kernels.column_scales(&largest[..scales.len()], scales.len(), &[1.0], scales);
+    });
+    let rows = (BLOCK / width).max(1);
+    let blocks = values.chunks_mut(rows * width).zip(bits.chunks(rows * width)).enumerate();
+    context.for_each(blocks, |(block, (values, bits))| {
+        Stored::Bf16(bits).read(kernels, true, |x| {
+            let ones = &ones[..x.len() / width];
+            kernels.quantize_columns_stochastic(x, block * rows, ones, scales, stream, values);
+        });
+    });
 }

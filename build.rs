@@ -17,6 +17,11 @@ const ISAS: &[(&str, &[&str], &[&str])] = &[
         &["x86_64"],
         &["-mavx2", "-mfma", "-mpopcnt", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"],
     ),
+    (
+        "avx512bf16",
+        &["x86_64"],
+        &["-mavx2", "-mfma", "-mpopcnt", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16"],
+    ),
     ("neon", &["aarch64"], &[]),
     ("neondotprod", &["aarch64"], &["-march=armv8.2-a+dotprod"]),
     ("neoni8mm", &["aarch64"], &["-march=armv8.2-a+dotprod+i8mm"]),
@@ -108,7 +113,7 @@ fn compile_isa(isa: &str, flags: &[&str]) -> Option<String> {
         match isa {
             "portable" | "neon" => {}
             "avx2" => drop(build.flag("/arch:AVX2")),
-            "avx512" | "avx512vnni" => drop(build.flag("/arch:AVX512")),
+            "avx512" | "avx512vnni" | "avx512bf16" => drop(build.flag("/arch:AVX512")),
             _ => {
                 println!("cargo:warning={isa} kernels are not built: not supported with this compiler");
                 return None;

@@ -18,6 +18,7 @@
     DECLARE(avxvnni)           \
     DECLARE(avx512)            \
     DECLARE(avx512vnni)        \
+    DECLARE(avx512bf16)        \
     DECLARE(neon)              \
     DECLARE(neondotprod)       \
     DECLARE(neoni8mm)
@@ -252,6 +253,17 @@ HQK_EVERY_ISA(HQK_DROPOUT)
     void hqk_int8_product_##isa(const uint8_t *a_panel, const uint8_t *b_panel, size_t tokens, size_t rows,           \
                                 size_t cols, const float *scales, int accumulate, float *c, size_t c_stride);
 HQK_EVERY_ISA(HQK_INT8)
+
+/* bf16: the same with a left factor rounded to bf16. geometry = left panel width, right panel width, bytes of a column for two
+ * tokens. */
+#define HQK_BF16(isa)                                                                                                 \
+    void hqk_bf16_geometry_##isa(size_t *geometry);                                                                   \
+    void hqk_bf16_pack_a_##isa(const float *x, size_t tokens, size_t stride, const float *factors, size_t cols,       \
+                               uint8_t *panel);                                                                       \
+    void hqk_bf16_pack_b_##isa(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel);           \
+    void hqk_bf16_product_##isa(const uint8_t *a_panel, const uint8_t *b_panel, size_t tokens, size_t rows,           \
+                                size_t cols, int32_t accumulate, float *c, size_t c_stride);
+HQK_EVERY_ISA(HQK_BF16)
 
 /* kmeans: nearest centroids, bounds that spare their search, and sums of the points of each cluster. */
 typedef struct {

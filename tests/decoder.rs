@@ -336,6 +336,8 @@ fn int8_gradients_average_to_the_exact_ones() {
     let config = ModelConfig { num_hidden_layers: 1, ..small(ModelType::Plain, Precision::Ternary) };
     let (_, exact) = train_step(&mut ready(config.clone(), &context), &context, 2, 40);
     average_to(&exact, ModelConfig { gradient_precision: GradPrecision::Int8, ..config.clone() }, 5.0, &context);
+    // The rounding to bf16 is to nearest, and stays.
+    average_to(&exact, ModelConfig { gradient_precision: GradPrecision::Bf16, ..config.clone() }, 3.0, &context);
     // The rounding of the head's input, that of the forward pass, stays.
     average_to(&exact, ModelConfig { head_precision: HeadPrecision::Int8, ..config }, 3.0, &context);
 }

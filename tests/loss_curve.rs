@@ -45,7 +45,7 @@ fn curve(threads: usize, isa: Isa, gradient_precision: GradPrecision) -> Vec<f64
 
 #[test]
 fn losses_do_not_depend_on_threads_or_instruction_set() {
-    for gradients in [GradPrecision::F32, GradPrecision::Int8] {
+    for gradients in [GradPrecision::F32, GradPrecision::Bf16, GradPrecision::Int8] {
         let expected = curve(1, Isa::Portable, gradients);
         for table in KernelTable::available() {
             for threads in [1, 2, 3] {

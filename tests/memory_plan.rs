@@ -33,9 +33,11 @@ fn steps_take_no_more_scratch_than_planned() {
             Err(_) => ModelConfig { num_key_value_heads: 4, ..config },
         };
         for precision in [Precision::F32, Precision::Ternary, Precision::Int4] {
-            for (gradients, head) in
-                [(GradPrecision::F32, HeadPrecision::F32), (GradPrecision::Int8, HeadPrecision::Int8)]
-            {
+            for (gradients, head) in [
+                (GradPrecision::F32, HeadPrecision::F32),
+                (GradPrecision::Bf16, HeadPrecision::F32),
+                (GradPrecision::Int8, HeadPrecision::Int8),
+            ] {
                 let config =
                     ModelConfig { precision, gradient_precision: gradients, head_precision: head, ..config.clone() };
                 let mut model = Model::new(config, 1).unwrap();
@@ -68,11 +70,21 @@ fn the_peak_of_a_run_is_the_one_it_printed() {
     let folder = tempfile::tempdir().unwrap();
     let text: String = (0..20_000).map(|i| format!("{} bottles of beer on the wall\n", i * 7919 % 100)).collect();
     std::fs::write(folder.path().join("text.txt"), text).unwrap();
-    for checkpointing in ["0", "1"] {
+    let kept = "latent_precision = \"bf16\"\nkept_gradient_precision = \"bf16\"\noptimizer_state_precision = \"int8-blocks\"\n";
+    let cases = [
+        ("small-plain", "16", "gradient_checkpointing = 0\n".to_string()),
+        ("small-plain", "16", "gradient_checkpointing = 1\n".to_string()),
+        ("small-plain", "8", format!("{kept}gradient_precision = \"bf16\"\n")),
+        // Spectral steps.
+        ("tiny", "8", "parameter_clusters = 4\n".to_string()),
+        ("small", "2", "latent_precision = \"bf16\"\nkept_gradient_precision = \"bf16\"\n".to_string()),
+    ];
+    for (model, batch, settings) in cases {
+        std::fs::write(folder.path().join("settings.toml"), &settings).unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_hybridq"))
             .current_dir(folder.path())
-            .args(["train", "--data", "text.txt", "--model", "small-plain", "--steps", "3", "--batch", "16"])
-            .args(["--threads", "2", "--eval-windows", "4", "--gradient-checkpointing", checkpointing])
+            .args(["train", "--data", "text.txt", "--model", model, "--steps", "3", "--batch", batch])
+            .args(["--threads", "2", "--eval-windows", "4", "--config", "settings.toml"])
             .output()
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
@@ -80,7 +92,8 @@ fn the_peak_of_a_run_is_the_one_it_printed() {
         let planned = mib(&text, "memory ");
         let measured = mib(&text, "memory   ");
         let share = planned / measured;
-        println!("checkpointing {checkpointing}: planned {planned} MiB, measured {measured} MiB");
-        assert!((0.95..1.05).contains(&share), "planned {planned} MiB, measured {measured} MiB");
+        let settings = settings.replace('\n', ", ");
+        println!("{model}, batch {batch}, {settings}planned {planned} MiB, measured {measured} MiB");
+        assert!((0.95..1.05).contains(&share), "{model}, {settings}planned {planned} MiB, measured {measured} MiB");
     }
 }

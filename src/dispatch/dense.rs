@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Context, Operation};
-use crate::kernels::{DenseMatrix, dense_matmul};
+use crate::kernels::{DenseMatrix, dense_matmul, dense_packing_bytes};
 
 /// Output rows of one block.
 const BLOCK_ROWS: usize = 128;
@@ -33,6 +33,11 @@ impl Context {
         };
         let call = self.call(Operation::DenseMatmul, c.len().saturating_mul(k));
         self.for_each_if(call.parallel, c.chunks_mut(BLOCK_ROWS * n).enumerate(), product);
+    }
+
+    /// Bytes that a thread takes for its part of [`Context::matmul`] of this shape, about.
+    pub fn dense_packing_bytes(&self, (m, n, k): (usize, usize, usize)) -> usize {
+        dense_packing_bytes((m.min(BLOCK_ROWS), n, k))
     }
 
     /// Eight digits that tell how dense f32 products round here: the order of their additions follows the CPU's vector

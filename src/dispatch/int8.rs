@@ -17,8 +17,8 @@ const STRIP: usize = 192;
 const STRIP_BYTES: usize = 1 << 19;
 
 thread_local! {
-    /// Panels of both factors: kept, so that a step allocates nothing.
-    static PANELS: RefCell<AlignedBuffer<u8>> = RefCell::default();
+    /// Panels of both factors, of products in bf16 too: kept, so that a step allocates nothing.
+    pub(super) static PANELS: RefCell<AlignedBuffer<u8>> = RefCell::default();
     /// A strip of columns on its way into panels.
     static COLUMNS: RefCell<AlignedBuffer<i8>> = RefCell::default();
 }

@@ -8,6 +8,7 @@
 mod activation_quant;
 mod advice;
 mod backend;
+mod bf16;
 mod cache;
 mod calibration;
 mod config;

@@ -77,6 +77,21 @@ unsafe extern "C" {
     pub fn hqk_scale_avx512vnni(x: *mut f32, n: usize, factor: f32);
 }
 unsafe extern "C" {
+    pub fn hqk_abs_sum_avx512bf16(x: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_sum_squares_avx512bf16(x: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_dot_avx512bf16(x: *const f32, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_abs_and_square_sums_avx512bf16(x: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_scale_avx512bf16(x: *mut f32, n: usize, factor: f32);
+}
+unsafe extern "C" {
     pub fn hqk_abs_sum_neon(x: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
@@ -239,6 +254,29 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_adamw_apply_avx512vnni(
+        gradient: *const f32,
+        first_moment: *const f32,
+        second_moment: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        keep: f32,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_moments_avx512bf16(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_adamw_settings,
+        first_moment: *mut f32,
+        second_moment: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_adamw_apply_avx512bf16(
         gradient: *const f32,
         first_moment: *const f32,
         second_moment: *const f32,
@@ -427,6 +465,26 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_sgd_velocity_avx512bf16(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        velocity: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_sgd_apply_avx512bf16(
+        gradient: *const f32,
+        velocity: *const f32,
+        n: usize,
+        settings: *const hqk_sgd_settings,
+        rate: f32,
+        weight: *mut f32,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_sgd_velocity_neon(
         gradient: *const f32,
         weight: *const f32,
@@ -605,6 +663,30 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_steepest_apply_avx512vnni(update: *const f32, n: usize, keep: f32, rate: f32, weight: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_momentum_avx512bf16(
+        gradient: *const f32,
+        weight: *const f32,
+        n: usize,
+        new_share: f32,
+        lean: f32,
+        momentum: *mut f32,
+        update: *mut f32,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_sums_avx512bf16(
+        gradient: *const f32,
+        weight: *const f32,
+        update: *const f32,
+        n: usize,
+        sums: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_steepest_apply_avx512bf16(update: *const f32, n: usize, keep: f32, rate: f32, weight: *mut f32);
 }
 unsafe extern "C" {
     pub fn hqk_steepest_momentum_neon(
@@ -801,6 +883,38 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_state_decode_int8_avx512vnni(
+        codes: *const u8,
+        maxima: *const f32,
+        n: usize,
+        is_signed: i32,
+        x: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_bf16_avx512bf16(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        values: *mut u16,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_bf16_avx512bf16(values: *const u16, n: usize, x: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_state_encode_int8_avx512bf16(
+        x: *const f32,
+        n: usize,
+        first_group: usize,
+        draws: *const u32,
+        is_signed: i32,
+        codes: *mut u8,
+        maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_state_decode_int8_avx512bf16(
         codes: *const u8,
         maxima: *const f32,
         n: usize,
@@ -1065,6 +1179,42 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_ternary_find_invalid_avx512vnni(packed: *const u8, bytes: usize, first: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_pack_avx512bf16(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_avx512bf16(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_quantize_pack_sum_avx512bf16(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        thresholds: *const f32,
+        threshold_stride: usize,
+        packed: *mut u8,
+        kept: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_unpack_avx512bf16(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_changed_avx512bf16(a: *const u8, b: *const u8, bytes: usize, changed: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_count_nonzero_avx512bf16(packed: *const u8, bytes: usize, nonzero: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_find_invalid_avx512bf16(packed: *const u8, bytes: usize, first: *mut usize);
 }
 unsafe extern "C" {
     pub fn hqk_ternary_pack_neon(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
@@ -1525,6 +1675,76 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_ternary_panels_avx512bf16(block: *const u8, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_panels_transposed_avx512bf16(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        panels: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_avx512bf16(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_panel_matmul_i32_avx512bf16(
+        panels: *const u8,
+        outputs: usize,
+        k: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_avx512bf16(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_i32_avx512bf16(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_sums: *const i32,
+        y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_ternary_panels_neon(block: *const u8, cols: usize, panels: *mut u8);
 }
 unsafe extern "C" {
@@ -1965,6 +2185,52 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_ternary_matvec_avx512bf16(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matvec_i32_avx512bf16(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_avx512bf16(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scale: f32,
+        x_sum: i32,
+        weight_scales: *const f32,
+        weight_scale_stride: usize,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_pack5_matvec_i32_avx512bf16(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_sum: i32,
+        y: *mut i32,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_ternary_matvec_neon(
         packed: *const u8,
         rows: usize,
@@ -2323,6 +2589,50 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_quantize_rows_avx512bf16(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_rows_stochastic_avx512bf16(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        draws: *const u32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_column_scales_avx512bf16(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        stride: usize,
+        row_factors: *const f32,
+        scales: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_columns_stochastic_avx512bf16(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        scales: *const f32,
+        draws: *const u32,
+        values: *mut i8,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_quantize_rows_neon(
         x: *const f32,
         rows: usize,
@@ -2550,6 +2860,25 @@ unsafe extern "C" {
     pub fn hqk_five_level_find_invalid_avx512vnni(packed: *const u8, steps: usize, first: *mut usize);
 }
 unsafe extern "C" {
+    pub fn hqk_five_level_quantize_pack_avx512bf16(
+        weights: *const f32,
+        rows: usize,
+        cols: usize,
+        limits: *const f32,
+        limit_stride: usize,
+        packed: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_pack_avx512bf16(levels: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_unpack_avx512bf16(packed: *const u8, rows: usize, cols: usize, levels: *mut i8);
+}
+unsafe extern "C" {
+    pub fn hqk_five_level_find_invalid_avx512bf16(packed: *const u8, steps: usize, first: *mut usize);
+}
+unsafe extern "C" {
     pub fn hqk_five_level_quantize_pack_neon(
         weights: *const f32,
         rows: usize,
@@ -2775,6 +3104,42 @@ unsafe extern "C" {
     pub fn hqk_tq2_0_dequantize_avx512vnni(in_: *const u8, blocks: usize, y: *mut f32);
 }
 unsafe extern "C" {
+    pub fn hqk_tq1_0_quantize_avx512bf16(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_quantize_avx512bf16(x: *const f32, blocks: usize, out: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_pack_avx512bf16(
+        trits: *const i8,
+        scales: *const f32,
+        scale_stride: usize,
+        blocks: usize,
+        out: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_pack_avx512bf16(
+        trits: *const i8,
+        scales: *const f32,
+        scale_stride: usize,
+        blocks: usize,
+        out: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_unpack_avx512bf16(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_unpack_avx512bf16(in_: *const u8, blocks: usize, trits: *mut i8, scales: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq1_0_dequantize_avx512bf16(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tq2_0_dequantize_avx512bf16(in_: *const u8, blocks: usize, y: *mut f32);
+}
+unsafe extern "C" {
     pub fn hqk_tq1_0_quantize_neon(x: *const f32, blocks: usize, out: *mut u8);
 }
 unsafe extern "C" {
@@ -2921,6 +3286,16 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_q8_0_matvec_avx512bf16(
+        blocks: *const u8,
+        rows: usize,
+        cols: usize,
+        x: *const i8,
+        x_scales: *const f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_q8_0_matvec_neon(
         blocks: *const u8,
         rows: usize,
@@ -3038,6 +3413,25 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_cross_entropy_losses_rows_avx512vnni(
+        logits: *const f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_rows_avx512bf16(
+        logits: *mut f32,
+        rows: usize,
+        vocabulary: usize,
+        targets: *const u32,
+        gradient_scale: f32,
+        losses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_cross_entropy_losses_rows_avx512bf16(
         logits: *const f32,
         rows: usize,
         vocabulary: usize,
@@ -3227,6 +3621,29 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_attention_backward_avx512vnni(
+        shape: *const hqk_attention_shape,
+        q: *const f32,
+        k: *const f32,
+        v: *const f32,
+        dy: *const f32,
+        scratch: *mut f32,
+        dq: *mut f32,
+        dk: *mut f32,
+        dv: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_attention_forward_avx512bf16(
+        shape: *const hqk_attention_shape,
+        q: *const f32,
+        k: *const f32,
+        v: *const f32,
+        scratch: *mut f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_attention_backward_avx512bf16(
         shape: *const hqk_attention_shape,
         q: *const f32,
         k: *const f32,
@@ -3579,6 +3996,62 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_relu2_gate_backward_avx512vnni(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_exp_values_avx512bf16(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_log_values_avx512bf16(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_tanh_values_avx512bf16(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_sigmoid_values_avx512bf16(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_avx512bf16(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_backward_avx512bf16(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_exact_avx512bf16(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_gelu_exact_backward_avx512bf16(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_avx512bf16(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_silu_gate_backward_avx512bf16(
+        gate: *const f32,
+        up: *const f32,
+        dy: *const f32,
+        n: usize,
+        dgate: *mut f32,
+        dup: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_avx512bf16(x: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_backward_avx512bf16(x: *const f32, dy: *const f32, n: usize, dx: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_avx512bf16(gate: *const f32, up: *const f32, n: usize, y: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_relu2_gate_backward_avx512bf16(
         gate: *const f32,
         up: *const f32,
         dy: *const f32,
@@ -4061,6 +4534,67 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_rms_norm_rows_avx512bf16(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_quantize_rows_avx512bf16(
+        x: *const f32,
+        gain: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        values: *mut i8,
+        scales: *mut f32,
+        sums: *mut i32,
+        inverses: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_rms_norm_backward_rows_avx512bf16(
+        x: *const f32,
+        gain: *const f32,
+        inverses: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_rows_avx512bf16(
+        x: *const f32,
+        gain: *const f32,
+        bias: *const f32,
+        rows: usize,
+        width: usize,
+        eps: f32,
+        y: *mut f32,
+        statistics: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_layer_norm_backward_rows_avx512bf16(
+        x: *const f32,
+        gain: *const f32,
+        statistics: *const f32,
+        dy: *const f32,
+        rows: usize,
+        width: usize,
+        dx: *mut f32,
+        gain_gradient: *mut f32,
+        bias_gradient: *mut f32,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_rms_norm_rows_neon(
         x: *const f32,
         gain: *const f32,
@@ -4309,6 +4843,19 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_dropout_avx512bf16(
+        x: *const f32,
+        n: usize,
+        key: *const u32,
+        tensor: u32,
+        step: u32,
+        first: u64,
+        threshold: u32,
+        factor: f32,
+        y: *mut f32,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_dropout_neon(
         x: *const f32,
         n: usize,
@@ -4458,6 +5005,28 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_int8_geometry_avx512bf16(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_a_avx512bf16(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_avx512bf16(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_product_avx512bf16(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        accumulate: ::core::ffi::c_int,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_int8_geometry_neon(geometry: *mut usize);
 }
 unsafe extern "C" {
@@ -4519,6 +5088,258 @@ unsafe extern "C" {
         cols: usize,
         scales: *const f32,
         accumulate: ::core::ffi::c_int,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_geometry_portable(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_a_portable(
+        x: *const f32,
+        tokens: usize,
+        stride: usize,
+        factors: *const f32,
+        cols: usize,
+        panel: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_b_portable(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_product_portable(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        accumulate: i32,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_geometry_avx2(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_a_avx2(
+        x: *const f32,
+        tokens: usize,
+        stride: usize,
+        factors: *const f32,
+        cols: usize,
+        panel: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_b_avx2(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_product_avx2(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        accumulate: i32,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_geometry_avxvnni(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_a_avxvnni(
+        x: *const f32,
+        tokens: usize,
+        stride: usize,
+        factors: *const f32,
+        cols: usize,
+        panel: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_b_avxvnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_product_avxvnni(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        accumulate: i32,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_geometry_avx512(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_a_avx512(
+        x: *const f32,
+        tokens: usize,
+        stride: usize,
+        factors: *const f32,
+        cols: usize,
+        panel: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_b_avx512(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_product_avx512(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        accumulate: i32,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_geometry_avx512vnni(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_a_avx512vnni(
+        x: *const f32,
+        tokens: usize,
+        stride: usize,
+        factors: *const f32,
+        cols: usize,
+        panel: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_b_avx512vnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_product_avx512vnni(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        accumulate: i32,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_geometry_avx512bf16(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_a_avx512bf16(
+        x: *const f32,
+        tokens: usize,
+        stride: usize,
+        factors: *const f32,
+        cols: usize,
+        panel: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_b_avx512bf16(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_product_avx512bf16(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        accumulate: i32,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_geometry_neon(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_a_neon(
+        x: *const f32,
+        tokens: usize,
+        stride: usize,
+        factors: *const f32,
+        cols: usize,
+        panel: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_b_neon(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_product_neon(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        accumulate: i32,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_geometry_neondotprod(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_a_neondotprod(
+        x: *const f32,
+        tokens: usize,
+        stride: usize,
+        factors: *const f32,
+        cols: usize,
+        panel: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_b_neondotprod(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_product_neondotprod(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        accumulate: i32,
+        c: *mut f32,
+        c_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_geometry_neoni8mm(geometry: *mut usize);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_a_neoni8mm(
+        x: *const f32,
+        tokens: usize,
+        stride: usize,
+        factors: *const f32,
+        cols: usize,
+        panel: *mut u8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_pack_b_neoni8mm(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_bf16_product_neoni8mm(
+        a_panel: *const u8,
+        b_panel: *const u8,
+        tokens: usize,
+        rows: usize,
+        cols: usize,
+        accumulate: i32,
         c: *mut f32,
         c_stride: usize,
     );
@@ -4905,6 +5726,78 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_kmeans_pack_avx512bf16(
+        centroids: *const f32,
+        k: usize,
+        dim: usize,
+        groups: usize,
+        packed: *mut f32,
+        half_norms: *mut f32,
+        max_norm: *mut f64,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_norms_avx512bf16(points: *const f32, n: usize, dim: usize, norms: *mut f32);
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_assign_avx512bf16(
+        points: *const f32,
+        norms: *const f32,
+        rows: *const u32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        scratch: *mut f32,
+        labels: *mut u32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_filter_avx512bf16(
+        points: *const f32,
+        n: usize,
+        to: *const hqk_kmeans_centroids,
+        bounds: *const hqk_kmeans_bounds,
+        labels: *const u32,
+        measure: ::core::ffi::c_int,
+        rows: *mut u32,
+        count: *mut usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_distances_avx512bf16(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroids: *const f32,
+        labels: *const u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_nearer_avx512bf16(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        centroid: *const f32,
+        number: u32,
+        reach: *const f32,
+        labels: *mut u32,
+        distances: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_kmeans_move_avx512bf16(
+        points: *const f32,
+        n: usize,
+        dim: usize,
+        before: *const u32,
+        after: *const u32,
+        sums: *mut f64,
+        counts: *mut i64,
+        touched: *mut u8,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_kmeans_pack_neon(
         centroids: *const f32,
         k: usize,
@@ -5151,6 +6044,12 @@ unsafe extern "C" {
     pub fn hqk_unpack5_avx512vnni(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
 }
 unsafe extern "C" {
+    pub fn hqk_pack5_avx512bf16(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_unpack5_avx512bf16(packed: *const u8, rows: usize, cols: usize, trits: *mut i8);
+}
+unsafe extern "C" {
     pub fn hqk_pack5_neon(trits: *const i8, rows: usize, cols: usize, packed: *mut u8);
 }
 unsafe extern "C" {
@@ -5242,6 +6141,21 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_ceiling_update_avx512vnni(bytes: *mut u8, n: usize);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_avx512bf16(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_int8_widened_avx512bf16(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_f32_avx512bf16(rounds: usize, operations: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_read_avx512bf16(bytes: *const u8, n: usize, sum: *mut u64);
+}
+unsafe extern "C" {
+    pub fn hqk_ceiling_update_avx512bf16(bytes: *mut u8, n: usize);
 }
 unsafe extern "C" {
     pub fn hqk_ceiling_int8_neon(rounds: usize, operations: *mut u64);

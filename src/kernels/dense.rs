@@ -33,6 +33,16 @@ impl<'a> DenseMatrix<'a> {
     }
 }
 
+/// Elements of the reduction that gemm packs at a time, and what a thread keeps for blocks of the left operand.
+const PACKED_REDUCTION: usize = 512;
+const LEFT_BLOCKS: usize = 1 << 20;
+
+/// Bytes that gemm takes on a thread while it computes a product of this shape `(m, n, k)`, about: the right operand packed,
+/// the left one if it is short, and blocks of it.
+pub fn dense_packing_bytes((m, n, k): (usize, usize, usize)) -> usize {
+    LEFT_BLOCKS + size_of::<f32>() * (m + n) * k.min(PACKED_REDUCTION)
+}
+
 /// `c = a * b` (or `c += a * b` with `accumulate`), `a`: `m x k`, `b`: `k x n`, `c`: `m x n` row-major with `c_stride`
 /// elements from row to row. f32 arithmetic; the order of additions depends on the shape alone.
 ///

@@ -17,6 +17,8 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with `vpdpbusd`.
     Avx512Vnni,
+    /// AVX-512 with `vpdpbusd` and `vdpbf16ps`.
+    Avx512Bf16,
     /// aarch64 NEON.
     Neon,
     /// NEON with `sdot`.
@@ -29,12 +31,13 @@ pub enum Isa {
 
 impl Isa {
     /// All levels, weakest first.
-    pub const ALL: [Isa; 8] = [
+    pub const ALL: [Isa; 9] = [
         Isa::Portable,
         Isa::Avx2,
         Isa::AvxVnni,
         Isa::Avx512,
         Isa::Avx512Vnni,
+        Isa::Avx512Bf16,
         Isa::Neon,
         Isa::NeonDotprod,
         Isa::NeonI8mm,
@@ -48,6 +51,7 @@ impl Isa {
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Avx512Bf16 => "avx512bf16",
             Isa::Neon => "neon",
             Isa::NeonDotprod => "neon-dotprod",
             Isa::NeonI8mm => "neon-i8mm",
@@ -80,6 +84,9 @@ impl Isa {
                 Isa::AvxVnni => avx2 && is_x86_feature_detected!("avxvnni"),
                 Isa::Avx512 => avx512,
                 Isa::Avx512Vnni => avx512 && is_x86_feature_detected!("avx512vnni"),
+                Isa::Avx512Bf16 => {
+                    avx512 && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bf16")
+                }
                 _ => false,
             }
         }
@@ -107,6 +114,7 @@ impl Isa {
             Isa::AvxVnni => cfg!(hqk_avxvnni),
             Isa::Avx512 => cfg!(hqk_avx512),
             Isa::Avx512Vnni => cfg!(hqk_avx512vnni),
+            Isa::Avx512Bf16 => cfg!(hqk_avx512bf16),
             Isa::Neon => cfg!(hqk_neon),
             Isa::NeonDotprod => cfg!(hqk_neondotprod),
             Isa::NeonI8mm => cfg!(hqk_neoni8mm),
@@ -121,6 +129,7 @@ impl Isa {
             Isa::AvxVnni => &[Isa::Portable, Isa::Avx2, Isa::AvxVnni],
             Isa::Avx512 => &[Isa::Portable, Isa::Avx2, Isa::Avx512],
             Isa::Avx512Vnni => &[Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni],
+            Isa::Avx512Bf16 => &[Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni, Isa::Avx512Bf16],
             Isa::Neon => &[Isa::Portable, Isa::Neon],
             Isa::NeonDotprod => &[Isa::Portable, Isa::Neon, Isa::NeonDotprod],
             Isa::NeonI8mm => &[Isa::Portable, Isa::Neon, Isa::NeonDotprod, Isa::NeonI8mm],

@@ -8,6 +8,7 @@ mod activation;
 mod activation_quant;
 mod adamw;
 mod attention;
+mod bf16;
 #[rustfmt::skip]
 #[allow(dead_code, missing_docs)] // a version no ISA has written is declared all the same
 mod bindings;
@@ -37,7 +38,8 @@ mod ternary_pack;
 pub use activation_quant::StochasticRounding;
 pub use adamw::{AdamWSettings, UpdateSums};
 pub use attention::{HeadRows, HeadShape, ProbabilityDropout};
-pub use dense::{DenseMatrix, dense_matmul};
+pub use bf16::Bf16Panels;
+pub use dense::{DenseMatrix, dense_matmul, dense_packing_bytes};
 pub use five_level::{FiveLevelLimits, five_level_packed_len};
 pub use gguf_ternary::{GGUF_BLOCK, GgufTernary};
 pub use int8::Int8Panels;

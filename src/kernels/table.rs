@@ -7,6 +7,7 @@ use super::activation::ActivationKernels;
 use super::activation_quant::ActivationQuantKernels;
 use super::adamw::AdamWKernels;
 use super::attention::AttentionKernels;
+use super::bf16::Bf16Kernels;
 use super::ceiling::CeilingKernels;
 use super::dropout::DropoutKernels;
 use super::five_level::FiveLevelKernels;
@@ -36,6 +37,7 @@ pub struct KernelTable {
     pub(super) adamw: AdamWKernels,
     pub(super) attention: AttentionKernels,
     pub(super) activation_quant: ActivationQuantKernels,
+    pub(super) bf16: Bf16Kernels,
     pub(super) ceiling: CeilingKernels,
     pub(super) dropout: DropoutKernels,
     pub(super) five_level: FiveLevelKernels,
@@ -137,6 +139,7 @@ impl KernelTable {
             activation: ActivationKernels::for_isa(isa),
             adamw: AdamWKernels::for_isa(isa),
             attention: AttentionKernels::for_isa(isa),
+            bf16: Bf16Kernels::for_isa(isa),
             ceiling: CeilingKernels::for_isa(isa),
             dropout: DropoutKernels::for_isa(isa),
             five_level: FiveLevelKernels::for_isa(isa),

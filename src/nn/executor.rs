@@ -106,12 +106,12 @@ pub struct StepRandomness {
 /// How far int8 gradients are from what they were rounded from: what is allowed, and what was found.
 #[derive(Clone, PartialEq, Debug)]
 pub struct GradientErrors {
-    /// Largest relative error a layer's gradient may have in int8; a product beyond it is computed in f32. Infinite: not
-    /// even looked at.
+    /// Largest relative error a layer's gradient may have in int8; a product beyond it is computed in floats: the weight's
+    /// gradient in bf16, the input's in f32. Infinite: not even looked at.
     pub limit: f32,
     /// Largest error found.
     pub largest: f32,
-    /// Weights of the products computed in f32.
+    /// Weights of the products computed in floats.
     pub in_f32: Vec<ParamId>,
 }
 
@@ -182,8 +182,8 @@ pub struct Executor {
     mode: Mode,
     capacity: usize,
     turns: Vec<Turn>,
-    /// Shapes of the products that operations list as scratch.
-    int8_products: Vec<(usize, usize, usize)>,
+    /// Shapes of the products that operations list as scratch: in int8, in bf16, in f32.
+    products: [Vec<(usize, usize, usize)>; 3],
     gradient_errors: GradientErrors,
     /// The source, with its lengths, that the encoder's buffers are of.
     encoded: [Vec<u32>; 2],
@@ -207,19 +207,22 @@ impl Executor {
         let turns = schedule(plan, mode, checkpoint_every);
         let buffers = Buffers::new(plan, mode, &turns, capacity);
         let mut workspace = Workspace::default();
-        let mut int8_products = Vec::new();
+        let mut products = [const { Vec::new() }; 3];
         for scratch in turns.iter().flat_map(|turn| plan.operations[turn.operation].scratch(plan, mode, capacity)) {
             workspace.reserve(&scratch);
-            int8_products.extend(scratch.int8_products);
+            let listed = [scratch.int8_products, scratch.bf16_products, scratch.dense_products];
+            products.iter_mut().zip(listed).for_each(|(all, listed)| all.extend(listed));
         }
-        int8_products.sort_unstable();
-        int8_products.dedup();
+        for shapes in &mut products {
+            shapes.sort_unstable();
+            shapes.dedup();
+        }
         Executor {
             turns,
             encoded: Default::default(),
             buffers,
             workspace,
-            int8_products,
+            products,
             gradient_errors: GradientErrors::default(),
             mode,
             capacity,
@@ -232,13 +235,19 @@ impl Executor {
         self.buffers.bytes() + self.workspace.bytes()
     }
 
-    /// Bytes of the panels that a thread of `context` comes to keep for products of int8 matrices.
+    /// Bytes that a thread of `context` comes to keep for the operands of products: panels of int8 and bf16 matrices, and what
+    /// dense products pack.
     pub fn panel_bytes(&self, context: &Context) -> usize {
-        self.int8_products.iter().map(|&shape| context.int8_panel_bytes(shape)).max().unwrap_or(0)
+        let most = |which: usize, bytes: &dyn Fn((usize, usize, usize)) -> usize| {
+            self.products[which].iter().map(|&shape| bytes(shape)).max().unwrap_or(0)
+        };
+        let of_int8 = most(0, &|shape| context.int8_panel_bytes(shape));
+        let of_bf16 = most(1, &|shape| context.bf16_panel_bytes(shape));
+        of_int8.max(of_bf16) + most(2, &|shape| context.dense_packing_bytes(shape))
     }
 
     /// Layers whose gradients in int8 would be off by more than `limit` (of their root mean square) have the product
-    /// computed in f32, from the next step on.
+    /// computed in floats, from the next step on.
     pub fn limit_gradient_errors(&mut self, limit: f32) {
         self.gradient_errors.limit = limit;
     }

@@ -21,6 +21,6 @@ pub use key_value_cache::KeyValueCache;
 pub use numbers::KeptPrecision;
 pub use ops::{GradPrecision, HeadPrecision};
 pub use param_store::{Init, ParamId, ParamKind, ParamSpec, ParamStore, Precision};
-pub use plan::{BufferId, BufferKind, BufferSpec, Operation, Plan, PlanBuilder, Rows, Scratch};
+pub use plan::{BufferId, BufferKind, BufferSpec, Operation, Plan, PlanBuilder, Products, Rows, Scratch};
 pub use quantize::QuantizeReport;
 pub use workspace::Workspace;

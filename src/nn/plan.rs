@@ -51,6 +51,21 @@ pub struct Scratch {
     pub quantized: Vec<(usize, usize)>,
     /// Shapes `(m, n, k)` of products of int8 matrices, whose panels the threads keep.
     pub int8_products: Vec<(usize, usize, usize)>,
+    /// The same of products in bf16.
+    pub bf16_products: Vec<(usize, usize, usize)>,
+    /// Shapes of dense f32 products, for which threads pack their operands.
+    pub dense_products: Vec<(usize, usize, usize)>,
+}
+
+/// Multiply-adds of the matrix products of a pass, by their arithmetic: what bounds its time from below.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Products {
+    /// On int8, of packed weights too.
+    pub int8: f64,
+    /// On bf16.
+    pub bf16: f64,
+    /// On f32.
+    pub f32: f64,
 }
 
 /// One step of a plan, forward and backward side by side.
@@ -94,6 +109,11 @@ pub trait Operation: std::fmt::Debug + Send + Sync {
     /// What the passes in `mode` take from the workspace for batches of up to `rows` rows: each entry is held at a time.
     fn scratch(&self, _plan: &Plan, _mode: Mode, _rows: usize) -> Vec<Scratch> {
         Vec::new()
+    }
+    /// The products of the passes forward and backward over sequences of `length` tokens, `rows` in all. None unless it says
+    /// so; element-wise work is not counted.
+    fn products(&self, _plan: &Plan, _rows: usize, _length: usize) -> [Products; 2] {
+        Default::default()
     }
     /// Computes the outputs.
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()>;

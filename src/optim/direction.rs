@@ -38,6 +38,11 @@ pub(super) trait Direction: std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// Bytes that a thread takes while it computes an update.
+    fn workspace_bytes(&self) -> usize {
+        0
+    }
+
     /// The ball that the update of a parameter fills, where its norm is not l2.
     fn ball(&self, _parameter: usize) -> Option<Ball> {
         None

@@ -274,6 +274,10 @@ impl Optimizer for HybridOptimizer {
         OptimizerState { tensors, scalars: serde_json::to_value(scalars).expect("finite numbers are JSON") }
     }
 
+    fn workspace_bytes(&self) -> usize {
+        self.inner.workspace_bytes()
+    }
+
     fn load_state(&mut self, state: &OptimizerState<'_>) -> Result<()> {
         let scalars: Scalars = state.parse_scalars("hybrid optimizer")?;
         match (&scalars.hybrid.network, &self.state.network) {

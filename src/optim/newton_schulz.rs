@@ -15,7 +15,7 @@
 use std::sync::Mutex;
 
 use crate::dispatch::Context;
-use crate::kernels::{DenseMatrix, KernelTable, dense_matmul};
+use crate::kernels::{DenseMatrix, KernelTable, dense_matmul, dense_packing_bytes};
 
 /// Rows computed at a time of a product whose other half is mirrored.
 const BLOCK_ROWS: usize = 64;
@@ -71,6 +71,14 @@ impl NewtonSchulz {
     /// The coefficients `[a, b, c]` of each polynomial.
     pub fn coefficients(&self) -> &[[f64; 3]] {
         &self.coefficients
+    }
+
+    /// Bytes that [`NewtonSchulz::orthogonalize`] takes on its thread, what its products pack included.
+    pub fn workspace_bytes(rows: usize, cols: usize) -> usize {
+        let side = rows.min(cols);
+        let products = [(BLOCK_ROWS, side, rows.max(cols)), (rows, cols, side)];
+        let packed = products.into_iter().map(dense_packing_bytes).max().unwrap_or(0);
+        size_of::<f32>() * (4 * side * side + rows * cols) + packed
     }
 
     /// Replaces `x` (`rows x cols`, row-major) by `length` times its orthogonal factor: no singular value is above

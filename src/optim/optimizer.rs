@@ -31,6 +31,11 @@ pub trait Optimizer: std::fmt::Debug + Send {
         self.state().tensors.iter().map(|tensor| tensor.values.bytes().len()).sum()
     }
 
+    /// Bytes that each thread takes while it computes an update, beside the state.
+    fn workspace_bytes(&self) -> usize {
+        0
+    }
+
     /// Goes on from [`Optimizer::state`]. Errors, leaving the optimizer as it was: a tensor missing or of another
     /// shape, scalars that do not parse.
     fn load_state(&mut self, state: &OptimizerState<'_>) -> Result<()>;

@@ -1,7 +1,7 @@
 //! Steepest descent under the max or the spectral norm: the exact step of the linearised problem on such a ball.
 #![forbid(unsafe_code)]
 
-use super::direction::{BLOCK, Direction, Moments, total};
+use super::direction::{BLOCK, Direction, Entry, Moments, total};
 use super::newton_schulz::NewtonSchulz;
 use super::trust_region::{Ball, TrustNorm};
 use crate::dispatch::Context;
@@ -155,6 +155,14 @@ impl Direction for SteepestDescent {
             (true, false) => 0.0,
             (false, _) => self.inner.decoupled_decay(parameter, weight_decay),
         }
+    }
+
+    fn workspace_bytes(&self) -> usize {
+        let of_entry = |entry: &Entry| match (self.settings.norm, &entry.shape[..]) {
+            (TrustNorm::Spectral, &[rows, cols]) if entry.is_covered() => NewtonSchulz::workspace_bytes(rows, cols),
+            _ => 0,
+        };
+        self.moments.entries.iter().map(of_entry).max().unwrap_or(0)
     }
 
     fn ball(&self, parameter: usize) -> Option<Ball> {

@@ -135,13 +135,15 @@ pub struct TrainConfig {
     /// Form of the linear layers' weights; without it the widest that `target_bits` allows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
-    /// Arithmetic of the linear layers' backward products.
+    /// Arithmetic of the linear layers' backward products: `int8` for both, `bf16` for the weights' gradients (the inputs' in
+    /// int8), or `f32`.
     pub gradient_precision: GradPrecision,
-    /// Largest relative error of a layer's gradient in int8: beyond it the layer's product is computed in f32, step by step.
+    /// Largest relative error of a layer's gradient in int8: beyond it the layer's product is computed in floats, step
+    /// by step: the weight's gradient in bf16, which keeps the range of what it rounds, the input's in f32.
     /// Measured against mean magnitudes, at most 1; above 1: never. Ordinary gradients have 0.04 to 0.2, those of queries early
     /// in training up to 0.8.
     pub gradient_error_limit: f64,
-    /// Arithmetic of the head in training; without it `int8` for quantized models with `int8` gradients and a
+    /// Arithmetic of the head in training; without it `int8` for quantized models whose gradients are not in f32 and a
     /// vocabulary of 4,096 entries or more, whose head is a large share of a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head_precision: Option<HeadPrecision>,
@@ -293,7 +295,7 @@ impl TrainConfig {
 
     /// The arithmetic of the head of a model with `vocabulary` entries.
     pub fn head_precision(&self, vocabulary: usize) -> HeadPrecision {
-        let integers = self.gradient_precision == GradPrecision::Int8 && self.weight_precision() != Precision::F32;
+        let integers = self.gradient_precision != GradPrecision::F32 && self.weight_precision() != Precision::F32;
         let large = vocabulary >= LARGE_VOCABULARY;
         self.head_precision.unwrap_or(if integers && large { HeadPrecision::Int8 } else { HeadPrecision::F32 })
     }

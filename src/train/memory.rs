@@ -18,8 +18,8 @@ pub struct MemoryPlan {
     pub quantized: usize,
     /// Activations, their gradients, scratch memory of operations.
     pub activations: usize,
-    /// Panels that each thread keeps for products of int8 matrices.
-    pub panels: usize,
+    /// What threads keep for products (panels, packed operands) and for the optimizer's updates.
+    pub workspaces: usize,
     /// The text's tokens.
     pub data: usize,
     /// What an evaluation needs on top of all others, while it runs.
@@ -35,7 +35,7 @@ impl MemoryPlan {
             ("optimizer", self.optimizer),
             ("quantized weights", self.quantized),
             ("activations", self.activations),
-            ("panels", self.panels),
+            ("workspaces", self.workspaces),
             ("data", self.data),
         ]
     }
@@ -44,6 +44,11 @@ impl MemoryPlan {
     pub fn step(&self) -> usize {
         self.parts().iter().map(|(_, bytes)| bytes).sum()
     }
+
+    /// Of [`MemoryPlan::step`], what is in memory before the first step: the others are zeros that nothing has written.
+    pub fn begun(&self) -> usize {
+        self.weights + self.quantized + self.data
+    }
 }
 
 impl LanguageModelTrainer {
@@ -51,7 +56,8 @@ impl LanguageModelTrainer {
     pub fn memory_plan(&mut self) -> MemoryPlan {
         let (examples, context) = (self.config.batch_size, &self.context);
         let executor = self.objective.prepare(examples);
-        let (activations, panels) = (executor.planned_bytes(), executor.panel_bytes(context) * context.threads());
+        let (activations, panels) = (executor.planned_bytes(), executor.panel_bytes(context));
+        let workspaces = (panels + self.optimizer.workspace_bytes()) * context.threads();
         let [weights, gradients, quantized] = self.objective.model().store.memory_bytes();
         let (windows, length) = (self.config.eval_windows, self.config.seq_length);
         MemoryPlan {
@@ -60,7 +66,7 @@ impl LanguageModelTrainer {
             optimizer: self.optimizer.state_bytes(),
             quantized,
             activations,
-            panels,
+            workspaces,
             data: self.objective.dataset().memory_bytes(),
             evaluation: language_model_bytes(self.objective.model(), windows, length),
         }

@@ -65,6 +65,26 @@ static void q8_0(size_t rows, size_t blocks) {
     free_all();
 }
 
+static void bf16_product(size_t tokens) {
+    size_t geometry[3] = {0};
+    RUN(bf16_geometry, geometry);
+    if (!geometry[2]) return; /* this ISA leaves the family to a lower one */
+    size_t pairs = (tokens + 1) / 2 * geometry[2];
+    for (size_t rows = 0; rows <= geometry[0]; rows++)
+        for (size_t cols = 0; cols <= geometry[1]; cols += cols < 4 ? 1 : 7) {
+            size_t stride = (rows > cols ? rows : cols) + 3, c_stride = cols + 2;
+            float *a = floats(tokens ? (tokens - 1) * stride + rows : 0), *factors = floats(tokens);
+            int8_t *b = bytes(tokens ? (tokens - 1) * stride + cols : 0);
+            uint8_t *a_panel = unset(geometry[0] * pairs), *b_panel = unset(geometry[1] * pairs);
+            float *c = floats(rows && cols ? (rows - 1) * c_stride + cols : 0);
+            RUN(bf16_pack_a, a, tokens, stride, factors, rows, a_panel);
+            RUN(bf16_pack_b, b, tokens, stride, cols, b_panel);
+            RUN(bf16_product, a_panel, b_panel, tokens, rows, cols, 0, c, c_stride);
+            RUN(bf16_product, a_panel, b_panel, tokens, rows, cols, 1, c, c_stride);
+            free_all();
+        }
+}
+
 static void int8_product(size_t tokens) {
     size_t geometry[4] = {0};
     RUN(int8_geometry, geometry);
@@ -136,6 +156,7 @@ void run_products(void) {
         for (size_t blocks = 0; blocks < 10; blocks++) q8_0(rows[r], blocks);
     for (size_t i = 0; i < COUNT(few); i++) {
         int8_product(few[i]);
+        bf16_product(few[i]);
         for (size_t d = 0; d < COUNT(few); d++)
             for (size_t k = 1; k < 40; k += k < 4 ? 1 : 12) {
                 kmeans(few[i], few[d], k, 1);

@@ -1,6 +1,8 @@
 //! The memory of this process, as the system counts it (Linux; elsewhere unknown).
 #![forbid(unsafe_code)]
 
+use hybridq::train::{LanguageModelTrainer, MemoryPlan};
+
 /// Bytes of a MiB.
 pub const MIB: f64 = (1 << 20) as f64;
 
@@ -18,6 +20,15 @@ pub fn resident_memory() -> Option<f64> {
 /// Most memory this process held since the last reset, in MiB (Linux).
 pub fn peak_memory() -> Option<f64> {
     status_mib("VmHWM:")
+}
+
+/// The memory plan of a run at its start, and what the process holds beside it, in MiB (Linux): its program, rests of the
+/// allocator.
+pub fn plan_memory(trainer: &mut LanguageModelTrainer) -> (MemoryPlan, Option<f64>) {
+    // Before the plan, which makes the buffers of the steps.
+    let resident = resident_memory();
+    let plan = trainer.memory_plan();
+    (plan, resident.map(|resident| (resident - plan.begun() as f64 / MIB).max(0.0)))
 }
 
 fn status_mib(key: &str) -> Option<f64> {

@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::dropout::threshold_and_factor;
 use crate::dispatch::Context;
 use crate::kernels::{HeadRows, HeadShape, ProbabilityDropout};
-use crate::nn::{AttentionWeights, BufferId, BufferKind, Mode, Operation, Pass, Plan, PlanBuilder, Scratch};
+use crate::nn::{AttentionWeights, BufferId, BufferKind, Mode, Operation, Pass, Plan, PlanBuilder, Products, Scratch};
 use crate::tensor::RandomStream;
 use crate::{Error, Result};
 
@@ -138,6 +138,18 @@ impl Operation for Attention {
         let gradients = rows * (heads + 2 * kv_heads) * head_dim;
         let used = (mode == Mode::Train).then(|| Scratch { floats: vec![gradients], ..Scratch::default() });
         used.into_iter().collect()
+    }
+
+    /// Scores and the weighted sum forward; scores once more and a product for each of four gradients backward.
+    fn products(&self, _plan: &Plan, rows: usize, length: usize) -> [Products; 2] {
+        let seen = |query: usize| match self.layer {
+            Some(_) => (query + 1).min(self.shape.window.unwrap_or(usize::MAX)),
+            None => length,
+        };
+        let pairs: usize = (0..length).map(seen).sum();
+        let sequences = rows as f64 / length.max(1) as f64;
+        let each = sequences * pairs as f64 * (self.shape.heads * self.shape.head_dim) as f64;
+        [2.0, 5.0].map(|products| Products { f32: products * each, ..Products::default() })
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {

@@ -10,7 +10,7 @@ use super::cross_entropy::counted_targets;
 use crate::Result;
 use crate::dispatch::Context;
 use crate::kernels::DenseMatrix;
-use crate::nn::{BufferId, BufferKind, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Scratch};
+use crate::nn::{BufferId, BufferKind, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Products, Scratch};
 use crate::quant::QuantizedWeight;
 use crate::tensor::AlignedBuffer;
 
@@ -118,13 +118,25 @@ impl Operation for LanguageModelHead {
             (Mode::Train, HeadPrecision::Int8) => vec![int8::scratch(width, vocabulary, chunk, of_block(gradients))],
             _ => {
                 let floats = vec![chunk * vocabulary, chunk, of_block(weights || (gradients && mode == Mode::Train))];
-                vec![Scratch { floats, ..Scratch::default() }]
+                let products = [(chunk, vocabulary, width), (chunk, width, vocabulary), (vocabulary, width, chunk)];
+                let dense_products = products[..if mode == Mode::Train { 3 } else { 1 }].to_vec();
+                vec![Scratch { floats, dense_products, ..Scratch::default() }]
             }
         }
     }
 
     fn takes_bf16(&self, id: ParamId) -> bool {
         id == self.table
+    }
+
+    /// All three forward: gradients are computed while a chunk's logits are at hand.
+    fn products(&self, plan: &Plan, rows: usize, _length: usize) -> [Products; 2] {
+        let all = 3.0 * rows as f64 * plan.buffer(self.x).width as f64 * self.vocabulary as f64;
+        let none = Products::default();
+        match self.precision {
+            HeadPrecision::Int8 => [Products { int8: all, ..none }, none],
+            HeadPrecision::F32 => [Products { f32: all, ..none }, none],
+        }
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {

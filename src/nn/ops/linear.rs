@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::dispatch::{Context, Int8Matrix};
 use crate::kernels::{DenseMatrix, StochasticRounding};
 use crate::nn::{
-    BufferId, BufferKind, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Precision, Scratch, Workspace,
+    BufferId, BufferKind, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Precision, Products, Scratch, Workspace,
 };
 use crate::quant::{QuantizedRows, QuantizedWeight, StoredMut};
 use crate::{Error, Result};
@@ -29,6 +29,9 @@ pub enum GradPrecision {
     /// Dense f32 products on dequantized operands: the exact straight-through gradient.
     #[default]
     F32,
+    /// The weight's gradient from the output's in bf16, which keeps its range: no outlier spoils it. The input's as with
+    /// `int8`.
+    Bf16,
     /// Integer products on stochastically rounded int8 gradients: unbiased, and faster.
     Int8,
 }
@@ -97,16 +100,42 @@ impl Operation for Linear {
         let (outputs, inputs) = (plan.buffer(self.y).width, plan.buffer(self.x).width);
         // The gradient of this batch, where the sum of gradients is not f32.
         let of_sum = if plan.in_bf16()[1] { outputs * inputs } else { 0 };
-        let floats = |floats: Vec<usize>| Scratch { floats, ..Scratch::default() };
+        let (forward, of_input) = ((rows, outputs, inputs), (rows, inputs, outputs));
+        let of_weight = (outputs, inputs, rows);
+        let dense = |floats: Vec<usize>, dense_products| Scratch { floats, dense_products, ..Scratch::default() };
         match (self.quantized, self.packed, mode == Mode::Train) {
-            (false, ..) | (true, true, false) => Vec::new(),
+            (true, true, false) => Vec::new(),
+            (false, _, false) => vec![dense(Vec::new(), vec![forward])],
+            (false, _, true) => vec![dense(Vec::new(), vec![forward, of_input, of_weight])],
             (true, true, true) if self.gradients == GradPrecision::Int8 => vec![Scratch {
                 floats: vec![outputs, outputs, of_sum],
                 quantized: vec![(rows, outputs)],
-                int8_products: vec![(outputs, inputs, rows)],
+                int8_products: vec![of_weight],
+                ..Scratch::default()
             }],
-            (true, _, false) => vec![floats(vec![rows * inputs])],
-            (true, ..) => vec![floats(vec![rows * inputs, of_sum]), floats(vec![outputs * inputs])],
+            (true, true, true) if self.gradients == GradPrecision::Bf16 => vec![Scratch {
+                floats: vec![of_sum],
+                quantized: vec![(rows, outputs)],
+                bf16_products: vec![of_weight],
+                ..Scratch::default()
+            }],
+            (true, _, false) => vec![dense(vec![rows * inputs], vec![forward])],
+            (true, ..) => vec![
+                dense(vec![rows * inputs, of_sum], vec![forward, of_weight]),
+                dense(vec![outputs * inputs], vec![of_input]),
+            ],
+        }
+    }
+
+    fn products(&self, plan: &Plan, rows: usize, _length: usize) -> [Products; 2] {
+        let each = rows as f64 * plan.buffer(self.x).width as f64 * plan.buffer(self.y).width as f64;
+        let (int8, f32) =
+            (Products { int8: each, ..Products::default() }, Products { f32: each, ..Products::default() });
+        match (self.packed && self.quantized, self.gradients) {
+            (false, _) => [f32, Products { f32: 2.0 * each, ..f32 }],
+            (true, GradPrecision::F32) => [int8, Products { f32: 2.0 * each, ..f32 }],
+            (true, GradPrecision::Bf16) => [int8, Products { bf16: each, ..int8 }],
+            (true, GradPrecision::Int8) => [int8, Products { int8: 2.0 * each, ..int8 }],
         }
     }
 
@@ -160,17 +189,30 @@ impl Linear {
 
     fn quantized_backward(&self, pass: &mut Pass<'_>, dx: &mut [f32]) -> Result<()> {
         let is_packed = pass.store.quantized(self.weight).and_then(QuantizedWeight::packed).is_some();
-        if is_packed && self.gradients == GradPrecision::Int8 {
-            if !self.int8_weight_gradient(pass) {
-                self.f32_weight_gradient(pass);
-            }
-            if !self.int8_input_gradient(pass, dx) {
-                self.f32_input_gradient(pass, dx)?;
-            }
-            return Ok(());
+        if !is_packed || self.gradients == GradPrecision::F32 {
+            self.f32_weight_gradient(pass);
+            return self.f32_input_gradient(pass, dx);
         }
-        self.f32_weight_gradient(pass);
-        self.f32_input_gradient(pass, dx)
+        // What int8 would spoil is computed in floats: in bf16 where no weights are multiplied, else in f32.
+        if self.gradients == GradPrecision::Bf16 || !self.int8_weight_gradient(pass) {
+            self.bf16_weight_gradient(pass);
+        }
+        if !self.int8_input_gradient(pass, dx) {
+            self.f32_input_gradient(pass, dx)?;
+        }
+        Ok(())
+    }
+
+    /// `dW[o][k] += sum over t of bf16(dY[t][o] * s[t]) * Xq[t][k]`, with the token scales `s` of the saved activations.
+    fn bf16_weight_gradient(&self, pass: &mut Pass<'_>) {
+        let (tokens, outputs, inputs) = self.shape(pass);
+        let (dy, x) = (pass.buffers.gradient(self.y), pass.buffers.quantized(self.x));
+        let rounding = self.rounding(pass, KEPT_GRADIENT_PURPOSE);
+        let (_, dw, _) = pass.store.stored_for_backward(self.weight);
+        let (factors, x) = (&x.scales[..tokens], &x.values[..tokens * inputs]);
+        add_gradient(pass.context, pass.workspace, dw, 0, rounding, |dw, accumulate| {
+            pass.context.bf16_matmul((outputs, inputs, tokens), dy, factors, x, accumulate, dw);
+        });
     }
 
     /// `dW += dY^T * X` with the dequantized activations.

@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use hybridq::dispatch::Context;
+use hybridq::kernels::Isa;
 use hybridq::optim::{Optimizer, OptimizerConfig, OptimizerKind, TrainingState};
 use hybridq::tensor::RandomStream;
 use hybridq::train::{LanguageModelTrainer, Objective, RunPlace, TrainConfig};
 use hybridq::{Error, Result};
 
 use super::Arguments;
+use super::ceilings::{Ceilings, Registers};
 use super::measure::median;
 use super::record::{Line, Report};
-use crate::process_memory::{MIB, peak_memory, reset_peak_memory, resident_memory};
+use crate::process_memory::{MIB, peak_memory, plan_memory, reset_peak_memory};
 
 /// Steps before the clock counts.
 const WARM_UP: usize = 2;
@@ -29,7 +31,6 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
         return Err(Error::invalid("--steps", format!("{LEAST_STEPS} to 100000"), arguments.steps));
     }
     reset_peak_memory();
-    let program = resident_memory();
     let text = tempfile::NamedTempFile::new().map_err(|error| Error::io(std::env::temp_dir(), error))?;
     std::fs::write(text.path(), made_up_text()).map_err(|error| Error::io(text.path(), error))?;
     let config = TrainConfig {
@@ -44,7 +45,7 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
     };
     let config = config.overlaid(&TrainConfig::fields_of(arguments.config.as_deref())?)?;
     let mut trainer = LanguageModelTrainer::open(context, config, RunPlace::Nowhere)?;
-    let memory = trainer.memory_plan();
+    let (memory, beside) = plan_memory(&mut trainer);
     for _ in 0..WARM_UP {
         trainer.step()?;
     }
@@ -71,10 +72,10 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
     line("", Some(tokens / speed * 1e9), speed, "tokens/s")?;
     let total = steps.last().map_or(0.0, |step| step.seconds) - seconds_before;
     let mut rest = total;
-    for (name, time) in after {
-        let time = time.saturating_sub(before.get(&name).copied().unwrap_or_default()).as_secs_f64();
+    for (name, &time) in &after {
+        let time = time.saturating_sub(before.get(name).copied().unwrap_or_default()).as_secs_f64();
         rest -= time;
-        line(&name, Some(time * 1e9 / arguments.steps as f64), 100.0 * time / total, "% of a step")?;
+        line(name, Some(time * 1e9 / arguments.steps as f64), 100.0 * time / total, "% of a step")?;
     }
     let what = "batch, clip, optimizer, quantize";
     line(what, Some(rest * 1e9 / arguments.steps as f64), 100.0 * rest / total, "% of a step")?;
@@ -82,13 +83,17 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
     for (name, bytes) in memory.parts() {
         line(name, None, bytes as f64 / MIB, "MiB")?;
     }
-    if let (Some(program), Some(peak)) = (program, peak_memory()) {
-        let planned = program + memory.step() as f64 / MIB;
+    if let (Some(beside), Some(peak)) = (beside, peak_memory()) {
+        let planned = beside + memory.step() as f64 / MIB;
         line("planned peak", None, planned, "MiB")?;
         line("peak memory of the process", None, peak, "MiB")?;
         line("planned over measured", None, 100.0 * planned / peak, "%")?;
     }
-    // After the peak: it needs memory of its own.
+    // After the peak: what follows needs memory of its own.
+    for (name, limit, time) in limits(report, context, &trainer, &after, &before, arguments)? {
+        let time = time.unwrap_or(total / arguments.steps as f64);
+        line(&format!("arithmetic limit, {name}"), Some(limit * 1e9), 100.0 * limit / time, "% of its time")?;
+    }
     let cost = hybrid_cost(context, &mut trainer)?;
     line(
         "hybrid optimizer beyond AdamW",
@@ -97,6 +102,40 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
         "% of a step",
     )?;
     Ok(())
+}
+
+/// Least seconds of a step's matrix products at the peaks of this machine, measured here, and the seconds they took: of the
+/// linear layers, of the head, and (without a time) of the whole step. What gradient checkpointing computes once more does
+/// not count as work.
+fn limits<'a>(
+    report: &Report,
+    context: &Context,
+    trainer: &LanguageModelTrainer,
+    after: &BTreeMap<String, Duration>,
+    before: &BTreeMap<String, Duration>,
+    arguments: &Arguments,
+) -> Result<[(&'a str, f64, Option<f64>); 3]> {
+    let ceilings = Ceilings::new(report);
+    let int8 = ceilings.registers(Registers::Int8, context)?;
+    let f32 = ceilings.registers(Registers::F32, context)?;
+    // vdpbf16ps has two products where a multiply-add has one; elsewhere bf16 products are multiply-adds.
+    let bf16 = if context.kernels().isa() == Isa::Avx512Bf16 { 2.0 * f32 } else { f32 };
+    let plan = &trainer.objective().model().plan;
+    let least = |kinds: &[&str]| -> f64 {
+        let of_kinds =
+            plan.operations().iter().filter(|operation| kinds.is_empty() || kinds.contains(&operation.name()));
+        let products = of_kinds.flat_map(|op| op.products(plan, arguments.batch * arguments.seq, arguments.seq));
+        products.map(|work| 2e-9 * (work.int8 / int8 + work.bf16 / bf16 + work.f32 / f32)).sum()
+    };
+    let taken = |kind: &str| {
+        let time = |times: &BTreeMap<String, Duration>| -> f64 {
+            let passes = ["forward", "backward"].map(|pass| times.get(&format!("{kind} {pass}")).copied());
+            passes.into_iter().flatten().map(|time| time.as_secs_f64()).sum()
+        };
+        Some((time(after) - time(before)) / arguments.steps as f64)
+    };
+    let (linear, head) = ("linear", "language_model_head");
+    Ok([(linear, least(&[linear]), taken(linear)), (head, least(&[head]), taken(head)), ("step", least(&[]), None)])
 }
 
 /// Seconds that an update with every part of the hybrid takes longer than AdamW's alone: median over pairs of updates of the

@@ -9,7 +9,7 @@ use clap::Args;
 use hybridq::train::{LanguageModelTrainer, RunDirectory, RunPlace, StopReason, Summary, TrainConfig};
 use hybridq::{Error, Result};
 
-use crate::process_memory::{peak_memory, resident_memory};
+use crate::process_memory::{peak_memory, plan_memory};
 use progress::ProgressLines;
 
 #[derive(Args)]
@@ -160,7 +160,6 @@ impl Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<u8> {
-    let program = resident_memory();
     let (config, place) = arguments.settle()?;
     let context = crate::context(config.threads)?;
     let lines = ProgressLines::new(config.log_interval);
@@ -169,7 +168,8 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
         .on_progress(lines.callback());
     let directory = trainer.directory().expect("the program trains in a folder").clone();
     lines.begin(&trainer, &context);
-    lines.memory(&trainer.memory_plan(), program);
+    let (plan, beside) = plan_memory(&mut trainer);
+    lines.memory(&plan, beside);
     let summary = trainer.run();
     lines.end();
     let summary = summary?;

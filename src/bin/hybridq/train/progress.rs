@@ -68,15 +68,15 @@ impl ProgressLines {
         }
     }
 
-    /// The memory the run is about to take; `program`: MiB the process held before.
-    pub fn memory(&self, plan: &MemoryPlan, program: Option<f64>) {
+    /// The memory the run is about to take; `beside`: MiB the process holds beside it.
+    pub fn memory(&self, plan: &MemoryPlan, beside: Option<f64>) {
         let mib = |bytes: usize| bytes as f64 / MIB;
-        let program = program.unwrap_or(0.0);
+        let beside = beside.unwrap_or(0.0);
         let parts: Vec<_> = plan.parts().iter().map(|&(name, bytes)| format!("{name} {:.0}", mib(bytes))).collect();
         say!(
-            "memory {:.0} MiB planned: {:.0} in a step ({}, program {program:.0}), {:.0} more in evaluations",
-            program + mib(plan.step() + plan.evaluation),
-            program + mib(plan.step()),
+            "memory {:.0} MiB planned: {:.0} in a step ({}, program {beside:.0}), {:.0} more in evaluations",
+            beside + mib(plan.step() + plan.evaluation),
+            beside + mib(plan.step()),
             parts.join(", "),
             mib(plan.evaluation)
         );

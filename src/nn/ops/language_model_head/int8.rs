@@ -34,6 +34,7 @@ pub(super) fn scratch(width: usize, vocabulary: usize, chunk: usize, of_sum: usi
             (chunk, width, BLOCK_ENTRIES.min(vocabulary)),
             (BLOCK_ENTRIES.min(vocabulary), width, chunk),
         ],
+        ..Scratch::default()
     }
 }
 

@@ -106,12 +106,12 @@ pub struct StepRandomness {
 /// How far int8 gradients are from what they were rounded from: what is allowed, and what was found.
 #[derive(Clone, PartialEq, Debug)]
 pub struct GradientErrors {
-    /// Largest relative error a layer's gradient may have in int8; a product beyond it is computed in floats: the weight's
-    /// gradient in bf16, the input's in f32. Infinite: not even looked at.
+    /// Largest relative error a layer's gradient may have in int8; a product beyond it is computed in f32. Infinite: not
+    /// even looked at.
     pub limit: f32,
     /// Largest error found.
     pub largest: f32,
-    /// Weights of the products computed in floats.
+    /// Weights of the products computed in f32.
     pub in_f32: Vec<ParamId>,
 }
 
@@ -247,7 +247,7 @@ impl Executor {
     }
 
     /// Layers whose gradients in int8 would be off by more than `limit` (of their root mean square) have the product
-    /// computed in floats, from the next step on.
+    /// computed in f32, from the next step on.
     pub fn limit_gradient_errors(&mut self, limit: f32) {
         self.gradient_errors.limit = limit;
     }

@@ -138,8 +138,7 @@ pub struct TrainConfig {
     /// Arithmetic of the linear layers' backward products: `int8` for both, `bf16` for the weights' gradients (the inputs' in
     /// int8), or `f32`.
     pub gradient_precision: GradPrecision,
-    /// Largest relative error of a layer's gradient in int8: beyond it the layer's product is computed in floats, step
-    /// by step: the weight's gradient in bf16, which keeps the range of what it rounds, the input's in f32.
+    /// Largest relative error of a layer's gradient in int8: beyond it the layer's product is computed in f32, step by step.
     /// Measured against mean magnitudes, at most 1; above 1: never. Ordinary gradients have 0.04 to 0.2, those of queries early
     /// in training up to 0.8.
     pub gradient_error_limit: f64,

@@ -41,7 +41,7 @@ pub struct StepMetrics {
     /// Largest relative error of a layer's gradient in int8; 0 where none was rounded.
     #[serde(default)]
     pub gradient_error: f32,
-    /// Weights of the layers whose gradients would have been off by more than the limit: computed in floats instead.
+    /// Weights of the layers whose gradients would have been off by more than the limit: computed in f32 instead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub f32_gradients: Vec<String>,
     /// Cluster the batch came from, where it came from one.

@@ -193,9 +193,10 @@ impl Linear {
             self.f32_weight_gradient(pass);
             return self.f32_input_gradient(pass, dx);
         }
-        // What int8 would spoil is computed in floats: in bf16 where no weights are multiplied, else in f32.
-        if self.gradients == GradPrecision::Bf16 || !self.int8_weight_gradient(pass) {
+        if self.gradients == GradPrecision::Bf16 {
             self.bf16_weight_gradient(pass);
+        } else if !self.int8_weight_gradient(pass) {
+            self.f32_weight_gradient(pass);
         }
         if !self.int8_input_gradient(pass, dx) {
             self.f32_input_gradient(pass, dx)?;

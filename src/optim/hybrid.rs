@@ -117,7 +117,7 @@ impl HybridOptimizer {
             radius: config.initial_trust_radius,
             last: None,
             initial_squares: match config.radius_mode {
-                RadiusMode::Initial => store.ids().map(|id| squares(store.weight(id)) as f32).collect(),
+                RadiusMode::Initial => store.ids().map(|id| squares(&store.weight_values(id)) as f32).collect(),
                 _ => Vec::new(),
             },
         };

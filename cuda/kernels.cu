@@ -1,0 +1,10 @@
+/* All kernels as one module. */
+#include "activation_quant.cu"
+#include "int8.cu"
+#include "kmeans.cu"
+#include "matvec.cu"
+#include "norm.cu"
+#include "pack5.cu"
+#include "ternary.cu"
+#include "ternary_pack.cu"
+#include "ternary_transposed.cu"

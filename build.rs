@@ -1,7 +1,10 @@
 //! Compiles `csrc/<family>/<isa>.c`: one static library per ISA, each with its own flags.
 //!
 //! An ISA whose flags the compiler does not know is left out with a warning; the crate then runs without it and
-//! `hybridq info` says so. Nothing but a C compiler is needed.
+//! `hybridq info` says so. Nothing but a C compiler is needed; feature `cuda` needs nvcc as well (cuda/build.rs).
+
+#[path = "cuda/build.rs"]
+mod cuda;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -74,6 +77,11 @@ fn main() {
         if architectures.is_empty() || architectures.contains(&architecture.as_str()) {
             builds.extend(compile_isa(isa, flags).map(|flags| format!("{isa}:{flags}")));
         }
+    }
+    if std::env::var_os("CARGO_FEATURE_CUDA").is_some()
+        && let Err(reason) = cuda::build()
+    {
+        println!("cargo::error={reason}");
     }
     // For tests/sanitized_kernels.rs, which builds the kernels once more.
     println!("cargo:rustc-env=HYBRIDQ_KERNEL_BUILDS={}", builds.join(";"));

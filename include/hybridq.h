@@ -194,6 +194,12 @@
 // One file at 1.6 bits a ternary weight, embedding and head at 8.5 bits, which `hq_model_load` uses where it lies.
 #define HQ_EXPORT_PACKED_FILE 9
 
+// Two bits a weight, the layout of `hq_ternary_pack`.
+#define HQ_PACKING_TWO_BITS 0
+
+// Five trits a byte, the layout of `hq_pack5`.
+#define HQ_PACKING_FIVE_TRITS 1
+
 // The examples that are learned from.
 #define HQ_SPLIT_TRAINING 0
 
@@ -251,6 +257,10 @@ enum hq_status
   HQ_FORMAT = 101,
   // There is no such device, or this build cannot use it.
   HQ_NO_DEVICE = 200,
+  // A device has not the memory that is wanted.
+  HQ_DEVICE_MEMORY = 201,
+  // A device failed: it is lost, or what ran on it went wrong.
+  HQ_DEVICE = 202,
   // A defect of the library, caught at the boundary.
   HQ_PANIC = 900,
 };
@@ -265,7 +275,7 @@ typedef int32_t hq_status;
 // The auxiliary network with the running means behind its inputs. One thread at a time may use it.
 typedef struct hq_auxiliary_network hq_auxiliary_network;
 
-// Memory of a device: reserved, no function makes one yet.
+// Memory of a device.
 typedef struct hq_buffer hq_buffer;
 
 // Threads and kernels for computing: the first thing to make. Any number of threads may use one context at the same
@@ -297,7 +307,8 @@ typedef struct hq_parameters hq_parameters;
 // Draws tokens from logits. One thread at a time may use it.
 typedef struct hq_sampler hq_sampler;
 
-// A queue of work for a device: reserved, no function makes one yet.
+// A queue of work for a device. Calls return when the work is queued; it is done in order, and all of it when
+// `hq_stream_synchronize` returns. Threads may share a stream.
 typedef struct hq_stream hq_stream;
 
 // A model in training. One thread at a time may use it; `hq_trainer_cancel` may be called by any thread at any time.
@@ -2024,6 +2035,154 @@ hq_status hq_dispatch_calibrate(const hq_context *context,
 hq_status hq_dispatch_advice(const hq_context *context,
                              hq_text_callback callback,
                              void *user_data);
+
+// Number of CUDA devices. HQ_NO_DEVICE: there is none, or no driver, or this build is without CUDA; the message tells which.
+hq_status hq_device_count(size_t *count);
+
+// Makes a queue of work for CUDA device `device` (from 0). The first use of a device loads the kernels. HQ_NO_DEVICE: there is
+// no such device, or this build is without CUDA.
+hq_status hq_stream_new(uint32_t device,
+                        hq_stream **out);
+
+// Waits for a stream's work and frees it; NULL is fine.
+void hq_stream_free(hq_stream *stream);
+
+// Waits until all work queued so far is done. HQ_DEVICE: it went wrong.
+hq_status hq_stream_synchronize(const hq_stream *stream);
+
+// Memory of the stream's device, `bytes` of it, with an address that is a multiple of 256. HQ_DEVICE_MEMORY: it has not so
+// much; nothing is kept then.
+hq_status hq_buffer_new(const hq_stream *stream,
+                        size_t bytes,
+                        hq_buffer **out);
+
+// Frees device memory, after the work that uses it; NULL is fine.
+void hq_buffer_free(hq_buffer *buffer);
+
+// The device address of a buffer: what the calls `hq_gpu_...` take, as do other libraries' kernels. NULL if `buffer` is not one,
+// or holds nothing.
+void *hq_buffer_address(const hq_buffer *buffer);
+
+// Bytes of a buffer; 0 if `buffer` is not one.
+size_t hq_buffer_size(const hq_buffer *buffer);
+
+// Queues a copy of `bytes` from host memory to device memory. `from` must stay as it is until the stream is synchronized.
+// HQ_INVALID_VALUE: `to` is not memory of the stream's device; HQ_SHAPE: it is less.
+hq_status hq_stream_upload(const hq_stream *stream,
+                           const void *from,
+                           size_t bytes,
+                           void *to);
+
+// Queues a copy of `bytes` from device memory to host memory; they are there when the stream is synchronized. HQ_INVALID_VALUE:
+// `from` is not memory of the stream's device; HQ_SHAPE: it is less.
+hq_status hq_stream_download(const hq_stream *stream,
+                             const void *from,
+                             size_t bytes,
+                             void *to);
+
+// Quantizes `weights` (`rows x cols` floats) and packs them: `sign(w)` where `|w|` exceeds the threshold, else 0.
+// `threshold_count`: 1, or `rows`. All pointers are device memory; `packed` begins at a multiple of 16.
+hq_status hq_gpu_quantize_pack(const hq_stream *stream,
+                               uint32_t packing,
+                               const float *weights,
+                               size_t rows,
+                               size_t cols,
+                               const float *thresholds,
+                               size_t threshold_count,
+                               uint8_t *packed);
+
+// Packs `trits` (`rows x cols`; negative, zero and positive count as -1, 0, 1). All pointers are device memory; `packed` begins
+// at a multiple of 16.
+hq_status hq_gpu_pack(const hq_stream *stream,
+                      uint32_t packing,
+                      const int8_t *trits,
+                      size_t rows,
+                      size_t cols,
+                      uint8_t *packed);
+
+// The trits (`rows x cols`) of a packed matrix. All pointers are device memory; `packed` begins at a multiple of 16.
+hq_status hq_gpu_unpack(const hq_stream *stream,
+                        uint32_t packing,
+                        const uint8_t *packed,
+                        size_t rows,
+                        size_t cols,
+                        int8_t *trits);
+
+// `y = x * W^T` for ternary `W` (`rows x cols`) and int8 `x` (`tokens x cols`) with `x_scales` and `x_sums` as
+// `hq_gpu_quantize_rows` writes them: the bits of `hq_ternary_matmul`. `weight_scale_count`: 1, or `rows`. Five trits a byte:
+// one token alone. All pointers are device memory; `packed` begins at a multiple of 16.
+hq_status hq_gpu_ternary_matmul(const hq_stream *stream,
+                                uint32_t packing,
+                                const uint8_t *packed,
+                                size_t rows,
+                                size_t cols,
+                                const float *weight_scales,
+                                size_t weight_scale_count,
+                                const int8_t *x,
+                                size_t tokens,
+                                const float *x_scales,
+                                const int32_t *x_sums,
+                                float *y);
+
+// `dx = dy * W` from the two-bit weights of `hq_gpu_ternary_matmul`: `dy` is `tokens x rows`, `dx` `tokens x cols`; the bits of
+// `hq_ternary_matmul_transposed`. All pointers are device memory; `packed` begins at a multiple of 16.
+hq_status hq_gpu_ternary_matmul_transposed(const hq_stream *stream,
+                                           const uint8_t *packed,
+                                           size_t rows,
+                                           size_t cols,
+                                           const int8_t *dy,
+                                           size_t tokens,
+                                           const float *dy_scales,
+                                           const int32_t *dy_sums,
+                                           float *dx);
+
+// As `hq_int8_matmul_tn`: `c[i][j] = a_column_scales[i] * sum over t of a[t][i] * b[t][j]`, added to `c` with `accumulate`; the
+// same bits. All pointers are device memory.
+hq_status hq_gpu_int8_matmul_tn(const hq_stream *stream,
+                                const int8_t *a,
+                                const int8_t *b,
+                                size_t tokens,
+                                size_t m,
+                                size_t n,
+                                const float *a_column_scales,
+                                bool accumulate,
+                                float *c);
+
+// As `hq_quantize_rows`, the same bits; a row with NaN or infinity has zeros and the scale NaN, which is no error here. All
+// pointers are device memory.
+hq_status hq_gpu_quantize_rows(const hq_stream *stream,
+                               const float *x,
+                               size_t rows,
+                               size_t cols,
+                               int8_t *values,
+                               float *scales,
+                               int32_t *sums);
+
+// `sum |x[i]|` over `len` floats of device memory; waits for it. The bits of `hq_abs_sum`. `total` is host memory.
+hq_status hq_gpu_abs_sum(const hq_stream *stream, const float *x, size_t len, double *total);
+
+// Scales `x` (`len` floats of device memory, in place) so that its L2 norm is at most `max_norm` (above 0), and gives the norm it
+// had; waits for it. The bits of `hq_clip_norm`; where the norm is not finite it is given and `x` left alone. `norm` is host
+// memory.
+hq_status hq_gpu_clip_norm(const hq_stream *stream,
+                           float *x,
+                           size_t len,
+                           double max_norm,
+                           double *norm);
+
+// One iteration of k-means: `labels` (`n`) become those of the nearest of `k` centroids, bit for bit the CPU's; `sums`
+// (`k x dim`) and `counts` (`k`) are those of the points of each cluster; `changed` (host memory) is how many labels differ from
+// before (2^32 - 1: none yet). Waits for it. HQ_INVALID_VALUE: a coordinate is not finite. All other pointers are device memory.
+hq_status hq_gpu_kmeans_iteration(const hq_stream *stream,
+                                  const float *points,
+                                  size_t n,
+                                  size_t dim,
+                                  const float *centroids,
+                                  size_t k,
+                                  uint32_t *labels,
+                                  double *sums,
+                                  uint64_t *counts,
+                                  uint64_t *changed);
 
 // Makes a trainer of a language model from a JSON object with the fields of the program's configuration
 // (`hybridq help train`); `data` (a text file or folder) is the only one without a default. Nothing is written to disk.

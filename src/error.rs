@@ -63,6 +63,15 @@ pub enum Error {
     /// Training cannot go on (a loss that is not finite, say).
     #[error("{0}")]
     Training(String),
+    /// There is no such device, or this build cannot use it.
+    #[error("{0}")]
+    NoDevice(String),
+    /// A device has not the memory that is wanted.
+    #[error("{0}")]
+    DeviceMemory(String),
+    /// A device failed: it is lost, or what ran on it went wrong.
+    #[error("{0}")]
+    Device(String),
     /// Neither the caller nor a file is at fault but the machine cannot do what is asked.
     #[error("{0}")]
     Unsupported(String),

@@ -4,7 +4,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 1 | [`kernels`]: safe wrappers over the hand-written C kernels |
+//! | 1 | [`kernels`]: safe wrappers over the hand-written C kernels; [`gpu`]: NVIDIA GPUs |
 //! | 2 | [`tensor`]: aligned buffers, random numbers; [`dispatch`]: threads and backends |
 //! | 3 | [`quant`], [`cluster`], [`formats`] |
 //! | 4 | [`nn`]: parameters, operations, plans, the executor |
@@ -23,6 +23,7 @@ mod error;
 pub mod eval;
 pub mod formats;
 pub mod generate;
+pub mod gpu;
 pub mod kernels;
 pub mod models;
 pub mod nn;

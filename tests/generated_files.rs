@@ -51,11 +51,6 @@ fn c_header_is_fresh() {
         documentation_style: cbindgen::DocumentationStyle::C99,
         line_length: 120,
         style: cbindgen::Style::Type,
-        export: cbindgen::ExportConfig {
-            // Declared for the functions that devices will bring.
-            include: vec!["hq_buffer".into(), "hq_stream".into()],
-            ..Default::default()
-        },
         ..Default::default()
     };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/capi/mod.rs");

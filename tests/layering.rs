@@ -25,8 +25,14 @@ const FLOORS: &[(&str, u32)] = &[
 ];
 
 /// Imports within a floor that are meant: (who, whom). Models and optimizers never see each other.
-const SAME_FLOOR: &[(&str, &str)] =
-    &[("dispatch", "tensor"), ("cluster", "quant"), ("generate", "models"), ("generate", "data"), ("bin", "capi")];
+const SAME_FLOOR: &[(&str, &str)] = &[
+    ("gpu", "kernels"),
+    ("dispatch", "tensor"),
+    ("cluster", "quant"),
+    ("generate", "models"),
+    ("generate", "data"),
+    ("bin", "capi"),
+];
 
 /// Where `unsafe` may stand.
 const UNSAFE: &[&str] = &[

@@ -15,16 +15,6 @@ pub struct hq_context {
     _opaque: [u8; 0],
 }
 
-/// Memory of a device: reserved, no function makes one yet.
-pub struct hq_buffer {
-    _opaque: [u8; 0],
-}
-
-/// A queue of work for a device: reserved, no function makes one yet.
-pub struct hq_stream {
-    _opaque: [u8; 0],
-}
-
 /// How a context is made. Set `struct_size` to `sizeof(hq_context_options)`; zero the rest for defaults.
 #[repr(C)]
 #[derive(Clone, Copy)]

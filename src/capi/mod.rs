@@ -51,6 +51,9 @@ mod seq2seq;
 
 mod dispatch;
 
+mod gpu;
+mod gpu_operations;
+
 mod objective;
 mod progress;
 mod step_report;
@@ -66,6 +69,8 @@ pub use dispatch::*;
 pub use five_level::*;
 pub use generate::*;
 pub use gguf_ternary::*;
+pub use gpu::*;
+pub use gpu_operations::*;
 pub use head::*;
 pub use kmeans::*;
 pub use log::*;

@@ -39,6 +39,10 @@ pub enum hq_status {
     HQ_FORMAT = 101,
     /// There is no such device, or this build cannot use it.
     HQ_NO_DEVICE = 200,
+    /// A device has not the memory that is wanted.
+    HQ_DEVICE_MEMORY = 201,
+    /// A device failed: it is lost, or what ran on it went wrong.
+    HQ_DEVICE = 202,
     /// A defect of the library, caught at the boundary.
     HQ_PANIC = 900,
 }
@@ -60,6 +64,9 @@ pub(super) fn status_of(error: &Error) -> hq_status {
         Error::Io { .. } => hq_status::HQ_IO,
         Error::Format { .. } => hq_status::HQ_FORMAT,
         Error::Training(_) => hq_status::HQ_TRAINING,
+        Error::NoDevice(_) => hq_status::HQ_NO_DEVICE,
+        Error::DeviceMemory(_) => hq_status::HQ_DEVICE_MEMORY,
+        Error::Device(_) => hq_status::HQ_DEVICE,
         Error::Unsupported(_) => hq_status::HQ_UNSUPPORTED,
     }
 }
@@ -88,6 +95,8 @@ pub extern "C" fn hq_status_name(status: i32) -> *const c_char {
         100 => c"HQ_IO",
         101 => c"HQ_FORMAT",
         200 => c"HQ_NO_DEVICE",
+        201 => c"HQ_DEVICE_MEMORY",
+        202 => c"HQ_DEVICE",
         900 => c"HQ_PANIC",
         _ => c"unknown",
     };

@@ -40,7 +40,9 @@ impl Context {
             }
         }
         if Path::new("/proc/driver/nvidia/version").exists() {
-            advice.push("an NVIDIA GPU is here: this version computes on CPUs only".into());
+            advice.push(
+                "an NVIDIA GPU is here: models run on CPUs only, feature cuda has kernels for it (module gpu)".into(),
+            );
         }
         if let Some(cores) = cores_beyond(self.threads()) {
             advice.push(format!(

@@ -23,6 +23,9 @@ static hq_decoder *live_hq_decoder, *fresh_hq_decoder;
 static hq_model *live_encoder, *live_seq2seq;
 static hq_decoder *live_seq2seq_decoder;
 static hq_trainer *live_hq_trainer, *fresh_hq_trainer;
+/* There may be no device to make them on: NULL, and every call that takes one fails. */
+static hq_stream *live_hq_stream, *fresh_hq_stream;
+static hq_buffer *live_hq_buffer, *fresh_hq_buffer;
 
 static const char model_json[] =
     "{\"model_type\": \"bitnet\", \"hidden_size\": 32, \"intermediate_size\": 32, \"num_hidden_layers\": 1,"

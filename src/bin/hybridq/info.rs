@@ -4,6 +4,7 @@
 use clap::Args;
 use hybridq::Result;
 use hybridq::dispatch::ConfigSource;
+use hybridq::gpu::{Device, device_count};
 use hybridq::kernels::{Isa, KernelTable};
 use serde::Serialize;
 
@@ -23,9 +24,17 @@ struct Report {
     isas_not_built: Vec<&'static str>,
     isas_not_on_this_cpu: Vec<&'static str>,
     threads: usize,
-    gpu: &'static str,
+    gpu: String,
     dispatch: String,
     advice: Vec<String>,
+}
+
+/// The first CUDA device and how many there are, or why there is none.
+fn gpu() -> String {
+    match device_count().and_then(|count| Ok((Device::open(0)?, count))) {
+        Ok((device, count)) => format!("{} ({count} in all)", device.name()),
+        Err(error) => format!("none ({error})"),
+    }
 }
 
 pub fn run(arguments: &Arguments) -> Result<u8> {
@@ -39,7 +48,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
         isas_not_built: names(&|isa| isa.is_supported_by_cpu() && !isa.is_built()),
         isas_not_on_this_cpu: names(&|isa| isa.is_built() && !isa.is_supported_by_cpu()),
         threads: context.threads(),
-        gpu: "none (built without CUDA)",
+        gpu: gpu(),
         dispatch: match context.dispatch_source() {
             ConfigSource::Cache(path) => format!("thresholds learned on this machine, {}", path.display()),
             ConfigSource::Defaults | ConfigSource::Given => "default thresholds".into(),

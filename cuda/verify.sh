@@ -9,13 +9,13 @@ limit=$((60 * 1024 * 1024))
 if [ "${1:-}" = prepare ]; then
     set -e
     mkdir -p "$folder"
-    for program in "test cuda_matches_cpu" "bench cuda"; do
-        set -- $program
-        built=$(cargo "$1" --release --features cuda --"$1" "$2" --no-run --message-format=json |
-            sed -n "s/.*\"name\":\"$2\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1)
-        cp "$built" "$folder/$2"
-        strip --strip-debug "$folder/$2"
-    done
+    place() { # of the program called $1, from cargo's messages
+        cp "$(sed -n "s/.*\"name\":\"$1\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1)" "$folder/$1"
+        strip --strip-debug "$folder/$1"
+    }
+    build=(--features cuda --no-run --message-format=json)
+    cargo test --release --test cuda_matches_cpu "${build[@]}" | place cuda_matches_cpu
+    cargo bench --bench cuda "${build[@]}" | place cuda
     bytes=$(du -sb "$folder" | cut -f1)
     [ "$bytes" -lt "$limit" ] || { echo "$folder: $bytes bytes, expected below $limit" >&2; exit 1; }
     echo "$folder: $bytes bytes; on the machine with a GPU: OUT=folder cuda/verify.sh"
@@ -33,14 +33,14 @@ done
 nvidia-smi 2>/dev/null | tee "$out/device.txt" || note "nvidia-smi: not there"
 
 note "== tests"
-if timeout 300 "$folder/cuda_matches_cpu" >"$out/tests.txt" 2>&1; then note "tests: pass"; else note "tests: FAIL"; failed=1; fi
+if timeout 120 "$folder/cuda_matches_cpu" >"$out/tests.txt" 2>&1; then note "tests: pass"; else note "tests: FAIL"; failed=1; fi
 tail -n 20 "$out/tests.txt"
 
 note "== compute-sanitizer"
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         # Every launch is slowed a hundredfold: the tests with the smaller shapes.
-        if timeout 240 compute-sanitizer --tool "$tool" --error-exitcode 9 "$folder/cuda_matches_cpu" --test-threads 1 \
+        if timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 9 "$folder/cuda_matches_cpu" --test-threads 1 \
             --skip ternary_products --skip two_threads --skip wrong_calls >"$out/$tool.txt" 2>&1; then
             note "$tool: $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/$tool.txt" | tail -n 1)"
         else
@@ -53,11 +53,11 @@ else
 fi
 
 note "== bench"
-if timeout 300 "$folder/cuda" >"$out/bench.jsonl" 2>"$out/bench.txt"; then note "bench: done"; else note "bench: FAIL"; failed=1; fi
+if timeout 180 "$folder/cuda" >"$out/bench.jsonl" 2>"$out/bench.txt"; then note "bench: done"; else note "bench: FAIL"; failed=1; fi
 cat "$out/bench.txt" "$out/bench.jsonl"
 
 note "== cuBLAS, through PyTorch"
-timeout 120 python3 - >"$out/cublas.txt" 2>&1 <<'PYTHON' || note "cuBLAS: PyTorch is not there, or it failed (cublas.txt)"
+timeout 60 python3 - >"$out/cublas.txt" 2>&1 <<'PYTHON' || note "cuBLAS: PyTorch is not there, or it failed (cublas.txt)"
 import torch
 
 def seconds(run):

@@ -85,7 +85,7 @@ impl ParamSpec {
 /// All parameters of a model: latent weights and gradients, each in one flat buffer in declaration order, and the quantized
 /// copies the forward pass reads.
 ///
-/// Weights and gradients are f32; [`ParamStore::keep_in_bf16`] keeps chosen ones in half the memory, rounded stochastically
+/// Weights and gradients are f32; `keep_in_bf16` keeps chosen ones in half the memory, rounded stochastically
 /// whenever they change. Such a tensor has no slice of f32: [`ParamStore::weight_values`] and
 /// [`ParamStore::gradient_values`] give every tensor's numbers.
 #[derive(Debug)]

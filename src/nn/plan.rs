@@ -102,7 +102,7 @@ pub trait Operation: std::fmt::Debug + Send + Sync {
         false
     }
     /// Whether this operation computes with a parameter's weights and gradient however they are kept
-    /// ([`super::ParamStore::keep_in_bf16`]); else both stay in f32.
+    /// (`ParamStore::keep_in_bf16`); else both stay in f32.
     fn takes_bf16(&self, _id: ParamId) -> bool {
         false
     }

@@ -19,7 +19,7 @@ use crate::quant::{Stored, StoredMut};
 use crate::{Error, Result};
 
 /// Version of the layout; a reader refuses others.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Metadata key of the header.
 const HEADER_KEY: &str = "hybridq";
 /// Metadata key of the checksum.
@@ -52,6 +52,12 @@ pub struct CheckpointHeader {
     pub optimizer: String,
     /// The optimizer's scalars.
     pub scalars: serde_json::Value,
+}
+
+/// What every version's header has.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
 }
 
 /// An opened and verified checkpoint.
@@ -135,11 +141,13 @@ impl Checkpoint {
         if checksum(json, named) != *stored {
             return Err(fail("damaged: its checksum does not fit its content".into()));
         }
-        let header: CheckpointHeader =
-            serde_json::from_str(json).map_err(|error| fail(format!("its header cannot be read: {error}")))?;
-        if header.version != VERSION {
-            return Err(fail(format!("version {}, expected {VERSION}", header.version)));
+        let unread = |error: serde_json::Error| fail(format!("its header cannot be read: {error}"));
+        // The version first: the headers of others have other fields.
+        let Version { version } = serde_json::from_str(json).map_err(unread)?;
+        if version != VERSION {
+            return Err(fail(format!("version {version}, expected {VERSION}")));
         }
+        let header: CheckpointHeader = serde_json::from_str(json).map_err(unread)?;
         if identity.is_some_and(|identity| identity != header.identity) {
             return Err(fail("belongs to a run with another model, data or configuration".into()));
         }

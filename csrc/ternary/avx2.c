@@ -26,14 +26,15 @@ HQK_ALWAYS_INLINE vector widen(vector pairs) { return _mm256_madd_epi16(pairs, _
 
 void hqk_ternary_panels_avx2(const uint8_t *block, size_t cols, uint8_t *panels) {
     __m256i mask = _mm256_set1_epi8(3);
-    for (size_t s = 0; s < hqk_steps(cols); s++, block += HQK_STEP_BYTES, panels += 4 * HQK_PANEL_BYTES)
-        for (int v = 0; v < 8; v++) {
+    size_t tile_bytes = hqk_panel_tile_bytes(cols);
+    for (size_t s = 0; s < hqk_steps(cols); s++, block += HQK_STEP_BYTES, panels += 4 * HQK_QUAD_BYTES)
+        for (size_t v = 0; v < 8; v++) {
             __m256i bytes = load(block + 32 * v);
-            uint8_t *out = panels + 32 * v;
+            uint8_t *out = panels + v / 2 * tile_bytes + v % 2 * 32;
             store(out, _mm256_and_si256(bytes, mask));
-            store(out + HQK_PANEL_BYTES, _mm256_and_si256(_mm256_srli_epi16(bytes, 2), mask));
-            store(out + 2 * HQK_PANEL_BYTES, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask));
-            store(out + 3 * HQK_PANEL_BYTES, _mm256_and_si256(_mm256_srli_epi16(bytes, 6), mask));
+            store(out + HQK_QUAD_BYTES, _mm256_and_si256(_mm256_srli_epi16(bytes, 2), mask));
+            store(out + 2 * HQK_QUAD_BYTES, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask));
+            store(out + 3 * HQK_QUAD_BYTES, _mm256_and_si256(_mm256_srli_epi16(bytes, 6), mask));
         }
 }
 
@@ -42,16 +43,16 @@ void hqk_ternary_panels_transposed_avx2(const uint8_t *packed, size_t rows, size
     __m256i mask = _mm256_set1_epi8(3);
     __m256i fields01 = _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2), fields23 = _mm256_add_epi32(fields01, _mm256_set1_epi32(4));
     __m128i turn = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    size_t steps = hqk_min(hqk_steps(cols) - first_col / HQK_STEP_COLS, 4);
-    for (size_t r = 0; r < rows; r += HQK_TILE_ROWS, panels += 4 * HQK_PANEL_BYTES) {
+    size_t steps = hqk_min(hqk_steps(cols) - first_col / HQK_STEP_COLS, 4), tile_bytes = hqk_panel_tile_bytes(rows);
+    for (size_t r = 0; r < rows; r += HQK_TILE_ROWS, panels += 4 * HQK_QUAD_BYTES) {
         const uint8_t *tile = packed + hqk_byte_of(r, first_col, cols);
         for (size_t s = 0; s < 4; s++)
             for (size_t u = 0; u < 4; u++) {
-                /* Rows 4u to 4u + 3 of the tile; its four fields are the 16 columns of panel u. */
+                /* Rows 4u to 4u + 3 of the tile; its four fields are the 16 columns of quad u. */
                 __m128i bytes = _mm_set1_epi8(HQK_ZERO_BYTE);
                 if (s < steps) bytes = _mm_loadu_si128((const __m128i *)(tile + s * HQK_STEP_BYTES + 16 * u));
                 __m256i quad = _mm256_broadcastsi128_si256(_mm_shuffle_epi8(bytes, turn));
-                uint8_t *out = panels + HQK_PANEL_BYTES * u + 64 * s;
+                uint8_t *out = panels + s * tile_bytes + HQK_QUAD_BYTES * u;
                 store(out, _mm256_and_si256(_mm256_srlv_epi32(quad, fields01), mask));
                 store(out + 32, _mm256_and_si256(_mm256_srlv_epi32(quad, fields23), mask));
             }

@@ -1,5 +1,5 @@
 /* Products: vpmaddubsw on 6 tokens x 64 outputs (products.h), widened after 64 of them as in avx2.c.
- * Panels: field f of a tile is a quarter of a panel; for the transpose one byte shuffle turns 4 rows x 4 k around. */
+ * Panels: field f of a tile is a quad of a panel tile; for the transpose one byte shuffle turns 4 rows x 4 k around. */
 #include "../hqk.h"
 #include "vector512.h"
 
@@ -28,14 +28,15 @@ static inline __m512i field_shifts(void) {
 
 void hqk_ternary_panels_avx512(const uint8_t *block, size_t cols, uint8_t *panels) {
     __m512i mask = _mm512_set1_epi8(3);
-    for (size_t s = 0; s < hqk_steps(cols); s++, block += HQK_STEP_BYTES, panels += 4 * HQK_PANEL_BYTES)
-        for (int v = 0; v < 4; v++) {
+    size_t tile_bytes = hqk_panel_tile_bytes(cols);
+    for (size_t s = 0; s < hqk_steps(cols); s++, block += HQK_STEP_BYTES, panels += 4 * HQK_QUAD_BYTES)
+        for (size_t v = 0; v < 4; v++) {
             __m512i bytes = _mm512_loadu_si512(block + HQK_TILE_BYTES * v);
-            uint8_t *out = panels + 64 * v;
+            uint8_t *out = panels + v * tile_bytes;
             _mm512_storeu_si512(out, _mm512_and_si512(bytes, mask));
-            _mm512_storeu_si512(out + HQK_PANEL_BYTES, _mm512_and_si512(_mm512_srli_epi16(bytes, 2), mask));
-            _mm512_storeu_si512(out + 2 * HQK_PANEL_BYTES, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask));
-            _mm512_storeu_si512(out + 3 * HQK_PANEL_BYTES, _mm512_and_si512(_mm512_srli_epi16(bytes, 6), mask));
+            _mm512_storeu_si512(out + HQK_QUAD_BYTES, _mm512_and_si512(_mm512_srli_epi16(bytes, 2), mask));
+            _mm512_storeu_si512(out + 2 * HQK_QUAD_BYTES, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask));
+            _mm512_storeu_si512(out + 3 * HQK_QUAD_BYTES, _mm512_and_si512(_mm512_srli_epi16(bytes, 6), mask));
         }
 }
 
@@ -44,21 +45,22 @@ void hqk_ternary_panels_transposed_avx512(const uint8_t *packed, size_t rows, si
     __m512i mask = _mm512_set1_epi8(3), shifts = field_shifts();
     __m512i turn = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     size_t first_step = first_col / HQK_STEP_COLS, steps = hqk_min(hqk_steps(cols) - first_step, 4);
-    for (size_t r = 0; r < rows; r += HQK_TILE_ROWS, panels += 4 * HQK_PANEL_BYTES) {
+    size_t tile_bytes = hqk_panel_tile_bytes(rows);
+    for (size_t r = 0; r < rows; r += HQK_TILE_ROWS, panels += 4 * HQK_QUAD_BYTES) {
         const uint8_t *tile = packed + hqk_byte_of(r, first_col, cols);
         for (size_t s = 0; s < 4; s++) {
-            uint8_t *out = panels + 64 * s;
+            uint8_t *out = panels + s * tile_bytes;
             __m512i bytes = _mm512_set1_epi8(HQK_ZERO_BYTE);
             if (s < steps) bytes = _mm512_shuffle_epi8(_mm512_loadu_si512(tile + s * HQK_STEP_BYTES), turn);
-            /* Lane u holds rows 4u to 4u + 3; the four fields of it are the 16 columns of panel u. */
+            /* Lane u holds rows 4u to 4u + 3; the four fields of it are the 16 columns of quad u. */
             __m512i quad = _mm512_shuffle_i32x4(bytes, bytes, 0x00);
             _mm512_storeu_si512(out, _mm512_and_si512(_mm512_srlv_epi32(quad, shifts), mask));
             quad = _mm512_shuffle_i32x4(bytes, bytes, 0x55);
-            _mm512_storeu_si512(out + HQK_PANEL_BYTES, _mm512_and_si512(_mm512_srlv_epi32(quad, shifts), mask));
+            _mm512_storeu_si512(out + HQK_QUAD_BYTES, _mm512_and_si512(_mm512_srlv_epi32(quad, shifts), mask));
             quad = _mm512_shuffle_i32x4(bytes, bytes, 0xAA);
-            _mm512_storeu_si512(out + 2 * HQK_PANEL_BYTES, _mm512_and_si512(_mm512_srlv_epi32(quad, shifts), mask));
+            _mm512_storeu_si512(out + 2 * HQK_QUAD_BYTES, _mm512_and_si512(_mm512_srlv_epi32(quad, shifts), mask));
             quad = _mm512_shuffle_i32x4(bytes, bytes, 0xFF);
-            _mm512_storeu_si512(out + 3 * HQK_PANEL_BYTES, _mm512_and_si512(_mm512_srlv_epi32(quad, shifts), mask));
+            _mm512_storeu_si512(out + 3 * HQK_QUAD_BYTES, _mm512_and_si512(_mm512_srlv_epi32(quad, shifts), mask));
         }
     }
 }

@@ -27,8 +27,8 @@
 #define HQK_STEP_BYTES 256
 #define HQK_TILE_ROWS 16
 #define HQK_TILE_BYTES 64
-/* A panel: 64 outputs x 4 k. */
-#define HQK_PANEL_BYTES 256
+/* A quad of a panel tile: 16 outputs x 4 k. */
+#define HQK_QUAD_BYTES 64
 /* Quads of four in the longest reduction, 2^18. */
 #define HQK_LONGEST_QUADS 65536
 /* Four zero weights. */
@@ -39,6 +39,9 @@ static inline size_t hqk_min(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t hqk_steps(size_t cols) { return (cols + HQK_STEP_COLS - 1) / HQK_STEP_COLS; }
 
 static inline size_t hqk_block_bytes(size_t cols) { return hqk_steps(cols) * HQK_STEP_BYTES; }
+
+/* From one tile of 16 outputs of the panels of a reduction of `k` to the next. */
+static inline size_t hqk_panel_tile_bytes(size_t k) { return hqk_steps(k) * 4 * HQK_QUAD_BYTES; }
 
 /* Where the byte of weight [row][col] lies, and its shift within the byte. */
 static inline size_t hqk_byte_of(size_t row, size_t col, size_t cols) {

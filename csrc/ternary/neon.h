@@ -66,6 +66,12 @@ static inline int8x16_t hqk_broadcast_quad(const int8_t *x) {
     return vreinterpretq_s8_s32(vdupq_n_s32(word));
 }
 
+/* The weights of 16 outputs from `first` on: of packed blocks, or of the panels of one. */
+static inline const uint8_t *hqk_weights_of(const uint8_t *weights, int packed, size_t k, size_t first) {
+    if (!packed) return weights + first / HQK_OUTPUTS_AT_ONCE * hqk_panel_tile_bytes(k);
+    return weights + first / HQK_BLOCK_ROWS * hqk_block_bytes(k) + first % HQK_BLOCK_ROWS * 4;
+}
+
 /* The last `count` < 16 values of `tokens` tokens, zeros behind them: rows of 16. */
 HQK_ALWAYS_INLINE void hqk_copy_tails(const int8_t *x, size_t x_stride, size_t tokens, size_t count, int8_t *tails) {
     memset(tails, 0, tokens * HQK_STEP_COLS);

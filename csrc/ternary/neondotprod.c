@@ -6,14 +6,14 @@
 
 #define TOKENS_AT_ONCE 6
 
-/* One step: 16 outputs x 16 k for `tokens` tokens; `weights` are four panels or one packed step. */
+/* One step: 16 outputs x 16 k for `tokens` tokens; `weights` are four quads of a panel tile or one packed step. */
 HQK_ALWAYS_INLINE void multiply_step(const uint8_t *weights, int packed, const int8_t *x, size_t x_stride, int tokens,
                                      int32x4_t acc[TOKENS_AT_ONCE][HQK_VECTORS]) {
     int8x16_t values[TOKENS_AT_ONCE];
     HQK_UNROLL(6) for (int t = 0; t < tokens; t++) values[t] = vld1q_s8(x + t * x_stride);
 #define MULTIPLY_QUAD(q)                                                                   \
     HQK_UNROLL(4) for (int v = 0; v < HQK_VECTORS; v++) {                                  \
-        uint8x16_t w = vld1q_u8(weights + (packed ? 0 : q * HQK_PANEL_BYTES) + 16 * v);    \
+        uint8x16_t w = vld1q_u8(weights + (packed ? 0 : q * HQK_QUAD_BYTES) + 16 * v);    \
         if (packed) w = hqk_field(w, q);                                                   \
         HQK_UNROLL(6) for (int t = 0; t < tokens; t++) HQK_DOT(acc[t][v], w, values[t], q); \
     }
@@ -27,7 +27,7 @@ HQK_ALWAYS_INLINE void multiply_step(const uint8_t *weights, int packed, const i
 /* 16 outputs. */
 HQK_ALWAYS_INLINE void multiply(const uint8_t *weights, int packed, size_t k, const int8_t *x, size_t x_stride,
                                 int tokens, const int8_t *tails, int32x4_t sums[TOKENS_AT_ONCE][HQK_VECTORS]) {
-    size_t step_bytes = packed ? HQK_STEP_BYTES : 4 * HQK_PANEL_BYTES, i = 0;
+    size_t step_bytes = packed ? HQK_STEP_BYTES : 4 * HQK_QUAD_BYTES, i = 0;
     int32x4_t acc[TOKENS_AT_ONCE][HQK_VECTORS];
     HQK_UNROLL(6) for (int t = 0; t < tokens; t++)
         HQK_UNROLL(4) for (int v = 0; v < HQK_VECTORS; v++) acc[t][v] = vdupq_n_s32(0);
@@ -41,10 +41,10 @@ HQK_ALWAYS_INLINE void multiply(const uint8_t *weights, int packed, size_t k, co
 HQK_ALWAYS_INLINE void multiply_and_store(const uint8_t *weights, int packed, size_t k, const int8_t *x,
                                           size_t x_stride, int tokens, size_t first_token, const hqk_target *to) {
     int8_t tails[TOKENS_AT_ONCE * HQK_STEP_COLS];
-    size_t rest = k % HQK_STEP_COLS, block_bytes = packed ? hqk_block_bytes(k) : 0;
+    size_t rest = k % HQK_STEP_COLS;
     if (rest) hqk_copy_tails(x + k - rest, x_stride, (size_t)tokens, rest, tails);
     for (size_t first = 0; first < to->outputs; first += HQK_OUTPUTS_AT_ONCE) {
-        const uint8_t *tile = weights + first / HQK_BLOCK_ROWS * block_bytes + first % HQK_BLOCK_ROWS * 4;
+        const uint8_t *tile = hqk_weights_of(weights, packed, k, first);
         int32x4_t sums[TOKENS_AT_ONCE][HQK_VECTORS];
         multiply(tile, packed, k, x, x_stride, tokens, tails, sums);
         hqk_store_tile(to, first_token, (size_t)tokens, first, HQK_VECTORS, &sums[0][0]);

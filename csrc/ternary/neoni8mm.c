@@ -1,5 +1,5 @@
 /* smmla multiplies 2 tokens x 8 k by 2 outputs x 8 k. Two tokens' bytes are laid beside each other once for all 64
- * outputs, at most CHUNK_K values of k at a time; a zip of panels q and q + 1 (or of two fields of packed bytes) gives the
+ * outputs, at most CHUNK_K values of k at a time; a zip of quads q and q + 1 (or of two fields of packed bytes) gives the
  * outputs, and serves 12 tokens.
  * A tile is 12 tokens x 8 outputs: 24 accumulators. One token gains nothing from smmla: it stays with sdot. */
 #include "../hqk.h"
@@ -46,12 +46,12 @@ HQK_ALWAYS_INLINE void multiply_tile(const uint8_t *weights, int packed, const i
     int32x4_t acc[PAIRS_AT_ONCE][WIDTH];
     HQK_UNROLL(6) for (int p = 0; p < pairs; p++)
         HQK_UNROLL(4) for (int v = 0; v < WIDTH; v++) acc[p][v] = vdupq_n_s32(0);
-    for (; steps > 0; steps--, weights += packed ? HQK_STEP_BYTES : 4 * HQK_PANEL_BYTES, x += 32 * pairs) {
+    for (; steps > 0; steps--, weights += packed ? HQK_STEP_BYTES : 4 * HQK_QUAD_BYTES, x += 32 * pairs) {
         HQK_UNROLL(2) for (int q = 0; q < 4; q += 2) {
             int8x16_t w[WIDTH];
             HQK_UNROLL(2) for (int h = 0; h < 2; h++) {
-                const uint8_t *at = weights + (packed ? 0 : q * HQK_PANEL_BYTES) + 16 * h;
-                uint8x16_t low = vld1q_u8(at), high = packed ? low : vld1q_u8(at + HQK_PANEL_BYTES);
+                const uint8_t *at = weights + (packed ? 0 : q * HQK_QUAD_BYTES) + 16 * h;
+                uint8x16_t low = vld1q_u8(at), high = packed ? low : vld1q_u8(at + HQK_QUAD_BYTES);
                 if (packed) {
                     low = hqk_field(low, q);
                     high = hqk_field(high, q + 1);
@@ -75,15 +75,17 @@ HQK_ALWAYS_INLINE void multiply(const uint8_t *weights, int packed, size_t k, co
                                 size_t tokens, int pairs, size_t first_token, size_t first, const hqk_target *to) {
     int8_t values[16 * PAIRS_AT_ONCE * CHUNK_K / 8];
     int32x4_t sums[TILES][PAIRS_AT_ONCE][WIDTH];
-    size_t tiles = (hqk_min(to->outputs - first, HQK_BLOCK_ROWS) + 7) / 8;
+    size_t tiles = (hqk_min(to->outputs - first, HQK_BLOCK_ROWS) + 7) / 8, tile_bytes = hqk_panel_tile_bytes(k);
     for (size_t tile = 0; tile < tiles; tile++)
         for (int p = 0; p < pairs; p++)
             for (int v = 0; v < WIDTH; v++) sums[tile][p][v] = vdupq_n_s32(0);
-    for (size_t i = 0; i < k; i += CHUNK_K, weights += packed ? CHUNK_K / 16 * HQK_STEP_BYTES : CHUNK_K / 4 * HQK_PANEL_BYTES) {
+    for (size_t i = 0; i < k; i += CHUNK_K, weights += packed ? CHUNK_K / 16 * HQK_STEP_BYTES : CHUNK_K / 4 * HQK_QUAD_BYTES) {
         size_t chunk = hqk_min(k - i, CHUNK_K);
         pair_up(x + i, x_stride, tokens, (size_t)pairs, chunk, values);
-        for (size_t tile = 0; tile < tiles; tile++)
-            multiply_tile(weights + 32 * tile, packed, values, hqk_steps(chunk), pairs, sums[tile]);
+        for (size_t tile = 0; tile < tiles; tile++) {
+            size_t at = packed ? 32 * tile : tile / 2 * tile_bytes + tile % 2 * 32;
+            multiply_tile(weights + at, packed, values, hqk_steps(chunk), pairs, sums[tile]);
+        }
     }
     for (size_t tile = 0; tile < tiles; tile++) {
         int32x4_t rows[2 * PAIRS_AT_ONCE][2];

@@ -6,32 +6,40 @@ static inline unsigned load_code(const uint8_t *packed, size_t row, size_t col, 
     return packed[hqk_byte_of(row, col, cols)] >> hqk_shift_of(col) & 3;
 }
 
+/* Where the code of output `o` and element `i` lies in panels. */
+static inline size_t panel_byte_of(size_t o, size_t i, size_t tile_bytes) {
+    return o / HQK_TILE_ROWS * tile_bytes + i / 4 * HQK_QUAD_BYTES + o % HQK_TILE_ROWS * 4 + i % 4;
+}
+
 void hqk_ternary_panels_portable(const uint8_t *block, size_t cols, uint8_t *panels) {
-    for (size_t s = 0; s < hqk_steps(cols); s++, block += HQK_STEP_BYTES)
-        for (unsigned f = 0; f < 4; f++, panels += HQK_PANEL_BYTES)
-            for (size_t i = 0; i < HQK_STEP_BYTES; i++) panels[i] = block[i] >> 2 * f & 3;
+    size_t tile_bytes = hqk_panel_tile_bytes(cols);
+    for (size_t s = 0; s < hqk_steps(cols); s++)
+        for (size_t tile = 0; tile < 4; tile++, block += HQK_TILE_BYTES)
+            for (unsigned f = 0; f < 4; f++) {
+                uint8_t *quad = panels + tile * tile_bytes + (4 * s + f) * HQK_QUAD_BYTES;
+                for (size_t i = 0; i < HQK_TILE_BYTES; i++) quad[i] = block[i] >> 2 * f & 3;
+            }
 }
 
 void hqk_ternary_panels_transposed_portable(const uint8_t *packed, size_t rows, size_t cols, size_t first_col,
                                             uint8_t *panels) {
-    size_t outputs = hqk_min(cols - first_col, HQK_BLOCK_ROWS);
-    for (size_t q = 0; q < (rows + 3) / 4; q++, panels += HQK_PANEL_BYTES) {
-        memset(panels, 1, HQK_PANEL_BYTES);
-        for (size_t i = 0; i < hqk_min(rows - 4 * q, 4); i++)
-            for (size_t o = 0; o < outputs; o++)
-                panels[4 * o + i] = (uint8_t)load_code(packed, 4 * q + i, first_col + o, cols);
-    }
+    size_t outputs = hqk_min(cols - first_col, HQK_BLOCK_ROWS), tile_bytes = hqk_panel_tile_bytes(rows);
+    memset(panels, 1, 4 * tile_bytes);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t o = 0; o < outputs; o++)
+            panels[panel_byte_of(o, r, tile_bytes)] = (uint8_t)load_code(packed, r, first_col + o, cols);
 }
 
 /* acc[o] = sum over k of panel code * x, for one token. */
 static void accumulate(const uint8_t *panels, size_t k, const int8_t *x, int32_t *acc) {
+    size_t tile_bytes = hqk_panel_tile_bytes(k);
     memset(acc, 0, HQK_BLOCK_ROWS * sizeof *acc);
-    for (size_t q = 0; q < (k + 3) / 4; q++, panels += HQK_PANEL_BYTES) {
+    for (size_t q = 0; q < (k + 3) / 4; q++) {
         int8_t quad[4];
         int32_t word = hqk_quad(x + 4 * q, k - 4 * q);
         memcpy(quad, &word, 4);
         for (size_t o = 0; o < HQK_BLOCK_ROWS; o++) {
-            const uint8_t *w = panels + 4 * o;
+            const uint8_t *w = panels + panel_byte_of(o, 4 * q, tile_bytes);
             acc[o] += w[0] * quad[0] + w[1] * quad[1] + w[2] * quad[2] + w[3] * quad[3];
         }
     }

@@ -29,12 +29,15 @@ HQK_ALWAYS_INLINE void add_widened(int tokens, sums total, sums acc) {
     EACH_TOKEN EACH_VECTOR total[t][v] = add(total[t][v], widen(acc[t][v]));
 }
 
-/* acc += panels times the `count` values from `x` on. */
-HQK_ALWAYS_INLINE void multiply_panels(const uint8_t *weights, size_t count, const int8_t *x, size_t x_stride,
-                                       int tokens, sums acc) {
-    for (size_t i = 0; i < count; i += 4, weights += HQK_PANEL_BYTES) {
+/* acc += panels, `tile_bytes` from tile to tile, times the `count` values from `x` on. */
+HQK_ALWAYS_INLINE void multiply_panels(const uint8_t *weights, size_t tile_bytes, size_t count, const int8_t *x,
+                                       size_t x_stride, int tokens, sums acc) {
+    for (size_t i = 0; i < count; i += 4, weights += HQK_QUAD_BYTES) {
         vector w[VECTORS];
-        EACH_VECTOR w[v] = load(weights + 4 * LANES * v);
+        EACH_VECTOR {
+            int output = LANES * v;
+            w[v] = load(weights + (size_t)(output / HQK_TILE_ROWS) * tile_bytes + 4 * (output % HQK_TILE_ROWS));
+        }
         EACH_TOKEN {
             vector quad = broadcast(hqk_whole_quad(x + t * x_stride + i));
             EACH_VECTOR dot(&acc[t][v], w[v], quad);
@@ -63,10 +66,11 @@ static HQK_NEVER_INLINE void store_tile(const target *to, size_t first_token, in
 }
 
 /* `tokens` tokens from `first_token` on times TILE outputs from `first` on. The weights are a block in the layout or its
- * panels; either way a unit of weights is 4 * HQK_BLOCK_ROWS bytes. */
+ * panels, from the first of these outputs on. */
 HQK_ALWAYS_INLINE void multiply_tile(const uint8_t *weights, int packed, size_t k, const int8_t *x, size_t x_stride,
                                      int tokens, size_t first_token, size_t first, const target *to) {
-    size_t unit = packed ? HQK_STEP_COLS : 4, rest = k % unit, whole = k - rest;
+    size_t unit = packed ? HQK_STEP_COLS : 4, unit_bytes = packed ? HQK_STEP_BYTES : HQK_QUAD_BYTES;
+    size_t tile_bytes = hqk_panel_tile_bytes(k), rest = k % unit, whole = k - rest;
     int8_t tail[TOKENS_AT_ONCE][HQK_STEP_COLS] = {{0}};
     sums total;
     clear(tokens, total);
@@ -82,9 +86,9 @@ HQK_ALWAYS_INLINE void multiply_tile(const uint8_t *weights, int packed, size_t 
         if (packed)
             multiply_steps(weights, count, x, x_stride, tokens, acc);
         else
-            multiply_panels(weights, count, x, x_stride, tokens, acc);
+            multiply_panels(weights, tile_bytes, count, x, x_stride, tokens, acc);
         add_widened(tokens, total, acc);
-        whole -= count, x += count, weights += count / unit * HQK_STEP_BYTES;
+        whole -= count, x += count, weights += count / unit * unit_bytes;
     }
     store_tile(to, first_token, tokens, first, total);
 }
@@ -100,8 +104,10 @@ typedef struct {
 HQK_ALWAYS_INLINE void multiply_group(weight_blocks weights, size_t k, const int8_t *x, size_t x_stride, int tokens,
                                       size_t first_token, const target *to) {
     for (size_t r = weights.first; r < weights.end; r += HQK_BLOCK_ROWS, weights.start += hqk_block_bytes(k))
-        for (size_t o = 0; o < HQK_BLOCK_ROWS && r + o < weights.end; o += TILE)
-            multiply_tile(weights.start + 4 * o, weights.packed, k, x, x_stride, tokens, first_token, r + o, to);
+        for (size_t o = 0; o < HQK_BLOCK_ROWS && r + o < weights.end; o += TILE) {
+            const uint8_t *tile = weights.start + (weights.packed ? 4 * o : o / HQK_TILE_ROWS * hqk_panel_tile_bytes(k));
+            multiply_tile(tile, weights.packed, k, x, x_stride, tokens, first_token, r + o, to);
+        }
 }
 
 /* All tokens, in groups as even as they can be: 8 are 4 + 4, not 6 + 2. */

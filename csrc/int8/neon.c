@@ -26,7 +26,7 @@ static inline int32_t load_flag(const uint8_t *panel) {
     return flag;
 }
 
-void hqk_int8_pack_a_neon(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel) {
+static void pack_one_a(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel) {
     int8x16_t least = vdupq_n_s8(0), quads[2];
     uint8_t *out = panel + A_WIDTH * 4;
     for (size_t t = 0; t < tokens; t += 4, out += 4 * A_WIDTH) {
@@ -37,7 +37,7 @@ void hqk_int8_pack_a_neon(const int8_t *x, size_t tokens, size_t stride, size_t 
     store_flag(panel, least);
 }
 
-void hqk_int8_pack_b_neon(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel) {
+static void pack_one_b(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel) {
     static const uint8_t halved[16] = {0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15};
     uint8x16_t pairs = vld1q_u8(halved);
     int8x16_t least = vdupq_n_s8(0), quads[2];
@@ -50,6 +50,16 @@ void hqk_int8_pack_b_neon(const int8_t *x, size_t tokens, size_t stride, size_t 
             vst1q_u8(out + 16, vreinterpretq_u8_s8(vqtbl1q_s8(quads[1], pairs)));
         }
     store_flag(panel, least);
+}
+
+void hqk_int8_pack_a_neon(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    for (size_t c = 0; c < cols; c += A_WIDTH, panels += A_WIDTH * (4 + (tokens + 3) / 4 * 4))
+        pack_one_a(x + c, tokens, stride, cols - c, panels);
+}
+
+void hqk_int8_pack_b_neon(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    for (size_t c = 0; c < cols; c += B_WIDTH, panels += B_WIDTH * (4 + (tokens + 3) / 4 * 4))
+        pack_one_b(x + c, tokens, stride, cols - c, panels);
 }
 
 /* sum += products, neighbours together. Written out because gcc 12 copies the accumulators of the intrinsic. */

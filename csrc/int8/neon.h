@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <string.h>
 
+static inline size_t hqk_int8_min(size_t a, size_t b) { return a < b ? a : b; }
+
 /* Columns c to c + 7 of token `t`; zeros beyond `tokens` and `cols`. */
 static inline int8x16_t hqk_int8_row(const int8_t *x, size_t t, size_t tokens, size_t stride, size_t c, size_t cols) {
     int8_t part[8] = {0};

@@ -12,22 +12,24 @@ void hqk_int8_geometry_neondotprod(size_t *geometry) {
 }
 
 static inline void pack(const int8_t *x, size_t tokens, size_t stride, size_t cols, size_t width, uint8_t *out) {
-    out += width * 4;
-    for (size_t t = 0; t < tokens; t += 4)
-        for (size_t c = 0; c < width; c += 8) {
-            int8x16_t quads[2];
-            hqk_int8_quads(x, t, tokens, stride, c, cols, quads);
-            for (size_t h = 0; h < 2 && c + 4 * h < width; h++, out += 16)
-                vst1q_u8(out, vreinterpretq_u8_s8(quads[h]));
-        }
+    for (; cols > 0; x += width, cols -= hqk_int8_min(cols, width)) {
+        out += width * 4;
+        for (size_t t = 0; t < tokens; t += 4)
+            for (size_t c = 0; c < width; c += 8) {
+                int8x16_t quads[2];
+                hqk_int8_quads(x, t, tokens, stride, c, cols, quads);
+                for (size_t h = 0; h < 2 && c + 4 * h < width; h++, out += 16)
+                    vst1q_u8(out, vreinterpretq_u8_s8(quads[h]));
+            }
+    }
 }
 
-void hqk_int8_pack_a_neondotprod(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel) {
-    pack(x, tokens, stride, cols, A_WIDTH, panel);
+void hqk_int8_pack_a_neondotprod(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    pack(x, tokens, stride, cols, A_WIDTH, panels);
 }
 
-void hqk_int8_pack_b_neondotprod(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel) {
-    pack(x, tokens, stride, cols, B_WIDTH, panel);
+void hqk_int8_pack_b_neondotprod(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    pack(x, tokens, stride, cols, B_WIDTH, panels);
 }
 
 /* Row `i` of the tile. Written out because gcc 12 copies the accumulators of the intrinsic. */

@@ -14,26 +14,28 @@ void hqk_int8_geometry_neoni8mm(size_t *geometry) {
 }
 
 static inline void pack(const int8_t *x, size_t tokens, size_t stride, size_t cols, size_t width, uint8_t *out) {
-    out += width * 4;
-    for (size_t t = 0; t < tokens; t += 8)
-        for (size_t c = 0; c < width; c += 8) {
-            int8x16_t early[2], late[2];
-            hqk_int8_quads(x, t, tokens, stride, c, cols, early);
-            hqk_int8_quads(x, t + 4, tokens, stride, c, cols, late);
-            for (size_t h = 0; h < 2 && c + 4 * h < width; h++, out += 32) {
-                int32x4_t first = vreinterpretq_s32_s8(early[h]), second = vreinterpretq_s32_s8(late[h]);
-                vst1q_u8(out, vreinterpretq_u8_s32(vzip1q_s32(first, second)));
-                vst1q_u8(out + 16, vreinterpretq_u8_s32(vzip2q_s32(first, second)));
+    for (; cols > 0; x += width, cols -= hqk_int8_min(cols, width)) {
+        out += width * 4;
+        for (size_t t = 0; t < tokens; t += 8)
+            for (size_t c = 0; c < width; c += 8) {
+                int8x16_t early[2], late[2];
+                hqk_int8_quads(x, t, tokens, stride, c, cols, early);
+                hqk_int8_quads(x, t + 4, tokens, stride, c, cols, late);
+                for (size_t h = 0; h < 2 && c + 4 * h < width; h++, out += 32) {
+                    int32x4_t first = vreinterpretq_s32_s8(early[h]), second = vreinterpretq_s32_s8(late[h]);
+                    vst1q_u8(out, vreinterpretq_u8_s32(vzip1q_s32(first, second)));
+                    vst1q_u8(out + 16, vreinterpretq_u8_s32(vzip2q_s32(first, second)));
+                }
             }
-        }
+    }
 }
 
-void hqk_int8_pack_a_neoni8mm(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel) {
-    pack(x, tokens, stride, cols, A_WIDTH, panel);
+void hqk_int8_pack_a_neoni8mm(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    pack(x, tokens, stride, cols, A_WIDTH, panels);
 }
 
-void hqk_int8_pack_b_neoni8mm(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel) {
-    pack(x, tokens, stride, cols, B_WIDTH, panel);
+void hqk_int8_pack_b_neoni8mm(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    pack(x, tokens, stride, cols, B_WIDTH, panels);
 }
 
 /* sum += a * b, 2 x 2. Written out because gcc 12 copies the accumulators of the intrinsic. */

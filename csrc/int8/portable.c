@@ -9,18 +9,21 @@ void hqk_int8_geometry_portable(size_t *geometry) {
     geometry[0] = A_WIDTH, geometry[1] = B_WIDTH, geometry[2] = 1, geometry[3] = 2;
 }
 
-static void pack(const int8_t *x, size_t tokens, size_t stride, size_t cols, size_t width, uint8_t *panel) {
-    int16_t *packed = (int16_t *)(void *)(panel + width * 4);
-    for (size_t t = 0; t < tokens; t++, x += stride, packed += width)
-        for (size_t c = 0; c < width; c++) packed[c] = c < cols ? x[c] : 0;
+static void pack(const int8_t *x, size_t tokens, size_t stride, size_t cols, size_t width, uint8_t *panels) {
+    int16_t *packed = (int16_t *)(void *)panels;
+    for (size_t first = 0; first < cols; first += width) {
+        packed += width * 2;
+        for (size_t t = 0; t < tokens; t++, packed += width)
+            for (size_t c = 0; c < width; c++) packed[c] = first + c < cols ? x[t * stride + first + c] : 0;
+    }
 }
 
-void hqk_int8_pack_a_portable(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel) {
-    pack(x, tokens, stride, cols, A_WIDTH, panel);
+void hqk_int8_pack_a_portable(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    pack(x, tokens, stride, cols, A_WIDTH, panels);
 }
 
-void hqk_int8_pack_b_portable(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel) {
-    pack(x, tokens, stride, cols, B_WIDTH, panel);
+void hqk_int8_pack_b_portable(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    pack(x, tokens, stride, cols, B_WIDTH, panels);
 }
 
 void hqk_int8_product_portable(const uint8_t *a_panel, const uint8_t *b_panel, size_t tokens, size_t rows,

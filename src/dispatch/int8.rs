@@ -78,27 +78,20 @@ impl Packing<'_> {
         (STRIP.min(STRIP_BYTES / self.len) / self.width).max(1)
     }
 
-    /// Packs the strip of columns that fills `panels`, the `strip`th of the factor. The strip is copied first: panel by
-    /// panel, rows that lie a power of two apart would push each other out of the caches.
+    /// Packs the strip of columns that fills `panels`, the `strip`th of the factor.
     fn pack(&self, strip: usize, panels: &mut [u8], pack: impl Fn(&[i8], usize, usize, &mut [u8])) {
         let first = strip * self.panels_of_strip() * self.width;
         let cols = (panels.len() / self.bytes * self.width).min(self.cols - first);
+        if !self.sums_in_rows {
+            return pack(&self.data[first..], self.stride, cols, panels);
+        }
         let mut columns = COLUMNS.take();
         if columns.len() < self.len * cols {
             columns = AlignedBuffer::zeroed(self.len * cols);
         }
         let copied = &mut columns[..self.len * cols];
-        if self.sums_in_rows {
-            transpose(&self.data[first * self.stride..], self.stride, self.len, cols, copied);
-        } else {
-            for (row, to) in copied.chunks_exact_mut(cols).enumerate() {
-                to.copy_from_slice(&self.data[row * self.stride + first..][..cols]);
-            }
-        }
-        for (panel, packed) in panels.chunks_mut(self.bytes).enumerate() {
-            let at = panel * self.width;
-            pack(&copied[at..], cols, self.width.min(cols - at), packed);
-        }
+        transpose(&self.data[first * self.stride..], self.stride, self.len, cols, copied);
+        pack(copied, cols, cols, panels);
         COLUMNS.set(columns);
     }
 }

@@ -123,26 +123,41 @@ impl KernelTable {
         Int8Panels { a_width, b_width, token_step, value_bytes }
     }
 
-    /// Packs `cols` columns (`a_width` at most) of `tokens` rows of `x` into a panel of the left factor.
+    /// Packs `cols` columns of `tokens` rows of `x` into panels of the left factor, `a_width` columns each, one after the
+    /// other; in the last, columns past `cols` are zeros.
     ///
     /// # Panics
     /// If a slice is too short.
-    pub fn int8_pack_a(&self, x: &[i8], tokens: usize, stride: usize, cols: usize, panel: &mut [u8]) {
+    pub fn int8_pack_a(&self, x: &[i8], tokens: usize, stride: usize, cols: usize, panels: &mut [u8]) {
         let shape = self.int8_panels();
-        check_pack(x, tokens, stride, cols, shape.a_width, panel.len(), shape.bytes(shape.a_width, tokens));
-        // SAFETY: `x` holds `tokens` rows of `cols` values at `stride` and the panel has its full size, as checked.
-        unsafe { (self.int8.pack_a)(x.as_ptr(), tokens, stride, cols, panel.as_mut_ptr()) };
+        check_pack(
+            x,
+            tokens,
+            stride,
+            cols,
+            panels.len(),
+            cols.div_ceil(shape.a_width) * shape.bytes(shape.a_width, tokens),
+        );
+        // SAFETY: `x` holds `tokens` rows of `cols` values at `stride` and all panels have their full size, as checked.
+        unsafe { (self.int8.pack_a)(x.as_ptr(), tokens, stride, cols, panels.as_mut_ptr()) };
     }
 
-    /// Packs `cols` columns (`b_width` at most) of `tokens` rows of `x` into a panel of the right factor.
+    /// Packs `cols` columns of `tokens` rows of `x` into panels of the right factor, as [`KernelTable::int8_pack_a`] does.
     ///
     /// # Panics
     /// If a slice is too short.
-    pub fn int8_pack_b(&self, x: &[i8], tokens: usize, stride: usize, cols: usize, panel: &mut [u8]) {
+    pub fn int8_pack_b(&self, x: &[i8], tokens: usize, stride: usize, cols: usize, panels: &mut [u8]) {
         let shape = self.int8_panels();
-        check_pack(x, tokens, stride, cols, shape.b_width, panel.len(), shape.bytes(shape.b_width, tokens));
+        check_pack(
+            x,
+            tokens,
+            stride,
+            cols,
+            panels.len(),
+            cols.div_ceil(shape.b_width) * shape.bytes(shape.b_width, tokens),
+        );
         // SAFETY: as in `int8_pack_a`.
-        unsafe { (self.int8.pack_b)(x.as_ptr(), tokens, stride, cols, panel.as_mut_ptr()) };
+        unsafe { (self.int8.pack_b)(x.as_ptr(), tokens, stride, cols, panels.as_mut_ptr()) };
     }
 
     /// One tile: `c[i][j] (+)= scales[i] * sum over t of a[t][i] * b[t][j]` for `scales.len()` rows and `cols` columns.
@@ -186,8 +201,9 @@ impl KernelTable {
     }
 }
 
-fn check_pack(x: &[i8], tokens: usize, stride: usize, cols: usize, width: usize, panel: usize, bytes: usize) {
+fn check_pack(x: &[i8], tokens: usize, stride: usize, cols: usize, panels: usize, bytes: usize) {
     let needed = if tokens == 0 { 0 } else { (tokens - 1) * stride + cols };
-    assert!(cols <= width && x.len() >= needed, "int8_pack: {} values, {needed} needed", x.len());
-    assert!(panel >= bytes, "int8_pack: panel of {panel} bytes, {bytes} needed");
+    assert!(cols <= stride || tokens <= 1, "int8_pack: {cols} columns, {stride} from row to row");
+    assert!(x.len() >= needed, "int8_pack: {} values, {needed} needed", x.len());
+    assert!(panels >= bytes, "int8_pack: panels of {panels} bytes, {bytes} needed");
 }

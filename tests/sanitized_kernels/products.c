@@ -104,6 +104,13 @@ static void int8_product(size_t tokens) {
                 RUN(int8_product, a_panel, b_panel, tokens, rows, cols, scales, accumulate, c, c_stride);
             free_all();
         }
+    for (size_t cols = 0; cols < 3 * widths[1]; cols += 11) {
+        size_t panel = 4 + values, a_panels = (cols + widths[0] - 1) / widths[0], b_panels = (cols + widths[1] - 1) / widths[1];
+        int8_t *x = bytes(tokens * cols);
+        RUN(int8_pack_a, x, tokens, cols, cols, unset(a_panels * widths[0] * panel));
+        RUN(int8_pack_b, x, tokens, cols, cols, unset(b_panels * widths[1] * panel));
+        free_all();
+    }
 }
 
 static void kmeans(size_t n, size_t dim, size_t k, size_t groups) {

@@ -12,7 +12,18 @@ typedef __m256i vector;
 
 static inline vector load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 
-static inline void store(int32_t *p, vector v) { _mm256_storeu_si256((__m256i *)p, v); }
+/* c = scale * sum or c += scale * sum, of at most LANES columns. */
+static inline void put(float *c, size_t cols, vector sum, float scale, int accumulate) {
+    __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(scale));
+    if (cols >= LANES) {
+        if (accumulate) value = _mm256_add_ps(_mm256_loadu_ps(c), value);
+        _mm256_storeu_ps(c, value);
+        return;
+    }
+    __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)cols), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    if (accumulate) value = _mm256_add_ps(_mm256_maskload_ps(c, mask), value);
+    _mm256_maskstore_ps(c, mask, value);
+}
 
 static inline vector broadcast(const uint8_t *p) {
     int32_t word;

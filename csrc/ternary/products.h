@@ -59,6 +59,15 @@ HQK_ALWAYS_INLINE void multiply_steps(const uint8_t *weights, size_t count, cons
         }
 }
 
+/* The outputs are on their way while the products are added: they seldom are in a near cache. */
+static inline void fetch_outputs(const target *to, size_t first_token, int tokens, size_t first) {
+    const char *y = to->y_i32 ? (const char *)to->y_i32 : (const char *)to->y_f32;
+    size_t end = hqk_min(to->outputs, first + TILE);
+    for (int t = 0; t < tokens; t++)
+        for (size_t o = first; o < end; o += 16)
+            _mm_prefetch(y + 4 * ((first_token + (size_t)t) * to->y_stride + o), _MM_HINT_T0);
+}
+
 /* Writes TILE outputs of `tokens` tokens. */
 static HQK_NEVER_INLINE void store_tile(const target *to, size_t first_token, int tokens, size_t first, sums total) {
     for (int t = 0; t < tokens; t++)
@@ -73,6 +82,7 @@ HQK_ALWAYS_INLINE void multiply_tile(const uint8_t *weights, int packed, size_t 
     size_t tile_bytes = hqk_panel_tile_bytes(k), rest = k % unit, whole = k - rest;
     int8_t tail[TOKENS_AT_ONCE][HQK_STEP_COLS] = {{0}};
     sums total;
+    fetch_outputs(to, first_token, tokens, first);
     clear(tokens, total);
     while (whole || rest) {
         size_t count = hqk_min(whole, 4 * QUADS_AT_ONCE);

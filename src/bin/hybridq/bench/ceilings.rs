@@ -2,18 +2,18 @@
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use hybridq::Result;
 use hybridq::dispatch::Context;
 use hybridq::kernels::KernelTable;
 
-use super::measure::{PageBuffer, Pages, least_ns};
+use super::measure::{PageBuffer, Pages, least_ns, median_ns, spread_threads};
 use super::record::{Line, Report};
 
 /// Bytes of a stream: far beyond every cache.
-const STREAM_BYTES: usize = 512 << 20;
+const STREAM_BYTES: usize = 256 << 20;
 /// Bytes read again and again from the shared cache.
 const CACHED_BYTES: usize = 4 << 20;
 /// Rounds of a register loop in one run: some milliseconds.
@@ -59,11 +59,12 @@ impl Stream {
     }
 }
 
-/// Everything measured so far, by threads.
+/// What was measured so far, by threads: registers and caches once, memory whenever it is asked for, since other programs
+/// and machines take more or less of it from minute to minute.
 pub struct Ceilings<'a> {
     report: &'a Report,
     registers: RefCell<HashMap<(Registers, &'static str, usize), f64>>,
-    streams: RefCell<HashMap<(Pages, usize), Stream>>,
+    streams: RefCell<HashSet<(Pages, usize)>>,
     cached: RefCell<HashMap<usize, f64>>,
 }
 
@@ -107,6 +108,7 @@ impl<'a> Ceilings<'a> {
             Registers::Int8Widened => kernels.ceiling_int8_widened(ROUNDS),
             Registers::F32 => kernels.ceiling_f32(ROUNDS),
         };
+        spread_threads(context);
         let mut operations = 0u64;
         let ns = least_ns(TIME, || {
             operations = context.install(|| rayon::broadcast(|_| work(kernels))).into_iter().sum();
@@ -118,18 +120,17 @@ impl<'a> Ceilings<'a> {
         Ok(value)
     }
 
-    /// Memory that is in no cache.
+    /// Memory that is in no cache, now; the first time with lines of its own.
     pub fn stream(&self, pages: Pages, context: &Context) -> Result<Stream> {
-        let key = (pages, context.threads());
-        if let Some(found) = self.streams.borrow().get(&key) {
-            return Ok(*found);
-        }
         let mut buffer = PageBuffer::zeroed(STREAM_BYTES, pages)?;
         buffer.bytes_mut().fill(1);
-        let read = STREAM_BYTES as f64 / least_ns(4 * TIME, || read_parts(context, buffer.bytes()));
-        let update = STREAM_BYTES as f64 / least_ns(4 * TIME, || update_parts(context, buffer.bytes_mut()));
+        spread_threads(context);
+        let read = STREAM_BYTES as f64 / median_ns(TIME, || read_parts(context, buffer.bytes()));
+        let update = STREAM_BYTES as f64 / median_ns(TIME, || update_parts(context, buffer.bytes_mut()));
         let found = Stream { read, update };
-        self.streams.borrow_mut().insert(key, found);
+        if !self.streams.borrow_mut().insert((pages, context.threads())) {
+            return Ok(found);
+        }
         self.line(format!("read, {}", pages.name()), context, read, "GB/s")?;
         self.line(format!("update in place, {}", pages.name()), context, update, "GB/s")?;
         self.line(format!("read, then update, {}", pages.name()), context, found.read_then_update(), "GB/s")?;

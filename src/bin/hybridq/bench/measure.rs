@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use hybridq::dispatch::Context;
 use hybridq::{Error, Result};
 
 /// Fewest timed runs of a measurement.
@@ -37,6 +38,19 @@ fn times_ns(least: Duration, mut work: impl FnMut()) -> Vec<f64> {
 pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Keeps all threads of `context` busy for a while: those that slept may share a core, another one idle, until the system's
+/// scheduler moves them apart.
+pub fn spread_threads(context: &Context) {
+    let end = Instant::now() + Duration::from_millis(30);
+    context.install(|| {
+        rayon::broadcast(|_| {
+            while Instant::now() < end {
+                std::hint::black_box(context.kernels().ceiling_int8(1 << 10));
+            }
+        })
+    });
 }
 
 /// The pages a buffer asks for.

@@ -100,18 +100,19 @@ fn matvec(suite: &Suite<'_>, rows: usize, cols: usize, place: Place, form: Form)
     let count = (rows * cols * copies) as f64;
     for context in suite.contexts_for(KernelFamily::Matvec, count / PORTABLE_RATE) {
         // A weight takes one multiply-add and a quarter or a fifth of a byte; the nearer of both limits counts.
-        let arithmetic = suite.ceilings.registers(Registers::Int8, context)? / 2.0;
-        let reading = match place {
-            Place::Cache => suite.ceilings.cached_read(context)?,
-            Place::Memory(pages) => suite.ceilings.stream(pages, context)?.read,
+        let ceiling = || {
+            let arithmetic = suite.ceilings.registers(Registers::Int8, context)? / 2.0;
+            let reading = match place {
+                // A matrix within the cores' own caches is not held back by the shared one.
+                Place::Cache if rows * cols < 1 << 22 => return Ok(arithmetic),
+                Place::Cache => suite.ceilings.cached_read(context)?,
+                Place::Memory(pages) => suite.ceilings.stream(pages, context)?.read,
+            };
+            Ok(arithmetic.min((rows * cols) as f64 / bytes as f64 * reading))
         };
-        // A matrix within the cores' own caches is not held back by the shared one.
-        let private = rows * cols < 1 << 22;
-        let per_byte = (rows * cols) as f64 / bytes as f64;
-        let ceiling = Some(if private { arithmetic } else { arithmetic.min(per_byte * reading) });
         let shape = format!("{rows} x {cols}, {name}{}", form.name());
         y.fill(f32::NAN);
-        let row = Row { context, family: "ternary_matvec", shape, work: count, unit: "GW/s", ceiling };
+        let row = Row { context, family: "ternary_matvec", shape, work: count, unit: "GW/s", ceiling: &ceiling };
         let run = |y: &mut Vec<f32>| {
             for packed in packed.bytes().chunks_exact(bytes).take(copies) {
                 form.product(context, packed, cols, Activations { values: &x, scales: &[2.0], sums: &sums }, y);

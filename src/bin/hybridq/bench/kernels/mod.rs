@@ -16,7 +16,7 @@ use hybridq::dispatch::{Context, ContextOptions, DispatchConfig};
 use hybridq::kernels::{KernelFamily, KernelTable};
 
 use super::ceilings::Ceilings;
-use super::measure::median_ns;
+use super::measure::{median_ns, spread_threads};
 use super::record::{Line, Report};
 use crate::process_memory::{peak_memory, reset_peak_memory};
 
@@ -40,7 +40,8 @@ struct Row<'a> {
     /// Work of a run and what a unit of it a nanosecond is called.
     work: f64,
     unit: &'static str,
-    ceiling: Option<f64>,
+    /// The machine's limit in the same unit, asked for before and after.
+    ceiling: &'a dyn Fn() -> Result<f64>,
 }
 
 pub fn run(report: &Report, context: &Context, full: bool) -> Result<()> {
@@ -106,23 +107,27 @@ impl Suite<'_> {
         found
     }
 
-    /// Times `run` on `state` and prints the line; `error` compares what it left there with an independent calculation.
-    fn measure<S: ?Sized>(
+    /// Times `run` on `state`, called as within a step (on one of the context's threads), and prints the line; `error`
+    /// compares what it left there with an independent calculation.
+    fn measure<S: Send>(
         &self,
         row: Row<'_>,
         state: &mut S,
-        mut run: impl FnMut(&mut S),
+        mut run: impl FnMut(&mut S) + Send,
         error: impl FnOnce(&S) -> f64,
     ) -> Result<()> {
         let least = Duration::from_millis(if self.full { 150 } else { 50 });
+        let before = (row.ceiling)()?;
+        spread_threads(row.context);
         reset_peak_memory();
-        let ns = median_ns(least, || run(state));
+        let ns = row.context.install(|| median_ns(least, || run(state)));
         let peak_mib = peak_memory();
+        let after = (row.ceiling)()?;
         let (isa, threads) = (row.context.kernels().isa().name(), row.context.threads());
         let line = Line::plain(row.family, row.shape, isa, threads, (row.work / ns, row.unit));
         self.report.line(Line {
             median_ns: Some(ns),
-            ceiling: row.ceiling,
+            ceiling: Some((before + after) / 2.0),
             error: Some(error(state)),
             peak_mib,
             ..line

@@ -39,8 +39,9 @@ fn products(suite: &Suite<'_>, [rows, cols, tokens]: [usize; 3]) -> Result<()> {
         let mut y = vec![0.0f32; tokens * outer];
         for context in suite.contexts_for(KernelFamily::Ternary, products / PORTABLE_RATE) {
             y.fill(f32::NAN);
-            let ceiling = Some(suite.ceilings.registers(Registers::Int8, context)?);
-            let row = Row { context, family, shape: shape.clone(), work: 2.0 * products, unit: "GOP/s", ceiling };
+            let ceiling = || suite.ceilings.registers(Registers::Int8, context);
+            let row =
+                Row { context, family, shape: shape.clone(), work: 2.0 * products, unit: "GOP/s", ceiling: &ceiling };
             let run = |y: &mut Vec<f32>| {
                 if transposed {
                     context.ternary_matmul_transposed(&packed, rows, cols, &x, &scales, &sums, y);

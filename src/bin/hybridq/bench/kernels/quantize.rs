@@ -10,7 +10,7 @@ use hybridq::quant::{Granularity, PackedTernary};
 
 use super::oracle::{places, trits};
 use super::{Job, Row, Suite};
-use crate::bench::measure::{Pages, random_floats};
+use crate::bench::measure::{PageBuffer, Pages, fill_floats, random_floats};
 
 /// Columns of the matrices.
 const COLS: usize = 4096;
@@ -24,7 +24,10 @@ pub fn jobs(_full: bool) -> Vec<Job> {
             let name = |what: &str| format!("{what} {} M", n >> 20);
             [
                 (name("quantize"), Box::new(move |suite| int8_rows(suite, n))),
-                (name("quantize and pack"), Box::new(move |suite| quantize_pack(suite, n))),
+                (
+                    name("quantize and pack"),
+                    Box::new(move |suite| Pages::ALL.into_iter().try_for_each(|pages| quantize_pack(suite, n, pages))),
+                ),
                 (name("pack and unpack"), Box::new(move |suite| pack(suite, n))),
                 (name("five levels"), Box::new(move |suite| five_level(suite, n))),
                 (name("GGUF blocks"), Box::new(move |suite| gguf(suite, n))),
@@ -34,13 +37,13 @@ pub fn jobs(_full: bool) -> Vec<Job> {
 }
 
 /// GB/s of input that is read `reads` times, from where `n` floats lie.
-fn ceiling(suite: &Suite<'_>, context: &Context, bytes: usize, reads: f64) -> Result<Option<f64>> {
+fn ceiling(suite: &Suite<'_>, context: &Context, bytes: usize, pages: Pages, reads: f64) -> Result<f64> {
     let read = if bytes > BEYOND_CACHE {
-        suite.ceilings.stream(Pages::Small, context)?.read
+        suite.ceilings.stream(pages, context)?.read
     } else {
         suite.ceilings.cached_read(context)?
     };
-    Ok(Some(read / reads))
+    Ok(read / reads)
 }
 
 fn int8_rows(suite: &Suite<'_>, n: usize) -> Result<()> {
@@ -50,8 +53,8 @@ fn int8_rows(suite: &Suite<'_>, n: usize) -> Result<()> {
     for stochastic in [false, true] {
         for context in suite.contexts_for(KernelFamily::ActivationQuant, n as f64 / 1e8) {
             let shape = format!("int8 rows{}, {} M", if stochastic { ", stochastic" } else { "" }, n >> 20);
-            let ceiling = ceiling(suite, context, 4 * n, 1.0)?;
-            let row = Row { context, family: "quantize", shape, work: 4.0 * n as f64, unit: "GB/s", ceiling };
+            let ceiling = || ceiling(suite, context, 4 * n, Pages::Small, 1.0);
+            let row = Row { context, family: "quantize", shape, work: 4.0 * n as f64, unit: "GB/s", ceiling: &ceiling };
             let run = |(values, scales, sums): &mut (Vec<i8>, Vec<f32>, Vec<i32>)| {
                 if stochastic {
                     let rounding = StochasticRounding::new(1, 2, 3, 4);
@@ -78,23 +81,25 @@ fn int8_rows(suite: &Suite<'_>, n: usize) -> Result<()> {
     Ok(())
 }
 
-fn quantize_pack(suite: &Suite<'_>, n: usize) -> Result<()> {
-    let (x, rows) = (random_floats(8, n), n / COLS);
+fn quantize_pack(suite: &Suite<'_>, n: usize, pages: Pages) -> Result<()> {
+    let mut buffer = PageBuffer::zeroed(4 * n, pages)?;
+    fill_floats(8, buffer.floats_mut());
+    let (x, rows) = (buffer.floats(), n / COLS);
     let scale = (x.iter().map(|x| f64::from(x.abs())).sum::<f64>() / n as f64).max(1e-5);
     let expected = |x: f32| i8::from(f64::from(x) > scale / 2.0) - i8::from(f64::from(x) < -scale / 2.0);
     for context in suite.contexts_for(KernelFamily::TernaryPack, n as f64 / 1e8) {
-        let mut packed = PackedTernary::pack(context, &x, rows, COLS, Granularity::Tensor)?;
-        let shape = format!("absmean, quantize, pack, {} M", n >> 20);
+        let mut packed = PackedTernary::pack(context, x, rows, COLS, Granularity::Tensor)?;
+        let shape = format!("absmean, quantize, pack, {} M, {}", n >> 20, pages.name());
         // The mean is read for before anything can be packed.
-        let ceiling = ceiling(suite, context, 4 * n, 2.0)?;
-        let row = Row { context, family: "pack", shape, work: 4.0 * n as f64, unit: "GB/s", ceiling };
+        let ceiling = || ceiling(suite, context, 4 * n, pages, 2.0);
+        let row = Row { context, family: "pack", shape, work: 4.0 * n as f64, unit: "GB/s", ceiling: &ceiling };
         let run = |packed: &mut PackedTernary| {
             // The weights are finite and of the right number.
-            let _ = std::hint::black_box(packed.repack(context, &x));
+            let _ = std::hint::black_box(packed.repack(context, x));
         };
         suite.measure(row, &mut packed, run, |packed| {
             let found = packed.unpack(context);
-            let wrong = found.iter().zip(&x).filter(|(q, x)| **q != expected(**x)).count();
+            let wrong = found.iter().zip(x).filter(|(q, x)| **q != expected(**x)).count();
             (wrong as f64 / n as f64).max((f64::from(packed.scales[0]) / scale - 1.0).abs())
         })?;
     }
@@ -152,8 +157,8 @@ fn pack_form(suite: &Suite<'_>, n: usize, form: &Form) -> Result<()> {
             let name = form.name;
             let what = if unpack { format!("{name} to trits") } else { format!("trits to {name}") };
             let shape = format!("{what}, {} M", n >> 20);
-            let ceiling = ceiling(suite, context, n, 1.0)?;
-            let row = Row { context, family: "pack", shape, work: n as f64, unit: "GB/s", ceiling };
+            let ceiling = || ceiling(suite, context, n, Pages::Small, 1.0);
+            let row = Row { context, family: "pack", shape, work: n as f64, unit: "GB/s", ceiling: &ceiling };
             let run = |(packed, back): &mut (Vec<u8>, Vec<i8>)| {
                 if unpack {
                     (form.unpack)(context, packed, back);
@@ -182,8 +187,8 @@ fn five_level(suite: &Suite<'_>, n: usize) -> Result<()> {
         for context in suite.contexts_for(KernelFamily::FiveLevel, n as f64 / 1e8) {
             let what = if unpack { "3 bits to five levels" } else { "five levels, quantize, pack" };
             let (shape, work) = (format!("{what}, {} M", n >> 20), if unpack { n } else { 4 * n });
-            let ceiling = ceiling(suite, context, work, 1.0)?;
-            let row = Row { context, family: "pack", shape, work: work as f64, unit: "GB/s", ceiling };
+            let ceiling = || ceiling(suite, context, work, Pages::Small, 1.0);
+            let row = Row { context, family: "pack", shape, work: work as f64, unit: "GB/s", ceiling: &ceiling };
             let run = |(packed, back): &mut (Vec<u8>, Vec<i8>)| {
                 if unpack {
                     context.five_level_unpack(packed, rows, COLS, back);
@@ -210,8 +215,8 @@ fn gguf(suite: &Suite<'_>, n: usize) -> Result<()> {
             for context in suite.contexts_for(KernelFamily::GgufTernary, n as f64 / 1e8) {
                 let what = if dequantize { "dequantize" } else { "quantize" };
                 let shape = format!("{what} GGUF {}, {} M", format.name(), n >> 20);
-                let ceiling = ceiling(suite, context, 4 * n, 1.0)?;
-                let row = Row { context, family: "pack", shape, work: 4.0 * n as f64, unit: "GB/s", ceiling };
+                let ceiling = || ceiling(suite, context, 4 * n, Pages::Small, 1.0);
+                let row = Row { context, family: "pack", shape, work: 4.0 * n as f64, unit: "GB/s", ceiling: &ceiling };
                 let run = |(bytes, back): &mut (Vec<u8>, Vec<f32>)| {
                     if dequantize {
                         context.gguf_ternary_dequantize(format, bytes, back);

@@ -16,6 +16,10 @@ const _: () = assert!(SECTION <= KernelTable::INT8_LONGEST_SUM);
 const STRIP: usize = 192;
 const STRIP_BYTES: usize = 1 << 19;
 
+/// Most left panels of a block, and most bytes of them: half of a second-level cache.
+const BLOCK_PANELS: usize = 32;
+const BLOCK_BYTES: usize = 1 << 19;
+
 thread_local! {
     /// Panels of both factors, of products in bf16 too: kept, so that a step allocates nothing.
     pub(super) static PANELS: RefCell<AlignedBuffer<u8>> = RefCell::default();
@@ -217,7 +221,10 @@ fn section_product(
     context.for_each_if(call.parallel, a_panels.chunks_mut(left_strip).enumerate(), pack_left);
     context.for_each_if(call.parallel, b_panels.chunks_mut(right_strip).enumerate(), pack_right);
     // A block of output rows goes through all right panels: the block's left panels stay in the second-level cache.
-    let block_panels = ((1 << 18) / a_bytes).clamp(1, 16);
+    // Blocks are of one size and as many for each thread: all end together.
+    let (panels, most) = (left.cols.div_ceil(left.width), (BLOCK_BYTES / a_bytes).clamp(1, BLOCK_PANELS));
+    let blocks = panels.div_ceil(most).next_multiple_of(if call.parallel { context.threads() } else { 1 });
+    let block_panels = panels.div_ceil(blocks);
     let block_rows = block_panels * left.width;
     let multiply = |((c, scales), a_panels): ((&mut [f32], &[f32]), &[u8])| {
         for (panel, b_panel) in b_panels.chunks(b_bytes).enumerate() {

@@ -11,13 +11,15 @@
 #ifndef HQK_INT8_TILE_H
 #define HQK_INT8_TILE_H
 
+#include "../ternary/layout.h"
+
 #define A_WIDTH 6
 #define B_WIDTH (B_VECTORS * LANES)
 
 #include "pack.h"
 
-#define EACH_ROW _Pragma("GCC unroll 6") for (int i = 0; i < A_WIDTH; i++)
-#define EACH_VECTOR _Pragma("GCC unroll 4") for (int j = 0; j < B_VECTORS; j++)
+#define EACH_ROW HQK_UNROLL(6) for (int i = 0; i < A_WIDTH; i++)
+#define EACH_VECTOR HQK_UNROLL(4) for (int j = 0; j < vectors; j++)
 
 void NAME(int8_geometry)(size_t *geometry) {
     geometry[0] = A_WIDTH, geometry[1] = B_WIDTH, geometry[2] = STEP, geometry[3] = 4 / STEP;
@@ -29,8 +31,9 @@ static inline void fetch_outputs(size_t rows, size_t cols, const float *c, size_
         for (size_t j = 0; j < cols; j += 16) _mm_prefetch((const char *)(c + i * c_stride + j), _MM_HINT_T0);
 }
 
-void NAME(int8_product)(const uint8_t *a, const uint8_t *b, size_t tokens, size_t rows, size_t cols,
-                        const float *scales, int accumulate, float *c, size_t c_stride) {
+/* A tile of `vectors` registers of columns. */
+HQK_ALWAYS_INLINE void multiply(const uint8_t *a, const uint8_t *b, int vectors, size_t tokens, size_t rows, size_t cols,
+                                const float *scales, int accumulate, float *c, size_t c_stride) {
     vector sum[A_WIDTH][B_VECTORS];
     fetch_outputs(rows, cols, c, c_stride);
     EACH_ROW EACH_VECTOR sum[i][j] = broadcast(a + 4 * i);
@@ -45,6 +48,15 @@ void NAME(int8_product)(const uint8_t *a, const uint8_t *b, size_t tokens, size_
     }
     EACH_ROW EACH_VECTOR if ((size_t)i < rows && (size_t)(LANES * j) < cols)
         put(c + (size_t)i * c_stride + LANES * j, cols - (size_t)(LANES * j), sum[i][j], scales[i], accumulate);
+}
+
+/* The last few columns take one register. */
+void NAME(int8_product)(const uint8_t *a, const uint8_t *b, size_t tokens, size_t rows, size_t cols,
+                        const float *scales, int accumulate, float *c, size_t c_stride) {
+    if (cols > LANES)
+        multiply(a, b, B_VECTORS, tokens, rows, cols, scales, accumulate, c, c_stride);
+    else
+        multiply(a, b, 1, tokens, rows, cols, scales, accumulate, c, c_stride);
 }
 
 #endif

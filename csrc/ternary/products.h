@@ -3,7 +3,7 @@
  * broadcast quad of activations every register of weights.
  *
  * The file that includes this has defined `vector` and its functions (vector256.h, vector512.h) and
- *   VECTORS            registers of weights at a time,
+ *   VECTORS            registers of weights at a time, where as many outputs are left,
  *   dot(acc, codes, quad)  acc += codes * quad,
  *   widen(acc)         the sums of `acc` in 32 bits,
  *   QUADS_AT_ONCE      quads that can be added before `acc` must be widened; a multiple of 4. */
@@ -13,24 +13,24 @@
 #define TOKENS_AT_ONCE 6
 /* Bytes of packed weights that go past all tokens before the next do. */
 #define PART_BYTES ((size_t)1 << 18)
-/* Outputs of one register tile. */
-#define TILE (VECTORS * LANES)
+/* Registers of weights for the last few outputs: 16 of them. */
+#define LAST_VECTORS (HQK_TILE_ROWS / LANES)
 
 typedef vector sums[TOKENS_AT_ONCE][VECTORS];
 
 #define EACH_TOKEN HQK_UNROLL(6) for (int t = 0; t < tokens; t++)
-#define EACH_VECTOR HQK_UNROLL(4) for (int v = 0; v < VECTORS; v++)
+#define EACH_VECTOR HQK_UNROLL(4) for (int v = 0; v < vectors; v++)
 
-HQK_ALWAYS_INLINE void clear(int tokens, sums acc) {
+HQK_ALWAYS_INLINE void clear(int vectors, int tokens, sums acc) {
     EACH_TOKEN EACH_VECTOR acc[t][v] = zero();
 }
 
-HQK_ALWAYS_INLINE void add_widened(int tokens, sums total, sums acc) {
+HQK_ALWAYS_INLINE void add_widened(int vectors, int tokens, sums total, sums acc) {
     EACH_TOKEN EACH_VECTOR total[t][v] = add(total[t][v], widen(acc[t][v]));
 }
 
 /* acc += panels, `tile_bytes` from tile to tile, times the `count` values from `x` on. */
-HQK_ALWAYS_INLINE void multiply_panels(const uint8_t *weights, size_t tile_bytes, size_t count, const int8_t *x,
+HQK_ALWAYS_INLINE void multiply_panels(const uint8_t *weights, size_t tile_bytes, int vectors, size_t count, const int8_t *x,
                                        size_t x_stride, int tokens, sums acc) {
     for (size_t i = 0; i < count; i += 4, weights += HQK_QUAD_BYTES) {
         vector w[VECTORS];
@@ -46,7 +46,7 @@ HQK_ALWAYS_INLINE void multiply_panels(const uint8_t *weights, size_t tile_bytes
 }
 
 /* acc += steps of packed weights times the `count` values from `x` on. */
-HQK_ALWAYS_INLINE void multiply_steps(const uint8_t *weights, size_t count, const int8_t *x, size_t x_stride,
+HQK_ALWAYS_INLINE void multiply_steps(const uint8_t *weights, int vectors, size_t count, const int8_t *x, size_t x_stride,
                                       int tokens, sums acc) {
     for (size_t i = 0; i < count; i += HQK_STEP_COLS, weights += HQK_STEP_BYTES)
         HQK_UNROLL(4) for (int f = 0; f < 4; f++) {
@@ -60,30 +60,30 @@ HQK_ALWAYS_INLINE void multiply_steps(const uint8_t *weights, size_t count, cons
 }
 
 /* The outputs are on their way while the products are added: they seldom are in a near cache. */
-static inline void fetch_outputs(const target *to, size_t first_token, int tokens, size_t first) {
+static inline void fetch_outputs(const target *to, size_t first_token, int tokens, size_t first, size_t end) {
     const char *y = to->y_i32 ? (const char *)to->y_i32 : (const char *)to->y_f32;
-    size_t end = hqk_min(to->outputs, first + TILE);
     for (int t = 0; t < tokens; t++)
         for (size_t o = first; o < end; o += 16)
             _mm_prefetch(y + 4 * ((first_token + (size_t)t) * to->y_stride + o), _MM_HINT_T0);
 }
 
-/* Writes TILE outputs of `tokens` tokens. */
-static HQK_NEVER_INLINE void store_tile(const target *to, size_t first_token, int tokens, size_t first, sums total) {
+/* Writes the outputs of `vectors` registers and `tokens` tokens. */
+static HQK_NEVER_INLINE void store_tile(const target *to, size_t first_token, int tokens, size_t first, int vectors,
+                                        sums total) {
     for (int t = 0; t < tokens; t++)
-        EACH_VECTOR store_sums(to, first_token + (size_t)t, first + (size_t)(LANES * v), total[t][v]);
+        for (int v = 0; v < vectors; v++) store_sums(to, first_token + (size_t)t, first + (size_t)(LANES * v), total[t][v]);
 }
 
-/* `tokens` tokens from `first_token` on times TILE outputs from `first` on. The weights are a block in the layout or its
+/* `tokens` tokens from `first_token` on times the outputs of `vectors` registers from `first` on. The weights are a block in the layout or its
  * panels, from the first of these outputs on. */
-HQK_ALWAYS_INLINE void multiply_tile(const uint8_t *weights, int packed, size_t k, const int8_t *x, size_t x_stride,
-                                     int tokens, size_t first_token, size_t first, const target *to) {
+HQK_ALWAYS_INLINE void multiply_tile(const uint8_t *weights, int packed, int vectors, size_t k, const int8_t *x,
+                                     size_t x_stride, int tokens, size_t first_token, size_t first, const target *to) {
     size_t unit = packed ? HQK_STEP_COLS : 4, unit_bytes = packed ? HQK_STEP_BYTES : HQK_QUAD_BYTES;
     size_t tile_bytes = hqk_panel_tile_bytes(k), rest = k % unit, whole = k - rest;
     int8_t tail[TOKENS_AT_ONCE][HQK_STEP_COLS] = {{0}};
     sums total;
-    fetch_outputs(to, first_token, tokens, first);
-    clear(tokens, total);
+    fetch_outputs(to, first_token, tokens, first, hqk_min(to->outputs, first + (size_t)(vectors * LANES)));
+    clear(vectors, tokens, total);
     while (whole || rest) {
         size_t count = hqk_min(whole, 4 * QUADS_AT_ONCE);
         if (!whole) {
@@ -92,15 +92,15 @@ HQK_ALWAYS_INLINE void multiply_tile(const uint8_t *weights, int packed, size_t 
             rest = 0, whole = count = unit;
         }
         sums acc;
-        clear(tokens, acc);
+        clear(vectors, tokens, acc);
         if (packed)
-            multiply_steps(weights, count, x, x_stride, tokens, acc);
+            multiply_steps(weights, vectors, count, x, x_stride, tokens, acc);
         else
-            multiply_panels(weights, tile_bytes, count, x, x_stride, tokens, acc);
-        add_widened(tokens, total, acc);
+            multiply_panels(weights, tile_bytes, vectors, count, x, x_stride, tokens, acc);
+        add_widened(vectors, tokens, total, acc);
         whole -= count, x += count, weights += count / unit * unit_bytes;
     }
-    store_tile(to, first_token, tokens, first, total);
+    store_tile(to, first_token, tokens, first, vectors, total);
 }
 
 /* Weights of several blocks (packed) or of one (panels), and the outputs they give. */
@@ -110,13 +110,19 @@ typedef struct {
     size_t first, end;
 } weight_blocks;
 
-/* A group of tokens meets block after block: its activations are read from afar once. */
+/* A group of tokens meets block after block: its activations are read from afar once. The outputs left at the end take a
+ * register or two at a time, where that is less work than a whole tile. */
 HQK_ALWAYS_INLINE void multiply_group(weight_blocks weights, size_t k, const int8_t *x, size_t x_stride, int tokens,
                                       size_t first_token, const target *to) {
     for (size_t r = weights.first; r < weights.end; r += HQK_BLOCK_ROWS, weights.start += hqk_block_bytes(k))
-        for (size_t o = 0; o < HQK_BLOCK_ROWS && r + o < weights.end; o += TILE) {
+        for (size_t o = 0, outputs = VECTORS * LANES; o < HQK_BLOCK_ROWS && r + o < weights.end; o += outputs) {
             const uint8_t *tile = weights.start + (weights.packed ? 4 * o : o / HQK_TILE_ROWS * hqk_panel_tile_bytes(k));
-            multiply_tile(tile, weights.packed, k, x, x_stride, tokens, first_token, r + o, to);
+            if (VECTORS == LAST_VECTORS || weights.end - r - o > VECTORS * LANES - HQK_TILE_ROWS) {
+                multiply_tile(tile, weights.packed, VECTORS, k, x, x_stride, tokens, first_token, r + o, to);
+            } else {
+                outputs = HQK_TILE_ROWS;
+                multiply_tile(tile, weights.packed, LAST_VECTORS, k, x, x_stride, tokens, first_token, r + o, to);
+            }
         }
 }
 

@@ -53,7 +53,7 @@ fn thresholds_decide() {
     let mut config = DispatchConfig { direct_tokens: Some(5), ..Default::default() };
     let small = Isa::Portable;
     *config.of_mut(Operation::Norm) =
-        Thresholds { serial_below: Some(100), small_below: Some(10), small_isa: Some(small), isa: None };
+        Thresholds { serial_below: Some(100), small_below: Some(10), small_isa: Some(small), ..Default::default() };
     let tuned = two.with_dispatch(config.clone()).unwrap();
     let at = |work| tuned.backend(Operation::Norm, work, 1);
     assert_eq!((at(9).isa, at(9).parallel), (small, false));
@@ -62,9 +62,15 @@ fn thresholds_decide() {
         assert_eq!(tuned.backend(Operation::TernaryMatmul, 1 << 30, tokens).direct, direct);
         assert!(!tuned.backend(Operation::TernaryMatmulTransposed, 1 << 30, tokens).direct);
     }
+    config.of_mut(Operation::Norm).serial_below_inside = Some(50);
+    let tuned = two.with_dispatch(config.clone()).unwrap();
+    let at = |work| tuned.backend(Operation::Norm, work, 1).parallel;
+    assert_eq!((at(49), at(50), at(99), at(100)), (false, false, false, true));
+    assert_eq!(tuned.install(|| (at(49), at(50), at(99), at(100))), (false, true, true, true));
     let alone = context(1).with_dispatch(config.clone()).unwrap();
     assert!(!alone.backend(Operation::Norm, usize::MAX, 1).parallel, "one thread shares with nobody");
     config.of_mut(Operation::Norm).serial_below = Some(NEVER);
+    config.of_mut(Operation::Norm).serial_below_inside = None;
     assert!(!two.with_dispatch(config).unwrap().backend(Operation::Norm, 1 << 50, 1).parallel);
 }
 

@@ -170,7 +170,7 @@ pub unsafe extern "C" fn hq_dispatch_metrics_clear(context: *const hq_context) -
 }
 
 /// The thresholds of a context that differ from the defaults, as TOML: `direct_tokens` and, for each operation, a table
-/// `[operations.NAME]` of `serial_below`, `isa`, `small_below`, `small_isa`. `length` gets the bytes without the NUL;
+/// `[operations.NAME]` of `serial_below`, `serial_below_inside`, `isa`, `small_below`, `small_isa`. `length` gets the bytes without the NUL;
 /// `buffer` (`capacity` bytes, or NULL to ask for the length) gets the text with it.
 ///
 /// # Safety

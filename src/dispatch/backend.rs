@@ -45,9 +45,20 @@ impl std::fmt::Display for Backend {
 #[derive(Clone, Copy, Debug)]
 struct Choice {
     serial_below: u64,
+    serial_below_inside: u64,
     small_below: u64,
     small: &'static KernelTable,
     large: &'static KernelTable,
+}
+
+impl Choice {
+    /// The least work that is shared out, as far as it matters for a call of `work`: which thread calls is looked up only
+    /// where that decides.
+    #[inline]
+    fn least_shared(&self, work: u64) -> u64 {
+        let decided = (work >= self.serial_below) == (work >= self.serial_below_inside);
+        if decided || rayon::current_thread_index().is_none() { self.serial_below } else { self.serial_below_inside }
+    }
 }
 
 /// A configuration resolved for one context, and its counters.
@@ -64,12 +75,15 @@ impl Dispatcher {
     /// Errors: a level that this CPU or build lacks, or that lies above the cap `table`.
     pub(super) fn new(table: &'static KernelTable, threads: usize, config: DispatchConfig) -> Result<Self> {
         let mut choices =
-            [Choice { serial_below: NEVER, small_below: 0, small: table, large: table }; Operation::ALL.len()];
+            [Choice { serial_below: NEVER, serial_below_inside: NEVER, small_below: 0, small: table, large: table };
+                Operation::ALL.len()];
         for operation in Operation::ALL {
             let wanted = config.of(operation);
             let large = capped(operation, table, wanted.isa)?;
+            let serial_below = wanted.serial_below.unwrap_or(operation.default_serial_below());
             choices[operation as usize] = Choice {
-                serial_below: wanted.serial_below.unwrap_or(operation.default_serial_below()),
+                serial_below,
+                serial_below_inside: wanted.serial_below_inside.unwrap_or(serial_below),
                 small_below: wanted.small_below.unwrap_or(0),
                 small: if wanted.small_isa.is_some() { capped(operation, table, wanted.small_isa)? } else { large },
                 large,
@@ -78,13 +92,14 @@ impl Dispatcher {
         Ok(Dispatcher { choices, shares: threads > 1, config, metrics: Metrics::new() })
     }
 
-    /// The choice for `operation` with `work`; `direct`: whether packed weights are read as they are.
+    /// The choice for `operation` with `work`, called from this thread; `direct`: whether packed weights are read as they are.
     #[inline]
     pub(super) fn choose(&self, operation: Operation, work: usize, direct: bool) -> Call<'_> {
         let choice = &self.choices[operation as usize];
         let work = work as u64;
         let kernels = if work < choice.small_below { choice.small } else { choice.large };
-        Call { kernels, parallel: self.shares && work >= choice.serial_below, direct, timing: None }
+        let parallel = self.shares && work >= choice.least_shared(work);
+        Call { kernels, parallel, direct, timing: None }
     }
 
     /// The same, with a running clock if metrics are on.

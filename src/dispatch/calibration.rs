@@ -72,9 +72,48 @@ impl Context {
     }
 }
 
-/// Time of a call in nanoseconds on each candidate: the lower quartile, which a busy machine disturbs less than the median,
-/// turn by turn so that a slower spell of the machine meets all alike. Infinite for one that is hopeless at first sight.
-pub fn time_candidates(workload: &mut Workload, candidates: &[Candidate], rounds: usize) -> Vec<f64> {
+/// From where a call comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Caller {
+    /// A thread of the program: work for the context's threads is handed over to them.
+    Outside,
+    /// One of the context's threads, as in a step of training.
+    Inside,
+}
+
+impl Caller {
+    /// Both.
+    pub const ALL: [Caller; 2] = [Caller::Outside, Caller::Inside];
+
+    /// Runs `work` on such a thread.
+    pub fn call<R: Send>(self, context: &Context, work: impl FnOnce() -> R + Send) -> R {
+        if self == Caller::Inside { context.install(work) } else { work() }
+    }
+}
+
+/// Time of a call from `caller` in nanoseconds on each candidate (all of one context): the lower quartile, which a busy machine
+/// disturbs less than the median, turn by turn so that a slower spell of the machine meets all alike. Infinite for one that
+/// is hopeless at first sight.
+pub fn time_candidates(workload: &mut Workload, candidates: &[Candidate], caller: Caller, rounds: usize) -> Vec<f64> {
+    let Some(first) = candidates.first() else { return Vec::new() };
+    spread_threads(&first.context);
+    caller.call(&first.context, || time_in_turn(workload, candidates, rounds))
+}
+
+/// Keeps all threads busy for a moment: of threads that slept two may share a core, another one idle, until the system's
+/// scheduler moves them apart.
+fn spread_threads(context: &Context) {
+    let end = Instant::now() + Duration::from_millis(4);
+    context.install(|| {
+        rayon::broadcast(|_| {
+            while Instant::now() < end {
+                std::hint::spin_loop();
+            }
+        })
+    });
+}
+
+fn time_in_turn(workload: &mut Workload, candidates: &[Candidate], rounds: usize) -> Vec<f64> {
     const LEAST: Duration = Duration::from_micros(40);
     let mut time = |candidate: &Candidate, calls: u32| {
         let start = Instant::now();
@@ -126,7 +165,7 @@ impl Timed {
 }
 
 /// The thresholds of this context's level and threads, learned by timing. `progress` is told each operation before it is
-/// timed; an error of its own ends the work. Half a minute or so; wants a quiet machine. Errors: `progress`'s.
+/// timed; an error of its own ends the work. A minute or so; wants a quiet machine. Errors: `progress`'s.
 pub fn calibrate(context: &Context, mut progress: impl FnMut(Operation) -> Result<()>) -> Result<DispatchConfig> {
     let mut config = DispatchConfig::default();
     for operation in Operation::ALL {
@@ -135,7 +174,7 @@ pub fn calibrate(context: &Context, mut progress: impl FnMut(Operation) -> Resul
             config.direct_tokens = learn_direct_tokens(context)?;
         }
         let candidates = context.candidates(operation)?;
-        let mut sizes = Vec::new();
+        let (mut outside, mut inside) = (Vec::new(), Vec::new());
         for step in 0..STEPS {
             let size = Size::along(operation, step, STEPS);
             // Of the two paths of a product only the one that will be taken counts.
@@ -143,12 +182,19 @@ pub fn calibrate(context: &Context, mut progress: impl FnMut(Operation) -> Resul
             let taken =
                 |candidate: &&Candidate| operation != Operation::TernaryMatmul || candidate.backend.direct == direct;
             let candidates: Vec<Candidate> = candidates.iter().filter(taken).cloned().collect();
-            let times = time_candidates(&mut Workload::new(operation, size), &candidates, 7);
-            let backends = candidates.iter().map(|candidate| candidate.backend).zip(times).collect();
-            sizes.push(Timed { work: size.work(operation) as u64, backends });
+            let mut workload = Workload::new(operation, size);
+            for (caller, sizes) in [(Caller::Outside, &mut outside), (Caller::Inside, &mut inside)] {
+                let times = time_candidates(&mut workload, &candidates, caller, 7);
+                let backends = candidates.iter().map(|candidate| candidate.backend).zip(times).collect();
+                sizes.push(Timed { work: size.work(operation) as u64, backends });
+            }
         }
-        sizes.sort_by_key(|timed| timed.work);
-        let thresholds = choose(&sizes, context.kernels().isa(), context.threads() > 1);
+        outside.sort_by_key(|timed| timed.work);
+        inside.sort_by_key(|timed| timed.work);
+        let top = context.kernels().isa();
+        let mut thresholds = choose(&inside, top, context.threads() > 1);
+        thresholds.serial_below_inside = thresholds.serial_below;
+        thresholds.serial_below = choose(&outside, top, context.threads() > 1).serial_below;
         if thresholds != Thresholds::default() {
             *config.of_mut(operation) = thresholds;
         }
@@ -190,6 +236,7 @@ fn choose(sizes: &[Timed], top: Isa, threads: bool) -> Thresholds {
     let (serial_count, small_count, large, small) = found;
     Thresholds {
         serial_below: threads.then(|| boundary(sizes, serial_count)),
+        serial_below_inside: None,
         isa: (large != top).then_some(large),
         small_below: (small_count > 0).then(|| boundary(sizes, small_count)),
         small_isa: (small_count > 0).then_some(small),
@@ -217,7 +264,7 @@ fn learn_direct_tokens(context: &Context) -> Result<Option<u32>> {
     for (rows, cols) in [(768, 768), (2048, 1024)] {
         for tokens in DIRECT_TRIALS {
             let mut workload = Workload::new(Operation::TernaryMatmul, Size { rows, cols, depth: tokens });
-            let times = time_candidates(&mut workload, &top, 7);
+            let times = time_candidates(&mut workload, &top, Caller::Inside, 7);
             let fastest = |direct: bool| {
                 let mine = top.iter().zip(&times).filter(|(candidate, _)| candidate.backend.direct == direct);
                 mine.map(|(_, time)| *time).fold(f64::INFINITY, f64::min)

@@ -29,6 +29,10 @@ pub struct Thresholds {
     /// A call of less work stays on the calling thread. Default [`Operation::default_serial_below`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial_below: Option<u64>,
+    /// The same for calls on the context's own threads ([`crate::dispatch::Context::install`]: a step of training, a token),
+    /// which need no hand-over. Default: `serial_below`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial_below_inside: Option<u64>,
     /// Instruction set of large calls. Default: the context's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub isa: Option<Isa>,
@@ -74,6 +78,7 @@ mod tests {
         let mut config = DispatchConfig { direct_tokens: Some(7), ..Default::default() };
         *config.of_mut(Operation::Norm) = Thresholds {
             serial_below: Some(NEVER),
+            serial_below_inside: Some(5),
             isa: Some(Isa::Avx512Vnni),
             small_below: Some(64),
             small_isa: Some(Isa::NeonDotprod),

@@ -84,7 +84,7 @@ impl Context {
         &self.source
     }
 
-    /// Where a call of `operation` with `work` (in [`Operation::unit`]) runs. `tokens`: of a ternary product.
+    /// Where a call of `operation` with `work` (in [`Operation::unit`]) from this thread runs. `tokens`: of a ternary product.
     pub fn backend(&self, operation: Operation, work: usize, tokens: usize) -> Backend {
         self.dispatcher.choose(operation, work, self.is_direct(operation, tokens)).backend()
     }

@@ -31,7 +31,7 @@ mod workload;
 pub use crate::kernels::StochasticRounding;
 pub use backend::Backend;
 pub use cache::{CACHE_VARIABLE, CacheKey, ConfigSource, cache_path, load_cached, store_cached};
-pub use calibration::{Candidate, calibrate, time_candidates};
+pub use calibration::{Caller, Candidate, calibrate, time_candidates};
 pub use config::{DispatchConfig, NEVER, Thresholds};
 pub use context::{Context, ContextOptions};
 pub use int8::Int8Matrix;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use hybridq::Result;
 use hybridq::dispatch::{
-    CacheKey, Candidate, Context, Operation, Size, Workload, cache_path, calibrate, store_cached, time_candidates,
+    CacheKey, Caller, Candidate, Context, Operation, Size, Workload, cache_path, calibrate, store_cached,
+    time_candidates,
 };
 use hybridq::kernels::KernelTable;
 
@@ -84,23 +85,30 @@ fn overhead(report: &Report, context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Times every backend at each size and holds the dispatcher's choice against the best: the number of good choices and of
-/// all.
+/// Times every backend at each size, called from outside and inside the context's threads in turn, and holds the dispatcher's
+/// choice against the best: the number of good choices and of all.
 fn choices(report: &Report, context: &Context, operation: Operation) -> Result<(usize, usize)> {
     let candidates = context.candidates(operation)?;
     let (mut good, mut worst) = (0, 1.0f64);
     for step in 0..SIZES {
         let size = Size::along(operation, step, SIZES);
-        let times = time_candidates(&mut Workload::new(operation, size), &candidates, ROUNDS);
+        let caller = Caller::ALL[step % 2];
+        let times = time_candidates(&mut Workload::new(operation, size), &candidates, caller, ROUNDS);
         let best = (0..times.len()).min_by(|a, b| times[*a].total_cmp(&times[*b])).unwrap_or(0);
-        let chosen = chosen(context, operation, size, &candidates);
+        let chosen = caller.call(context, || chosen(context, operation, size, &candidates));
         let ratio = times[chosen] / times[best];
         good += usize::from(ratio <= GOOD);
         worst = worst.max(ratio);
+        let from = if caller == Caller::Inside { "inside" } else { "from outside" };
         let sentence = if chosen == best {
-            format!("{} {size}: {}", operation.name(), candidates[best].backend)
+            format!("{} {size} {from}: {}", operation.name(), candidates[best].backend)
         } else {
-            format!("{} {size}: {}, best {}", operation.name(), candidates[chosen].backend, candidates[best].backend)
+            format!(
+                "{} {size} {from}: {}, best {}",
+                operation.name(),
+                candidates[chosen].backend,
+                candidates[best].backend
+            )
         };
         report.say(&format!("  {sentence:100} {:>10} {ratio:5.2}", nice_time(times[chosen])))?;
     }

@@ -18,7 +18,7 @@ const HOPELESS: f64 = 3.0;
 /// Calls whose least time is the first sight.
 const FIRST_CALLS: usize = 5;
 /// What a departure from the defaults must gain to be worth a line: the mean share of time over all sizes.
-const WORTH: f64 = 0.005;
+const WORTH: f64 = 0.02;
 
 /// A backend of an operation, and a context that always takes it.
 #[derive(Clone, Debug)]
@@ -167,7 +167,7 @@ impl Timed {
 /// The thresholds of this context's level and threads, learned by timing. `progress` is told each operation before it is
 /// timed; an error of its own ends the work. A minute or so; wants a quiet machine. Errors: `progress`'s.
 pub fn calibrate(context: &Context, mut progress: impl FnMut(Operation) -> Result<()>) -> Result<DispatchConfig> {
-    let mut config = DispatchConfig::default();
+    let (mut config, top) = (DispatchConfig::default(), context.kernels().isa());
     for operation in Operation::ALL {
         progress(operation)?;
         if operation == Operation::TernaryMatmul {
@@ -184,6 +184,9 @@ pub fn calibrate(context: &Context, mut progress: impl FnMut(Operation) -> Resul
             let candidates: Vec<Candidate> = candidates.iter().filter(taken).cloned().collect();
             let mut workload = Workload::new(operation, size);
             for (caller, sizes) in [(Caller::Outside, &mut outside), (Caller::Inside, &mut inside)] {
+                // From outside only the hand-over is another: one level tells what it costs.
+                let told = |candidate: &&Candidate| caller == Caller::Inside || candidate.backend.isa == top;
+                let candidates: Vec<Candidate> = candidates.iter().filter(told).cloned().collect();
                 let times = time_candidates(&mut workload, &candidates, caller, 7);
                 let backends = candidates.iter().map(|candidate| candidate.backend).zip(times).collect();
                 sizes.push(Timed { work: size.work(operation) as u64, backends });
@@ -191,7 +194,6 @@ pub fn calibrate(context: &Context, mut progress: impl FnMut(Operation) -> Resul
         }
         outside.sort_by_key(|timed| timed.work);
         inside.sort_by_key(|timed| timed.work);
-        let top = context.kernels().isa();
         let mut thresholds = choose(&inside, top, context.threads() > 1);
         thresholds.serial_below_inside = thresholds.serial_below;
         thresholds.serial_below = choose(&outside, top, context.threads() > 1).serial_below;

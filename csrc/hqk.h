@@ -140,7 +140,13 @@ HQK_EVERY_ISA(HQK_MATVEC)
                                  float *scales);                                                                     \
     void hqk_quantize_columns_stochastic_##isa(const float *x, size_t rows, size_t width, size_t first_row,          \
                                                const float *row_factors, const float *scales, const uint32_t *draws, \
-                                               int8_t *values);
+                                               int8_t *values);                                                      \
+    void hqk_gradient_maxima_##isa(const float *x, size_t rows, size_t width, const float *row_factors,              \
+                                   const float *column_factors, float *row_maxima, float *column_maxima);            \
+    void hqk_quantize_gradient_##isa(const float *x, size_t rows, size_t width, size_t first_row,                    \
+                                     const float *row_factors, const float *column_factors, const float *row_scales, \
+                                     const float *column_scales, const uint32_t *draws, int8_t *by_row,              \
+                                     int8_t *by_column, int32_t *sums);
 HQK_EVERY_ISA(HQK_ACTIVATION_QUANT)
 
 /* five_level: {-2, .., 2} in 3 bits. `limits`: the largest magnitude of level 0 and of level 1, for all rows or each. */

@@ -1,8 +1,8 @@
 /* 16 blocks of Philox4x32-10 (philox.h) side by side.
  *
- * Stochastic rounding takes 16 random bits an element. A row of a matrix is cut into groups of 128 columns; group g of
- * row t owns the 16 blocks from 16 (t G + g) on, G = ceil(width / 128). Column 128 g + 32 w + 16 h + l uses half h
- * (0 low, 1 high) of word w of the group's block l: lanes are neighbouring columns, so nothing is shuffled. */
+ * Batch `n` is the blocks from 16 n on; lanes are neighbouring elements, so that nothing is shuffled. The families say which
+ * bits are whose (csrc/README.md, "activation_quant" and "state").
+ */
 #ifndef HQK_PHILOX_LANES_H
 #define HQK_PHILOX_LANES_H
 
@@ -14,15 +14,41 @@
 #endif
 
 #define HQK_DRAW_LANES 16
+/* Elements that draw from one batch, or (activation_quant) from half of one. */
 #define HQK_DRAW_GROUP 128
 
-/* draws = key[0], key[1], tensor, step. word[w][l] = word w of block 16 * group + l. */
-#ifdef __AVX2__
+/* draws = key[0], key[1], tensor, step. word[w][l] = word w of block 16 * batch + l. */
+#if defined(__AVX512F__)
+/* As below, eight blocks of even or of odd lanes in a register. */
+static inline void hqk_philox_lanes(const uint32_t draws[4], uint64_t batch, uint32_t word[4][HQK_DRAW_LANES]) {
+    __m512i m0 = _mm512_set1_epi64(0xD2511F53), m1 = _mm512_set1_epi64(0xCD9E8D57);
+    uint64_t first = batch * HQK_DRAW_LANES;
+    __m512i c[2][4]; /* [lanes even, odd][word] */
+    for (int v = 0; v < 2; v++) {
+        __m512i lanes = _mm512_add_epi64(_mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0), _mm512_set1_epi64(v));
+        c[v][0] = _mm512_add_epi64(lanes, _mm512_set1_epi64((int64_t)(first & 0xFFFFFFFF)));
+        c[v][1] = _mm512_set1_epi64((int64_t)(first >> 32));
+        c[v][2] = _mm512_set1_epi64(draws[2]);
+        c[v][3] = _mm512_set1_epi64(draws[3]);
+    }
+    for (uint32_t r = 0; r < 10; r++) {
+        __m512i k0 = _mm512_set1_epi64(draws[0] + r * 0x9E3779B9u), k1 = _mm512_set1_epi64(draws[1] + r * 0xBB67AE85u);
+        for (int v = 0; v < 2; v++) {
+            __m512i p0 = _mm512_mul_epu32(c[v][0], m0), p1 = _mm512_mul_epu32(c[v][2], m1);
+            c[v][0] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p1, 32), c[v][1], k0, 0x96);
+            c[v][2] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p0, 32), c[v][3], k1, 0x96);
+            c[v][1] = p1, c[v][3] = p0;
+        }
+    }
+    for (int w = 0; w < 4; w++)
+        _mm512_storeu_si512(word[w], _mm512_mask_blend_epi32(0xAAAA, c[0][w], _mm512_slli_epi64(c[1][w], 32)));
+}
+#elif defined(__AVX2__)
 /* Compilers do not find the 32 x 32 -> 64 bit product. Even and odd lanes are kept apart, one block in each 64-bit lane:
  * only the low halves count, so a shift and an exclusive or are all that the products need. */
-static inline void hqk_philox_lanes(const uint32_t draws[4], uint64_t group, uint32_t word[4][HQK_DRAW_LANES]) {
+static inline void hqk_philox_lanes(const uint32_t draws[4], uint64_t batch, uint32_t word[4][HQK_DRAW_LANES]) {
     __m256i m0 = _mm256_set1_epi64x(0xD2511F53), m1 = _mm256_set1_epi64x(0xCD9E8D57);
-    uint64_t first = group * HQK_DRAW_LANES;
+    uint64_t first = batch * HQK_DRAW_LANES;
     __m256i c[4][4]; /* [lanes 0-7 even, odd, lanes 8-15 even, odd][word] */
     for (int v = 0; v < 4; v++) {
         __m256i lanes = _mm256_add_epi64(_mm256_set_epi64x(6, 4, 2, 0), _mm256_set1_epi64x(v / 2 * 8 + v % 2));
@@ -47,8 +73,8 @@ static inline void hqk_philox_lanes(const uint32_t draws[4], uint64_t group, uin
         }
 }
 #else
-static inline void hqk_philox_lanes(const uint32_t draws[4], uint64_t group, uint32_t word[4][HQK_DRAW_LANES]) {
-    uint32_t first = (uint32_t)(group * HQK_DRAW_LANES), high = (uint32_t)(group * HQK_DRAW_LANES >> 32);
+static inline void hqk_philox_lanes(const uint32_t draws[4], uint64_t batch, uint32_t word[4][HQK_DRAW_LANES]) {
+    uint32_t first = (uint32_t)(batch * HQK_DRAW_LANES), high = (uint32_t)(batch * HQK_DRAW_LANES >> 32);
     uint32_t key0 = draws[0], key1 = draws[1], tensor = draws[2], step = draws[3];
     for (uint32_t l = 0; l < HQK_DRAW_LANES; l++) {
         uint32_t c0 = first + l, c1 = high, c2 = tensor, c3 = step;

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Context, Operation};
-use crate::kernels::StochasticRounding;
+use crate::kernels::{KernelTable, StochasticRounding};
 use crate::tensor::RandomStream;
 
 /// Elements of a parallel block, about.
@@ -10,6 +10,21 @@ const BLOCK: usize = 1 << 15;
 
 /// Columns of a parallel block of column maxima.
 const BLOCK_COLUMNS: usize = 256;
+
+/// Parallel blocks of rows whose column maxima are kept apart.
+const MAXIMA_BLOCKS: usize = 16;
+
+/// A gradient to be rounded by rows and by columns, `[row_factors.len(), column_factors.len()]`: by rows it is `x[t][c] *
+/// column_factors[c]`, by columns `x[t][c] * row_factors[t]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Gradient<'a> {
+    /// `x`, row-major.
+    pub values: &'a [f32],
+    /// Factors of the rows, for the rounding by columns.
+    pub row_factors: &'a [f32],
+    /// Factors of the columns, for the rounding by rows.
+    pub column_factors: &'a [f32],
+}
 
 impl StochasticRounding {
     /// The stream of `purpose` (one number for each use of randomness) for `tensor` at `step` of the run with `seed`.
@@ -110,6 +125,97 @@ impl Context {
         self.for_each(blocks, |(block, (values, (x, factors)))| {
             let first = block * rows;
             call.kernels.quantize_columns_stochastic(x, first, factors, column_scales, rounding, values);
+        });
+    }
+
+    /// Floats of scratch that [`Context::gradient_scales`] takes for a gradient of this width.
+    pub fn gradient_scratch(width: usize) -> usize {
+        MAXIMA_BLOCKS * width
+    }
+
+    /// The scales of both roundings of a gradient, largest magnitude / 127 (0 below 2^-100, NaN where something is not
+    /// finite), in one read of it. `scratch`: [`Context::gradient_scratch`] floats.
+    ///
+    /// # Panics
+    /// If the lengths do not fit.
+    pub fn gradient_scales(
+        &self,
+        x: Gradient<'_>,
+        row_scales: &mut [f32],
+        column_scales: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        let (rows, width) = (x.row_factors.len(), x.column_factors.len());
+        assert!(
+            Some(x.values.len()) == rows.checked_mul(width)
+                && [row_scales.len(), column_scales.len(), scratch.len()] == [rows, width, MAXIMA_BLOCKS * width],
+            "gradient_scales: lengths"
+        );
+        if x.values.is_empty() {
+            row_scales.fill(0.0);
+            return column_scales.fill(0.0);
+        }
+        let call = self.call(Operation::QuantizeColumnsStochastic, x.values.len());
+        let block = rows.div_ceil(MAXIMA_BLOCKS);
+        let inputs = x.values.chunks(block * width).zip(x.row_factors.chunks(block));
+        let outputs = row_scales.chunks_mut(block).zip(scratch.chunks_mut(width));
+        self.for_each_if(call.parallel, inputs.zip(outputs), |((values, row_factors), (row_maxima, column_maxima))| {
+            call.kernels.gradient_maxima(values, row_factors, x.column_factors, row_maxima, column_maxima);
+            row_maxima.iter_mut().for_each(|max| *max = KernelTable::gradient_scale(*max));
+        });
+        let blocks = rows.div_ceil(block);
+        for (column, scale) in column_scales.iter_mut().enumerate() {
+            // As bit patterns a NaN is above all others.
+            let maxima = scratch.iter().skip(column).step_by(width).take(blocks).map(|max| max.to_bits());
+            *scale = KernelTable::gradient_scale(f32::from_bits(maxima.max().unwrap_or(0)));
+        }
+    }
+
+    /// A gradient rounded stochastically by rows (`by_row`, with each row's sum of values) and by columns (`by_column`) in
+    /// one read, with the scales of [`Context::gradient_scales`]. See [`KernelTable::quantize_gradient`].
+    ///
+    /// # Panics
+    /// If the lengths do not fit.
+    #[allow(clippy::too_many_arguments)]
+    pub fn quantize_gradient(
+        &self,
+        x: Gradient<'_>,
+        row_scales: &[f32],
+        column_scales: &[f32],
+        rounding: StochasticRounding,
+        by_row: &mut [i8],
+        by_column: &mut [i8],
+        sums: &mut [i32],
+    ) {
+        let (rows, width) = (x.row_factors.len(), x.column_factors.len());
+        assert!(
+            Some(x.values.len()) == rows.checked_mul(width)
+                && [by_row.len(), by_column.len()] == [x.values.len(); 2]
+                && [row_scales.len(), sums.len(), column_scales.len()] == [rows, rows, width],
+            "quantize_gradient: lengths"
+        );
+        if x.values.is_empty() {
+            return sums.fill(0);
+        }
+        let call = self.call(Operation::QuantizeRowsStochastic, x.values.len());
+        let block = block_rows(width);
+        let inputs = x.values.chunks(block * width).zip(x.row_factors.chunks(block).zip(row_scales.chunks(block)));
+        let outputs = by_row.chunks_mut(block * width).zip(by_column.chunks_mut(block * width));
+        let blocks = inputs.zip(outputs.zip(sums.chunks_mut(block))).enumerate();
+        self.for_each_if(call.parallel, blocks, |(index, (inputs, ((by_row, by_column), sums)))| {
+            let (values, (row_factors, row_scales)) = inputs;
+            call.kernels.quantize_gradient(
+                values,
+                index * block,
+                row_factors,
+                x.column_factors,
+                row_scales,
+                column_scales,
+                rounding,
+                by_row,
+                by_column,
+                sums,
+            );
         });
     }
 }

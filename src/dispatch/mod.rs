@@ -29,6 +29,7 @@ mod ternary_pack;
 mod workload;
 
 pub use crate::kernels::StochasticRounding;
+pub use activation_quant::Gradient;
 pub use backend::Backend;
 pub use cache::{CACHE_VARIABLE, CacheKey, ConfigSource, cache_path, load_cached, store_cached};
 pub use calibration::{Caller, Candidate, calibrate, time_candidates};

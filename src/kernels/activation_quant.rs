@@ -21,6 +21,21 @@ impl StochasticRounding {
     }
 }
 
+type Gradient = unsafe extern "C" fn(
+    *const f32,
+    usize,
+    usize,
+    usize,
+    *const f32,
+    *const f32,
+    *const f32,
+    *const f32,
+    *const u32,
+    *mut i8,
+    *mut i8,
+    *mut i32,
+);
+
 /// The activation quantization family of one ISA.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ActivationQuantKernels {
@@ -29,6 +44,8 @@ pub(super) struct ActivationQuantKernels {
     column_scales: unsafe extern "C" fn(*const f32, usize, usize, usize, *const f32, *mut f32),
     columns_stochastic:
         unsafe extern "C" fn(*const f32, usize, usize, usize, *const f32, *const f32, *const u32, *mut i8),
+    gradient_maxima: unsafe extern "C" fn(*const f32, usize, usize, *const f32, *const f32, *mut f32, *mut f32),
+    gradient: Gradient,
 }
 
 impl ActivationQuantKernels {
@@ -38,6 +55,8 @@ impl ActivationQuantKernels {
             rows_stochastic: c::hqk_quantize_rows_stochastic_portable,
             column_scales: c::hqk_column_scales_portable,
             columns_stochastic: c::hqk_quantize_columns_stochastic_portable,
+            gradient_maxima: c::hqk_gradient_maxima_portable,
+            gradient: c::hqk_quantize_gradient_portable,
         };
         #[cfg(hqk_avx2)]
         if isa.includes(Isa::Avx2) {
@@ -46,6 +65,8 @@ impl ActivationQuantKernels {
                 rows_stochastic: c::hqk_quantize_rows_stochastic_avx2,
                 column_scales: c::hqk_column_scales_avx2,
                 columns_stochastic: c::hqk_quantize_columns_stochastic_avx2,
+                gradient_maxima: c::hqk_gradient_maxima_avx2,
+                gradient: c::hqk_quantize_gradient_avx2,
             };
         }
         #[cfg(hqk_avx512)]
@@ -55,6 +76,8 @@ impl ActivationQuantKernels {
                 rows_stochastic: c::hqk_quantize_rows_stochastic_avx512,
                 column_scales: c::hqk_column_scales_avx512,
                 columns_stochastic: c::hqk_quantize_columns_stochastic_avx512,
+                gradient_maxima: c::hqk_gradient_maxima_avx512,
+                gradient: c::hqk_quantize_gradient_avx512,
             };
         }
         #[cfg(hqk_neon)]
@@ -64,6 +87,8 @@ impl ActivationQuantKernels {
                 rows_stochastic: c::hqk_quantize_rows_stochastic_neon,
                 column_scales: c::hqk_column_scales_neon,
                 columns_stochastic: c::hqk_quantize_columns_stochastic_neon,
+                gradient_maxima: c::hqk_gradient_maxima_neon,
+                gradient: c::hqk_quantize_gradient_neon,
             };
         }
         let _ = isa;
@@ -174,6 +199,91 @@ impl KernelTable {
                 scales.as_ptr(),
                 draws.as_ptr(),
                 values.as_mut_ptr(),
+            );
+        }
+    }
+
+    /// Largest magnitudes of a gradient `[row_factors.len(), column_factors.len()]`: of each row of `x[t][c] *
+    /// column_factors[c]`, and of each column of `x[t][c] * row_factors[t]`; not finite where an element is not. Both in
+    /// one read; [`KernelTable::gradient_scale`] makes scales of them.
+    ///
+    /// # Panics
+    /// If the lengths do not fit.
+    pub fn gradient_maxima(
+        &self,
+        x: &[f32],
+        row_factors: &[f32],
+        column_factors: &[f32],
+        row_maxima: &mut [f32],
+        column_maxima: &mut [f32],
+    ) {
+        let (rows, width) = (row_factors.len(), column_factors.len());
+        assert!(
+            Some(x.len()) == rows.checked_mul(width) && row_maxima.len() == rows && column_maxima.len() == width,
+            "gradient_maxima: lengths"
+        );
+        // SAFETY: the lengths were checked.
+        unsafe {
+            let (row_maxima, column_maxima) = (row_maxima.as_mut_ptr(), column_maxima.as_mut_ptr());
+            let factors = (row_factors.as_ptr(), column_factors.as_ptr());
+            let maxima = self.activation_quant.gradient_maxima;
+            maxima(x.as_ptr(), rows, width, factors.0, factors.1, row_maxima, column_maxima);
+        }
+    }
+
+    /// The scale of a row or column whose largest magnitude is `max`, as [`KernelTable::column_scales`] gives it.
+    pub fn gradient_scale(max: f32) -> f32 {
+        match max {
+            max if !max.is_finite() => f32::NAN,
+            max if max < f32::from_bits((127 - 100) << 23) => 0.0,
+            max => max / 127.0,
+        }
+    }
+
+    /// A gradient rounded stochastically twice in one read: `by_row[t][c]` from `x[t][c] * column_factors[c] /
+    /// row_scales[t]`, with `sums` of each row's values, and `by_column[t][c]` from `x[t][c] * row_factors[t] /
+    /// column_scales[c]`; zeros where a scale is 0 or NaN. Both roundings of an element take the same random bits: each is
+    /// unbiased. Scales must be those of the maxima; values under smaller ones are any.
+    ///
+    /// # Panics
+    /// If the lengths do not fit `row_factors.len()` rows of `column_factors.len()`.
+    #[allow(clippy::too_many_arguments)]
+    pub fn quantize_gradient(
+        &self,
+        x: &[f32],
+        first_row: usize,
+        row_factors: &[f32],
+        column_factors: &[f32],
+        row_scales: &[f32],
+        column_scales: &[f32],
+        rounding: StochasticRounding,
+        by_row: &mut [i8],
+        by_column: &mut [i8],
+        sums: &mut [i32],
+    ) {
+        let (rows, width) = (row_factors.len(), column_factors.len());
+        assert!(
+            Some(x.len()) == rows.checked_mul(width)
+                && [by_row.len(), by_column.len()] == [x.len(); 2]
+                && [row_scales.len(), sums.len(), column_scales.len()] == [rows, rows, width],
+            "quantize_gradient: lengths"
+        );
+        let draws = rounding.draws();
+        // SAFETY: the lengths were checked; `draws` holds four words.
+        unsafe {
+            (self.activation_quant.gradient)(
+                x.as_ptr(),
+                rows,
+                width,
+                first_row,
+                row_factors.as_ptr(),
+                column_factors.as_ptr(),
+                row_scales.as_ptr(),
+                column_scales.as_ptr(),
+                draws.as_ptr(),
+                by_row.as_mut_ptr(),
+                by_column.as_mut_ptr(),
+                sums.as_mut_ptr(),
             );
         }
     }

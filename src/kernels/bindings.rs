@@ -2413,6 +2413,33 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_gradient_maxima_portable(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_maxima: *mut f32,
+        column_maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_gradient_portable(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_scales: *const f32,
+        column_scales: *const f32,
+        draws: *const u32,
+        by_row: *mut i8,
+        by_column: *mut i8,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_quantize_rows_avx2(
         x: *const f32,
         rows: usize,
@@ -2454,6 +2481,33 @@ unsafe extern "C" {
         scales: *const f32,
         draws: *const u32,
         values: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_gradient_maxima_avx2(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_maxima: *mut f32,
+        column_maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_gradient_avx2(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_scales: *const f32,
+        column_scales: *const f32,
+        draws: *const u32,
+        by_row: *mut i8,
+        by_column: *mut i8,
+        sums: *mut i32,
     );
 }
 unsafe extern "C" {
@@ -2501,6 +2555,33 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_gradient_maxima_avxvnni(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_maxima: *mut f32,
+        column_maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_gradient_avxvnni(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_scales: *const f32,
+        column_scales: *const f32,
+        draws: *const u32,
+        by_row: *mut i8,
+        by_column: *mut i8,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_quantize_rows_avx512(
         x: *const f32,
         rows: usize,
@@ -2542,6 +2623,33 @@ unsafe extern "C" {
         scales: *const f32,
         draws: *const u32,
         values: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_gradient_maxima_avx512(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_maxima: *mut f32,
+        column_maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_gradient_avx512(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_scales: *const f32,
+        column_scales: *const f32,
+        draws: *const u32,
+        by_row: *mut i8,
+        by_column: *mut i8,
+        sums: *mut i32,
     );
 }
 unsafe extern "C" {
@@ -2589,6 +2697,33 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_gradient_maxima_avx512vnni(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_maxima: *mut f32,
+        column_maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_gradient_avx512vnni(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_scales: *const f32,
+        column_scales: *const f32,
+        draws: *const u32,
+        by_row: *mut i8,
+        by_column: *mut i8,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_quantize_rows_avx512bf16(
         x: *const f32,
         rows: usize,
@@ -2630,6 +2765,33 @@ unsafe extern "C" {
         scales: *const f32,
         draws: *const u32,
         values: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_gradient_maxima_avx512bf16(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_maxima: *mut f32,
+        column_maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_gradient_avx512bf16(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_scales: *const f32,
+        column_scales: *const f32,
+        draws: *const u32,
+        by_row: *mut i8,
+        by_column: *mut i8,
+        sums: *mut i32,
     );
 }
 unsafe extern "C" {
@@ -2677,6 +2839,33 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_gradient_maxima_neon(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_maxima: *mut f32,
+        column_maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_gradient_neon(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_scales: *const f32,
+        column_scales: *const f32,
+        draws: *const u32,
+        by_row: *mut i8,
+        by_column: *mut i8,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_quantize_rows_neondotprod(
         x: *const f32,
         rows: usize,
@@ -2721,6 +2910,33 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_gradient_maxima_neondotprod(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_maxima: *mut f32,
+        column_maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_gradient_neondotprod(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_scales: *const f32,
+        column_scales: *const f32,
+        draws: *const u32,
+        by_row: *mut i8,
+        by_column: *mut i8,
+        sums: *mut i32,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_quantize_rows_neoni8mm(
         x: *const f32,
         rows: usize,
@@ -2762,6 +2978,33 @@ unsafe extern "C" {
         scales: *const f32,
         draws: *const u32,
         values: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_gradient_maxima_neoni8mm(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_maxima: *mut f32,
+        column_maxima: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_quantize_gradient_neoni8mm(
+        x: *const f32,
+        rows: usize,
+        width: usize,
+        first_row: usize,
+        row_factors: *const f32,
+        column_factors: *const f32,
+        row_scales: *const f32,
+        column_scales: *const f32,
+        draws: *const u32,
+        by_row: *mut i8,
+        by_column: *mut i8,
+        sums: *mut i32,
     );
 }
 unsafe extern "C" {

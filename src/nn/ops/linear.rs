@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dispatch::{Context, Int8Matrix};
+use crate::dispatch::{Context, Gradient, Int8Matrix};
 use crate::kernels::{DenseMatrix, StochasticRounding};
 use crate::nn::{
     BufferId, BufferKind, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Precision, Products, Scratch, Workspace,
@@ -11,8 +11,9 @@ use crate::nn::{
 use crate::quant::{QuantizedRows, QuantizedWeight, StoredMut};
 use crate::{Error, Result};
 
-/// Random streams of the rounding of gradients (see [`crate::tensor::RandomStream::new`]).
-const WEIGHT_GRADIENT_PURPOSE: u32 = 51;
+/// Random streams of the rounding of the output's gradient (see [`crate::tensor::RandomStream::new`]): for both products,
+/// and for the input's gradient alone.
+const GRADIENT_PURPOSE: u32 = 51;
 const INPUT_GRADIENT_PURPOSE: u32 = 52;
 /// Of the rounding of a sum of gradients that is kept in bf16.
 const KEPT_GRADIENT_PURPOSE: u32 = 57;
@@ -108,8 +109,8 @@ impl Operation for Linear {
             (false, _, false) => vec![dense(Vec::new(), vec![forward])],
             (false, _, true) => vec![dense(Vec::new(), vec![forward, of_input, of_weight])],
             (true, true, true) if self.gradients == GradPrecision::Int8 => vec![Scratch {
-                floats: vec![outputs, outputs, of_sum],
-                quantized: vec![(rows, outputs)],
+                floats: vec![outputs, outputs, Context::gradient_scratch(outputs), of_sum],
+                quantized: vec![(rows, outputs), (rows, outputs)],
                 int8_products: vec![of_weight],
                 ..Scratch::default()
             }],
@@ -193,11 +194,10 @@ impl Linear {
             self.f32_weight_gradient(pass);
             return self.f32_input_gradient(pass, dx);
         }
-        if self.gradients == GradPrecision::Bf16 {
-            self.bf16_weight_gradient(pass);
-        } else if !self.int8_weight_gradient(pass) {
-            self.f32_weight_gradient(pass);
+        if self.gradients == GradPrecision::Int8 {
+            return self.int8_backward(pass, dx);
         }
+        self.bf16_weight_gradient(pass);
         if !self.int8_input_gradient(pass, dx) {
             self.f32_input_gradient(pass, dx)?;
         }
@@ -244,34 +244,64 @@ impl Linear {
         Ok(())
     }
 
-    /// `dW[o][k] += sum over t of dY[t][o] * s[t] * Xq[t][k]`: the token scales `s` of the saved activations are folded into
-    /// dY, which is then rounded to int8 with a scale for each output feature. False: it is too far off, nothing was done.
-    fn int8_weight_gradient(&self, pass: &mut Pass<'_>) -> bool {
+    /// Both gradients on integers. `dW[o][k] += sum over t of dY[t][o] * s[t] * Xq[t][k]`: the token scales `s` of the saved
+    /// activations are folded into dY, which is then rounded to int8 with a scale for each output feature. `dX = dY * W` on
+    /// the packed weights, whose scales are folded into dY, which is rounded with a scale for each token. A product that the
+    /// rounding would spoil is computed in f32.
+    fn int8_backward(&self, pass: &mut Pass<'_>, dx: &mut [f32]) -> Result<()> {
         let (tokens, outputs, inputs) = self.shape(pass);
-        let mut rounded = pass.workspace.take_quantized(tokens, outputs);
-        let mut scales = pass.workspace.take_float(outputs);
-        let (dy, x) = (pass.buffers.gradient(self.y), pass.buffers.quantized(self.x));
-        let rounding = self.rounding(pass, WEIGHT_GRADIENT_PURPOSE);
-        let (values, scales_used) = (&mut rounded.values[..tokens * outputs], &mut scales[..outputs]);
-        pass.context.quantize_columns_stochastic(dy, outputs, &x.scales[..tokens], rounding, values, scales_used);
-        let allowed = !pass.gradient_errors.limit.is_finite() || {
-            let mut sums = pass.workspace.take_float(outputs);
-            let error = columns_error(dy, &x.scales[..tokens], scales_used, &mut sums[..outputs]);
-            pass.workspace.put_float(sums);
-            pass.gradient_errors.allow(error, self.weight)
-        };
-        let a = Int8Matrix::transposed(values, outputs);
-        let b = Int8Matrix::new(&x.values[..tokens * inputs], inputs);
-        if allowed {
+        let rounding = self.rounding(pass, GRADIENT_PURPOSE);
+        let mut rows = pass.workspace.take_quantized(tokens, outputs);
+        let mut columns = pass.workspace.take_quantized(tokens, outputs);
+        let mut column_scales = pass.workspace.take_float(outputs);
+        let mut column_factors = pass.workspace.take_float(outputs);
+        let mut scratch = pass.workspace.take_float(Context::gradient_scratch(outputs));
+        let (by_row, by_column) = (&mut rows.values[..tokens * outputs], &mut columns.values[..tokens * outputs]);
+        let (row_scales, column_scales_used) = (&mut rows.scales[..tokens], &mut column_scales[..outputs]);
+
+        let (context, dy) = (pass.context, pass.buffers.gradient(self.y));
+        let x = pass.buffers.quantized(self.x);
+        let packed = pass.store.quantized(self.weight).and_then(QuantizedWeight::packed);
+        let packed = packed.expect("the caller has seen packed weights");
+        match packed.scales[..] {
+            [scale] => column_factors[..outputs].fill(scale),
+            ref scales => column_factors[..outputs].copy_from_slice(scales),
+        }
+        let gradient =
+            Gradient { values: dy, row_factors: &x.scales[..tokens], column_factors: &column_factors[..outputs] };
+        let parts = &mut scratch[..Context::gradient_scratch(outputs)];
+        context.gradient_scales(gradient, row_scales, column_scales_used, parts);
+        let (mut of_weight, mut of_input) = (true, true);
+        if pass.gradient_errors.limit.is_finite() {
+            let error = columns_error(dy, gradient.row_factors, column_scales_used, &mut scratch[..outputs]);
+            of_weight = pass.gradient_errors.allow(error, self.weight);
+            let error = rows_error(dy, outputs, gradient.column_factors, row_scales);
+            of_input = pass.gradient_errors.allow(error, self.weight);
+        }
+        let sums = &mut rows.sums[..tokens];
+        context.quantize_gradient(gradient, row_scales, column_scales_used, rounding, by_row, by_column, sums);
+
+        if of_input {
+            packed.matmul_transposed(context, &rows, tokens, &mut dx[..tokens * inputs]);
+        }
+        if of_weight {
+            let a = Int8Matrix::transposed(by_column, outputs);
+            let b = Int8Matrix::new(&x.values[..tokens * inputs], inputs);
             let rounding = self.rounding(pass, KEPT_GRADIENT_PURPOSE);
             let (_, dw, _) = pass.store.stored_for_backward(self.weight);
-            add_gradient(pass.context, pass.workspace, dw, 0, rounding, |dw, accumulate| {
-                pass.context.int8_matmul((outputs, inputs, tokens), a, b, scales_used, accumulate, dw, inputs);
+            add_gradient(context, pass.workspace, dw, 0, rounding, |dw, accumulate| {
+                context.int8_matmul((outputs, inputs, tokens), a, b, column_scales_used, accumulate, dw, inputs);
             });
         }
-        pass.workspace.put_float(scales);
-        pass.workspace.put_quantized(rounded);
-        allowed
+        for kept in [column_scales, column_factors, scratch] {
+            pass.workspace.put_float(kept);
+        }
+        pass.workspace.put_quantized(rows);
+        pass.workspace.put_quantized(columns);
+        if !of_weight {
+            self.f32_weight_gradient(pass);
+        }
+        if of_input { Ok(()) } else { self.f32_input_gradient(pass, dx) }
     }
 
     /// `dX = dY * W` on the packed weights: the weight scales are folded into dY, which is rounded to int8 by token.
@@ -288,7 +318,7 @@ impl Linear {
         if let [scale] = packed.scales[..] {
             rounded.quantize_stochastic(pass.context, dy, tokens, outputs, rounding);
             if watched {
-                error = rows_error(pass.context, dy, outputs, &rounded.scales[..tokens]);
+                error = rows_error(dy, outputs, &[1.0], &rounded.scales[..tokens]);
             }
             rounded.scales[..tokens].iter_mut().for_each(|token| *token *= scale);
         } else {
@@ -302,7 +332,7 @@ impl Linear {
             });
             rounded.quantize_stochastic(pass.context, &scaled[..dy.len()], tokens, outputs, rounding);
             if watched {
-                error = rows_error(pass.context, &scaled[..dy.len()], outputs, &rounded.scales[..tokens]);
+                error = rows_error(&scaled[..dy.len()], outputs, &[1.0], &rounded.scales[..tokens]);
             }
             pass.workspace.put_float(scaled);
         }
@@ -362,11 +392,14 @@ fn columns_error(dy: &[f32], factors: &[f32], scales: &[f32], sums: &mut [f32]) 
     mean_error(columns.map(|(&scale, &mut sum)| (scale, sum / count)))
 }
 
-/// The same of a gradient rounded by rows, on a sample of them.
-fn rows_error(context: &Context, dy: &[f32], width: usize, scales: &[f32]) -> f32 {
+/// The same of a gradient times `factors` (one, or one a column) rounded by rows, on a sample of them.
+fn rows_error(dy: &[f32], width: usize, factors: &[f32], scales: &[f32]) -> f32 {
     let stride = scales.len().div_ceil(SAMPLED_ROWS).max(1);
     let rows = dy.chunks_exact(width.max(1)).zip(scales).step_by(stride).filter(|(_, scale)| **scale > 0.0);
-    mean_error(rows.map(|(row, &scale)| (scale, (context.kernels().abs_sum(row) / width as f64) as f32)))
+    mean_error(rows.map(|(row, &scale)| {
+        let magnitudes = row.iter().zip(factors.iter().cycle()).map(|(dy, factor)| f64::from((dy * factor).abs()));
+        (scale, (magnitudes.sum::<f64>() / width as f64) as f32)
+    }))
 }
 
 /// From scales and mean magnitudes.

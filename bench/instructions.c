@@ -93,6 +93,10 @@ static void row_kernels(void) {
     COUNT(column_scales, "64 x 320", AREA, x, ROWS, COLS, COLS, factors, scales);
     for (size_t i = 0; i < COLS; i++) scales[i] = 0.01f;
     COUNT(quantize_columns_stochastic, "64 x 320", AREA, x, ROWS, COLS, 0, factors, scales, draws, values);
+    float *of_rows = floats(ROWS), *of_columns = floats(COLS);
+    COUNT(gradient_maxima, "64 x 320", AREA, x, ROWS, COLS, factors, gain, of_rows, of_columns);
+    COUNT(quantize_gradient, "64 x 320", AREA, x, ROWS, COLS, COLS, 0, factors, gain, of_rows, scales, draws, values,
+          bytes(AREA), sums);
     COUNT(rms_norm_rows, "64 x 320", AREA, x, gain, ROWS, COLS, 1e-5f, y, inverses);
     COUNT(rms_norm_quantize_rows, "64 x 320", AREA, x, gain, ROWS, COLS, 1e-5f, values, scales, sums, inverses);
     COUNT(rms_norm_backward_rows, "64 x 320", AREA, x, gain, inverses, dy, ROWS, COLS, y, of_gain);
@@ -174,6 +178,9 @@ static void products(void) {
     snprintf(panel, sizeof panel, "256 tokens x %zu x %zu", shape[0], shape[1]);
     COUNT(int8_pack_a, panel, LENGTH * shape[0], a, LENGTH, STRIDE, shape[0], left);
     COUNT(int8_pack_b, panel, LENGTH * shape[1], a, LENGTH, STRIDE, shape[1], right);
+    int8_t *lines = bytes(LENGTH * (shape[0] + shape[1]));
+    COUNT(int8_pack_a_rows, panel, LENGTH * shape[0], lines, LENGTH, LENGTH, shape[0], left);
+    COUNT(int8_pack_b_rows, panel, LENGTH * shape[1], lines, LENGTH, LENGTH, shape[1], right);
     COUNT(int8_product, panel, LENGTH * shape[0] * shape[1], left, right, LENGTH, shape[0], shape[1], scales, 0, c, STRIDE);
 }
 

@@ -143,7 +143,7 @@ HQK_EVERY_ISA(HQK_MATVEC)
                                                int8_t *values);                                                      \
     void hqk_gradient_maxima_##isa(const float *x, size_t rows, size_t width, const float *row_factors,              \
                                    const float *column_factors, float *row_maxima, float *column_maxima);            \
-    void hqk_quantize_gradient_##isa(const float *x, size_t rows, size_t width, size_t first_row,                    \
+    void hqk_quantize_gradient_##isa(const float *x, size_t rows, size_t width, size_t stride, size_t first_group,   \
                                      const float *row_factors, const float *column_factors, const float *row_scales, \
                                      const float *column_scales, const uint32_t *draws, int8_t *by_row,              \
                                      int8_t *by_column, int32_t *sums);
@@ -256,6 +256,8 @@ HQK_EVERY_ISA(HQK_DROPOUT)
     void hqk_int8_geometry_##isa(size_t *geometry);                                                                   \
     void hqk_int8_pack_a_##isa(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel);           \
     void hqk_int8_pack_b_##isa(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel);           \
+    void hqk_int8_pack_a_rows_##isa(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels);     \
+    void hqk_int8_pack_b_rows_##isa(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels);     \
     void hqk_int8_product_##isa(const uint8_t *a_panel, const uint8_t *b_panel, size_t tokens, size_t rows,           \
                                 size_t cols, const float *scales, int accumulate, float *c, size_t c_stride);
 HQK_EVERY_ISA(HQK_INT8)

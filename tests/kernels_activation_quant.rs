@@ -170,7 +170,8 @@ fn a_gradient_is_rounded_both_ways_on_every_isa() {
             let (mut sums, inside) = (vec![-7; rows + 2], 1..=x.len());
             table.quantize_gradient(
                 &x,
-                first,
+                width,
+                (first, 0),
                 &row_factors,
                 &column_factors,
                 &row_scales,
@@ -180,6 +181,29 @@ fn a_gradient_is_rounded_both_ways_on_every_isa() {
                 &mut by_column[inside.clone()],
                 &mut sums[1..=rows],
             );
+            // Columns from 128 on, as part of the whole.
+            for (from, to) in [(128, width), (128, width.min(300))].into_iter().filter(|(from, to)| from < to) {
+                let (mut part_by_row, mut part_by_column) =
+                    (vec![0i8; rows * (to - from)], vec![0i8; rows * (to - from)]);
+                table.quantize_gradient(
+                    &x[from..],
+                    width,
+                    (first, from),
+                    &row_factors,
+                    &column_factors[from..to],
+                    &row_scales,
+                    &column_scales[from..to],
+                    ROUNDING,
+                    &mut part_by_row,
+                    &mut part_by_column,
+                    &mut vec![0; rows],
+                );
+                for row in 0..rows {
+                    let (part, whole) = (row * (to - from)..(row + 1) * (to - from), row * width + 1..);
+                    assert_eq!(part_by_row[part.clone()], by_row[whole.start + from..whole.start + to]);
+                    assert_eq!(part_by_column[part], by_column[whole.start + from..whole.start + to]);
+                }
+            }
             let ends = |values: &[i8]| (values[0], values[values.len() - 1]);
             assert_eq!((ends(&by_row), ends(&by_column), sums[0], sums[rows + 1]), ((77, 77), (77, 77), -7, -7));
             let of_row = |row: usize, column: usize| x[row * width + column] * column_factors[column];
@@ -218,7 +242,8 @@ fn the_largest_of_a_row_or_column_is_never_beyond_127() {
         assert!(by_row == expected && by_column == expected && row_scales == scales);
         table.quantize_gradient(
             &x,
-            0,
+            1,
+            (0, 0),
             &ones,
             &[1.0],
             &scales,
@@ -256,7 +281,19 @@ fn not_a_number_poisons_the_scale_and_zero_stays_zero() {
             let found: Vec<f32> = column_maxima.into_iter().map(KernelTable::gradient_scale).collect();
             assert!(scales[0].is_nan() && scales[1] == 0.0 && found[3].is_nan() && found[4..] == columns[4..]);
             let (rounded, sums) = ((&mut values, &mut by_column), &mut sums);
-            table.quantize_gradient(&x, 0, &[1.0, 1.0], &ones, &scales, &columns, ROUNDING, rounded.0, rounded.1, sums);
+            table.quantize_gradient(
+                &x,
+                100,
+                (0, 0),
+                &[1.0, 1.0],
+                &ones,
+                &scales,
+                &columns,
+                ROUNDING,
+                rounded.0,
+                rounded.1,
+                sums,
+            );
             assert!(values.iter().all(|&q| q == 0) && *sums == [0, 0]);
             assert!(by_column[3] == 0 && by_column[103] == 0 && by_column[..100].iter().any(|&q| q != 0));
         }
@@ -275,7 +312,8 @@ fn threads_do_not_change_a_bit() {
         context.quantize_columns_stochastic(&x, width, &factors, ROUNDING, &mut columns, &mut column_scales);
         let (mut by_row, mut by_column, mut scratch) =
             (vec![0i8; x.len()], vec![0i8; x.len()], vec![0.0; Context::gradient_scratch(width)]);
-        let gradient = Gradient { values: &x, row_factors: &factors, column_factors: &x[..width] };
+        let gradient =
+            Gradient { values: &x, stride: width, first_column: 0, row_factors: &factors, column_factors: &x[..width] };
         let (mut row_scales, mut row_sums, mut both_scales) = (vec![0.0; tokens], vec![0; tokens], vec![0.0; width]);
         context.gradient_scales(gradient, &mut row_scales, &mut both_scales, &mut scratch);
         assert_eq!(both_scales, column_scales);

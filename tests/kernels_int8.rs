@@ -71,7 +71,7 @@ fn tn(context: &Context, a: &[i8], b: &[i8], tokens: usize, scales: &[f32], c: &
 #[test]
 fn every_tail_on_every_isa() {
     for context in contexts(2) {
-        for tokens in [0, 1, 2, 3, 4, 5, 31, 64] {
+        for tokens in [0, 1, 2, 3, 4, 5, 31, 64, 71] {
             for m in [1, 3, 4, 7, 8, 9, 17, 24, 53] {
                 for n in [1, 15, 16, 17, 31, 47, 48, 49, 97] {
                     let (a, b) = (values(tokens * m + 1, 1), values(tokens * n + 1, 2));

@@ -110,8 +110,24 @@ fn kernels_refuse_sizes_that_do_not_fit() {
             ("quantize_columns_stochastic", &mut || {
                 table.quantize_columns_stochastic(&x[..8], 0, &[1.0; 2], &[1.0; 4], rounding, &mut other_values[..9]);
             }),
+            ("gradient_maxima", &mut || {
+                table.gradient_maxima(&x[..7], &[1.0; 2], &[1.0; 4], &mut [0.0; 2], &mut [0.0; 4]);
+            }),
+            // A window beyond the stride, one that begins within a group, a last row that is cut off.
+            ("quantize_gradient", &mut || gradient(table, 4, (0, 128), 12)),
+            ("quantize_gradient", &mut || gradient(table, 8, (0, 4), 12)),
+            ("quantize_gradient", &mut || gradient(table, 8, (0, 0), 11)),
         ]);
     }
+}
+
+/// [`KernelTable::quantize_gradient`] of two rows of four columns in `len` floats.
+fn gradient(table: &KernelTable, stride: usize, place: (usize, usize), len: usize) {
+    let rounding = StochasticRounding { key: [0; 2], step: 0, tensor: 0 };
+    let (rows, columns, mut values) = ([1.0; 2], [1.0; 4], [[0i8; 8]; 2]);
+    let [by_row, by_column] = &mut values;
+    let (x, sums) = (&[1.0; 12][..len], &mut [0; 2]);
+    table.quantize_gradient(x, stride, place, &rows, &columns, &rows, &columns, rounding, by_row, by_column, sums);
 }
 
 #[test]

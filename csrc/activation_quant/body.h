@@ -259,11 +259,11 @@ static inline int32_t round_group_twice(const float *x, size_t count, float row_
     return sum;
 }
 
-void HQK_NAME(hqk_quantize_gradient)(const float *x, size_t rows, size_t width, size_t first_row,
+void HQK_NAME(hqk_quantize_gradient)(const float *x, size_t rows, size_t width, size_t stride, size_t first_group,
                                      const float *row_factors, const float *column_factors, const float *row_scales,
                                      const float *column_scales, const uint32_t *draws, int8_t *by_row,
                                      int8_t *by_column, int32_t *sums) {
-    uint64_t groups = (width + GROUP - 1) / GROUP;
+    uint64_t groups = (stride + GROUP - 1) / GROUP;
     random_words random = NO_WORDS;
     int32_t bits[GROUP];
     if (rows) memset(sums, 0, rows * sizeof(int32_t));
@@ -277,8 +277,8 @@ void HQK_NAME(hqk_quantize_gradient)(const float *x, size_t rows, size_t width, 
             int bad_row = unit_factors(row_scales + t, 1, &row_units);
             for (size_t c = c0; c < end; c += GROUP) {
                 size_t count = end - c < GROUP ? end - c : GROUP;
-                draw_group(&random, draws, (first_row + t) * groups + c / GROUP, bits);
-                sums[t] += round_group_twice(x + t * width + c, count, row_factors[t], column_units + c - c0,
+                draw_group(&random, draws, first_group + t * groups + c / GROUP, bits);
+                sums[t] += round_group_twice(x + t * stride + c, count, row_factors[t], column_units + c - c0,
                                              column_factors + c, row_units, bits, row + c, columns + c);
             }
             if (bad) clear_columns(column_scales + c0, end - c0, columns + c0);

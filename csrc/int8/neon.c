@@ -37,8 +37,10 @@ static void pack_one_a(const int8_t *x, size_t tokens, size_t stride, size_t col
     store_flag(panel, least);
 }
 
+/* Four quads to the halves of a register of the B panel. */
+static const uint8_t halved[16] = {0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15};
+
 static void pack_one_b(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panel) {
-    static const uint8_t halved[16] = {0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15};
     uint8x16_t pairs = vld1q_u8(halved);
     int8x16_t least = vdupq_n_s8(0), quads[2];
     uint8_t *out = panel + B_WIDTH * 4;
@@ -60,6 +62,23 @@ void hqk_int8_pack_a_neon(const int8_t *x, size_t tokens, size_t stride, size_t 
 void hqk_int8_pack_b_neon(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
     for (size_t c = 0; c < cols; c += B_WIDTH, panels += B_WIDTH * (4 + (tokens + 3) / 4 * 4))
         pack_one_b(x + c, tokens, stride, cols - c, panels);
+}
+
+void hqk_int8_pack_a_rows_neon(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    for (size_t c = 0; c < cols; c += A_WIDTH, panels += A_WIDTH * (4 + (tokens + 3) / 4 * 4)) {
+        int8_t least =
+            hqk_int8_pack_rows(x + c * stride, tokens, stride, cols - c, A_WIDTH, 4, panels + A_WIDTH * 4);
+        store_flag(panels, vdupq_n_s8(least));
+    }
+}
+
+void hqk_int8_pack_b_rows_neon(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    for (size_t c = 0; c < cols; c += B_WIDTH, panels += B_WIDTH * (4 + (tokens + 3) / 4 * 4)) {
+        uint8_t *out = panels + B_WIDTH * 4;
+        int8_t least = hqk_int8_pack_rows(x + c * stride, tokens, stride, cols - c, B_WIDTH, 4, out);
+        for (size_t i = 0; i < (tokens + 3) / 4 * 4; i++, out += 16) vst1q_u8(out, vqtbl1q_u8(vld1q_u8(out), vld1q_u8(halved)));
+        store_flag(panels, vdupq_n_s8(least));
+    }
 }
 
 /* sum += products, neighbours together. Written out because gcc 12 copies the accumulators of the intrinsic. */

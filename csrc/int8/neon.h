@@ -34,4 +34,21 @@ static inline void hqk_int8_quads(const int8_t *x, size_t t, size_t tokens, size
     quads[1] = vreinterpretq_s8_s16(vzip2q_s16(first, second));
 }
 
+/* One panel of `width` columns, of which `cols` exist, that lie one after the other in memory: `step` tokens of each column
+ * together. Gives the least value. */
+static inline int8_t hqk_int8_pack_rows(const int8_t *x, size_t tokens, size_t stride, size_t cols, size_t width,
+                                        size_t step, uint8_t *out) {
+    int8_t least = 0;
+    for (size_t t = 0; t < tokens; t += step)
+        for (size_t c = 0; c < width; c++, out += step) {
+            memset(out, 0, step);
+            if (c >= cols) continue;
+            size_t count = hqk_int8_min(step, tokens - t);
+            const int8_t *at = x + c * stride + t;
+            memcpy(out, at, count);
+            for (size_t i = 0; i < count; i++) least = at[i] < least ? at[i] : least;
+        }
+    return least;
+}
+
 #endif

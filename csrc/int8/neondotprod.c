@@ -32,6 +32,16 @@ void hqk_int8_pack_b_neondotprod(const int8_t *x, size_t tokens, size_t stride, 
     pack(x, tokens, stride, cols, B_WIDTH, panels);
 }
 
+void hqk_int8_pack_a_rows_neondotprod(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    for (size_t c = 0; c < cols; c += A_WIDTH, panels += A_WIDTH * (4 + (tokens + 3) / 4 * 4))
+        hqk_int8_pack_rows(x + c * stride, tokens, stride, cols - c, A_WIDTH, 4, panels + A_WIDTH * 4);
+}
+
+void hqk_int8_pack_b_rows_neondotprod(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    for (size_t c = 0; c < cols; c += B_WIDTH, panels += B_WIDTH * (4 + (tokens + 3) / 4 * 4))
+        hqk_int8_pack_rows(x + c * stride, tokens, stride, cols - c, B_WIDTH, 4, panels + B_WIDTH * 4);
+}
+
 /* Row `i` of the tile. Written out because gcc 12 copies the accumulators of the intrinsic. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define DOT(sum, b, a, lane) __asm__("sdot %0.4s, %1.16b, %2.4b[" #lane "]" : "+w"(sum) : "w"(b), "w"(a))

@@ -38,6 +38,16 @@ void hqk_int8_pack_b_neoni8mm(const int8_t *x, size_t tokens, size_t stride, siz
     pack(x, tokens, stride, cols, B_WIDTH, panels);
 }
 
+void hqk_int8_pack_a_rows_neoni8mm(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    for (size_t c = 0; c < cols; c += A_WIDTH, panels += A_WIDTH * (4 + (tokens + 7) / 8 * 8))
+        hqk_int8_pack_rows(x + c * stride, tokens, stride, cols - c, A_WIDTH, 8, panels + A_WIDTH * 4);
+}
+
+void hqk_int8_pack_b_rows_neoni8mm(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    for (size_t c = 0; c < cols; c += B_WIDTH, panels += B_WIDTH * (4 + (tokens + 7) / 8 * 8))
+        hqk_int8_pack_rows(x + c * stride, tokens, stride, cols - c, B_WIDTH, 8, panels + B_WIDTH * 4);
+}
+
 /* sum += a * b, 2 x 2. Written out because gcc 12 copies the accumulators of the intrinsic. */
 static inline void multiply_add(int32x4_t *sum, int8x16_t a, int8x16_t b) {
 #if defined(__GNUC__) && !defined(__clang__)

@@ -26,6 +26,23 @@ void hqk_int8_pack_b_portable(const int8_t *x, size_t tokens, size_t stride, siz
     pack(x, tokens, stride, cols, B_WIDTH, panels);
 }
 
+static void pack_rows(const int8_t *x, size_t tokens, size_t stride, size_t cols, size_t width, uint8_t *panels) {
+    int16_t *packed = (int16_t *)(void *)panels;
+    for (size_t first = 0; first < cols; first += width) {
+        packed += width * 2;
+        for (size_t t = 0; t < tokens; t++, packed += width)
+            for (size_t c = 0; c < width; c++) packed[c] = first + c < cols ? x[(first + c) * stride + t] : 0;
+    }
+}
+
+void hqk_int8_pack_a_rows_portable(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    pack_rows(x, tokens, stride, cols, A_WIDTH, panels);
+}
+
+void hqk_int8_pack_b_rows_portable(const int8_t *x, size_t tokens, size_t stride, size_t cols, uint8_t *panels) {
+    pack_rows(x, tokens, stride, cols, B_WIDTH, panels);
+}
+
 void hqk_int8_product_portable(const uint8_t *a_panel, const uint8_t *b_panel, size_t tokens, size_t rows,
                                size_t cols, const float *scales, int accumulate, float *c, size_t c_stride) {
     const int16_t *a = (const int16_t *)(const void *)(a_panel + A_WIDTH * 4);

@@ -17,6 +17,7 @@
 #define B_WIDTH (B_VECTORS * LANES)
 
 #include "pack.h"
+#include "pack_rows.h"
 
 #define EACH_ROW HQK_UNROLL(6) for (int i = 0; i < A_WIDTH; i++)
 #define EACH_VECTOR HQK_UNROLL(4) for (int j = 0; j < vectors; j++)

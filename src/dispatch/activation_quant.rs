@@ -14,12 +14,17 @@ const BLOCK_COLUMNS: usize = 256;
 /// Parallel blocks of rows whose column maxima are kept apart.
 const MAXIMA_BLOCKS: usize = 16;
 
-/// A gradient to be rounded by rows and by columns, `[row_factors.len(), column_factors.len()]`: by rows it is `x[t][c] *
-/// column_factors[c]`, by columns `x[t][c] * row_factors[t]`.
+/// A gradient to be rounded by rows and by columns, or some columns of one: `row_factors.len()` rows, `stride` elements
+/// apart, of `column_factors.len()` columns. By rows it is `x[t][c] * column_factors[c]`, by columns `x[t][c] *
+/// row_factors[t]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Gradient<'a> {
-    /// `x`, row-major.
+    /// `x`, from the first of the columns on.
     pub values: &'a [f32],
+    /// Width of the whole gradient.
+    pub stride: usize,
+    /// Number of the first of the columns, a multiple of 128.
+    pub first_column: usize,
     /// Factors of the rows, for the rounding by columns.
     pub row_factors: &'a [f32],
     /// Factors of the columns, for the rounding by rows.
@@ -133,11 +138,11 @@ impl Context {
         MAXIMA_BLOCKS * width
     }
 
-    /// The scales of both roundings of a gradient, largest magnitude / 127 (0 below 2^-100, NaN where something is not
+    /// The scales of both roundings of a whole gradient, largest magnitude / 127 (0 below 2^-100, NaN where something is not
     /// finite), in one read of it. `scratch`: [`Context::gradient_scratch`] floats.
     ///
     /// # Panics
-    /// If the lengths do not fit.
+    /// If the lengths do not fit, or it is not a whole gradient.
     pub fn gradient_scales(
         &self,
         x: Gradient<'_>,
@@ -148,6 +153,7 @@ impl Context {
         let (rows, width) = (x.row_factors.len(), x.column_factors.len());
         assert!(
             Some(x.values.len()) == rows.checked_mul(width)
+                && width == x.stride
                 && [row_scales.len(), column_scales.len(), scratch.len()] == [rows, width, MAXIMA_BLOCKS * width],
             "gradient_scales: lengths"
         );
@@ -163,12 +169,12 @@ impl Context {
             call.kernels.gradient_maxima(values, row_factors, x.column_factors, row_maxima, column_maxima);
             row_maxima.iter_mut().for_each(|max| *max = KernelTable::gradient_scale(*max));
         });
-        let blocks = rows.div_ceil(block);
-        for (column, scale) in column_scales.iter_mut().enumerate() {
+        let (all, others) = scratch[..rows.div_ceil(block) * width].split_at_mut(width);
+        for maxima in others.chunks_exact(width) {
             // As bit patterns a NaN is above all others.
-            let maxima = scratch.iter().skip(column).step_by(width).take(blocks).map(|max| max.to_bits());
-            *scale = KernelTable::gradient_scale(f32::from_bits(maxima.max().unwrap_or(0)));
+            all.iter_mut().zip(maxima).for_each(|(all, max)| *all = f32::from_bits(all.to_bits().max(max.to_bits())));
         }
+        column_scales.iter_mut().zip(all).for_each(|(scale, max)| *scale = KernelTable::gradient_scale(*max));
     }
 
     /// A gradient rounded stochastically by rows (`by_row`, with each row's sum of values) and by columns (`by_column`) in
@@ -189,24 +195,24 @@ impl Context {
     ) {
         let (rows, width) = (x.row_factors.len(), x.column_factors.len());
         assert!(
-            Some(x.values.len()) == rows.checked_mul(width)
-                && [by_row.len(), by_column.len()] == [x.values.len(); 2]
+            [by_row.len(), by_column.len()] == [rows * width; 2]
                 && [row_scales.len(), sums.len(), column_scales.len()] == [rows, rows, width],
             "quantize_gradient: lengths"
         );
-        if x.values.is_empty() {
+        if by_row.is_empty() {
             return sums.fill(0);
         }
-        let call = self.call(Operation::QuantizeRowsStochastic, x.values.len());
+        let call = self.call(Operation::QuantizeRowsStochastic, by_row.len());
         let block = block_rows(width);
-        let inputs = x.values.chunks(block * width).zip(x.row_factors.chunks(block).zip(row_scales.chunks(block)));
+        let inputs = x.values.chunks(block * x.stride).zip(x.row_factors.chunks(block).zip(row_scales.chunks(block)));
         let outputs = by_row.chunks_mut(block * width).zip(by_column.chunks_mut(block * width));
         let blocks = inputs.zip(outputs.zip(sums.chunks_mut(block))).enumerate();
         self.for_each_if(call.parallel, blocks, |(index, (inputs, ((by_row, by_column), sums)))| {
             let (values, (row_factors, row_scales)) = inputs;
             call.kernels.quantize_gradient(
                 values,
-                index * block,
+                x.stride,
+                (index * block, x.first_column),
                 row_factors,
                 x.column_factors,
                 row_scales,

@@ -23,8 +23,6 @@ const BLOCK_BYTES: usize = 1 << 19;
 thread_local! {
     /// Panels of both factors, of products in bf16 too: kept, so that a step allocates nothing.
     pub(super) static PANELS: RefCell<AlignedBuffer<u8>> = RefCell::default();
-    /// A strip of columns on its way into panels.
-    static COLUMNS: RefCell<AlignedBuffer<i8>> = RefCell::default();
 }
 
 /// An int8 operand of a product, row-major with `stride` elements from row to row.
@@ -82,57 +80,23 @@ impl Packing<'_> {
         (STRIP.min(STRIP_BYTES / self.len) / self.width).max(1)
     }
 
-    /// Packs the strip of columns that fills `panels`, the `strip`th of the factor.
-    fn pack(&self, strip: usize, panels: &mut [u8], pack: impl Fn(&[i8], usize, usize, &mut [u8])) {
+    /// Packs the strip of columns that fills `panels`, the `strip`th of the factor, by `pack` or, where the elements of a sum
+    /// lie side by side, by `pack_rows`.
+    fn pack(
+        &self,
+        strip: usize,
+        panels: &mut [u8],
+        pack: impl Fn(&[i8], usize, &mut [u8]),
+        pack_rows: impl Fn(&[i8], usize, &mut [u8]),
+    ) {
         let first = strip * self.panels_of_strip() * self.width;
         let cols = (panels.len() / self.bytes * self.width).min(self.cols - first);
-        if !self.sums_in_rows {
-            return pack(&self.data[first..], self.stride, cols, panels);
-        }
-        let mut columns = COLUMNS.take();
-        if columns.len() < self.len * cols {
-            columns = AlignedBuffer::zeroed(self.len * cols);
-        }
-        let copied = &mut columns[..self.len * cols];
-        transpose(&self.data[first * self.stride..], self.stride, self.len, cols, copied);
-        pack(copied, cols, cols, panels);
-        COLUMNS.set(columns);
-    }
-}
-
-/// `to[i][j] = from[j][i]`, `from` `[cols, stride]` of which `len` columns are read, `to` `[len, cols]`.
-fn transpose(from: &[i8], stride: usize, len: usize, cols: usize, to: &mut [i8]) {
-    let (inner_len, inner_cols) = (len / 8 * 8, cols / 8 * 8);
-    for j in (0..inner_cols).step_by(8) {
-        for i in (0..inner_len).step_by(8) {
-            let rows = std::array::from_fn(|row| {
-                let eight = from[(j + row) * stride + i..].first_chunk::<8>().expect("eight columns are left");
-                u64::from_le_bytes(eight.map(|value| value as u8))
-            });
-            for (row, eight) in transposed_bytes(rows).into_iter().enumerate() {
-                let eight = eight.to_le_bytes().map(|byte| byte as i8);
-                to[(i + row) * cols + j..][..8].copy_from_slice(&eight);
-            }
+        if self.sums_in_rows {
+            pack_rows(&self.data[first * self.stride..], cols, panels);
+        } else {
+            pack(&self.data[first..], cols, panels);
         }
     }
-    for i in 0..len {
-        for j in if i < inner_len { inner_cols } else { 0 }..cols {
-            to[i * cols + j] = from[j * stride + i];
-        }
-    }
-}
-
-/// The transpose of 8 x 8 bytes: quarters change places, then quarters of these, then bytes.
-fn transposed_bytes(mut rows: [u64; 8]) -> [u64; 8] {
-    for (distance, mask) in [(4, 0x0000_0000_ffff_ffff), (2, 0x0000_ffff_0000_ffff), (1, 0x00ff_00ff_00ff_00ffu64)] {
-        for row in (0..8).filter(|row| row & distance == 0) {
-            let (upper, lower) = (rows[row], rows[row + distance]);
-            let swapped = ((upper >> (8 * distance)) ^ lower) & mask;
-            rows[row] = upper ^ (swapped << (8 * distance));
-            rows[row + distance] = lower ^ swapped;
-        }
-    }
-    rows
 }
 
 impl Context {
@@ -212,10 +176,15 @@ fn section_product(
     }
     let (a_panels, b_panels) = panels[..total].split_at_mut(a_total);
     let pack_left = |(strip, panels): (usize, &mut [u8])| {
-        left.pack(strip, panels, |x, stride, cols, panel| kernels.int8_pack_a(x, len, stride, cols, panel));
+        let pack = |x: &[i8], cols, panels: &mut [u8]| kernels.int8_pack_a(x, len, left.stride, cols, panels);
+        let pack_rows = |x: &[i8], cols, panels: &mut [u8]| kernels.int8_pack_a_rows(x, len, left.stride, cols, panels);
+        left.pack(strip, panels, pack, pack_rows);
     };
     let pack_right = |(strip, panels): (usize, &mut [u8])| {
-        right.pack(strip, panels, |x, stride, cols, panel| kernels.int8_pack_b(x, len, stride, cols, panel));
+        let pack = |x: &[i8], cols, panels: &mut [u8]| kernels.int8_pack_b(x, len, right.stride, cols, panels);
+        let pack_rows =
+            |x: &[i8], cols, panels: &mut [u8]| kernels.int8_pack_b_rows(x, len, right.stride, cols, panels);
+        right.pack(strip, panels, pack, pack_rows);
     };
     let (left_strip, right_strip) = (left.panels_of_strip() * a_bytes, right.panels_of_strip() * b_bytes);
     context.for_each_if(call.parallel, a_panels.chunks_mut(left_strip).enumerate(), pack_left);

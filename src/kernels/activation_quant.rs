@@ -26,6 +26,7 @@ type Gradient = unsafe extern "C" fn(
     usize,
     usize,
     usize,
+    usize,
     *const f32,
     *const f32,
     *const f32,
@@ -240,18 +241,22 @@ impl KernelTable {
         }
     }
 
-    /// A gradient rounded stochastically twice in one read: `by_row[t][c]` from `x[t][c] * column_factors[c] /
+    /// Columns of a gradient rounded stochastically twice in one read: `by_row[t][c]` from `x[t][c] * column_factors[c] /
     /// row_scales[t]`, with `sums` of each row's values, and `by_column[t][c]` from `x[t][c] * row_factors[t] /
     /// column_scales[c]`; zeros where a scale is 0 or NaN. Both roundings of an element take the same random bits: each is
     /// unbiased. Scales must be those of the maxima; values under smaller ones are any.
     ///
+    /// `x` begins at row `place.0` and column `place.1`, a multiple of 128, of a gradient of width `stride`; it has
+    /// `row_factors.len()` rows, of which `column_factors.len()` columns are meant.
+    ///
     /// # Panics
-    /// If the lengths do not fit `row_factors.len()` rows of `column_factors.len()`.
+    /// If the lengths do not fit.
     #[allow(clippy::too_many_arguments)]
     pub fn quantize_gradient(
         &self,
         x: &[f32],
-        first_row: usize,
+        stride: usize,
+        place: (usize, usize),
         row_factors: &[f32],
         column_factors: &[f32],
         row_scales: &[f32],
@@ -262,20 +267,24 @@ impl KernelTable {
         sums: &mut [i32],
     ) {
         let (rows, width) = (row_factors.len(), column_factors.len());
+        let needed = rows.saturating_sub(1).checked_mul(stride).and_then(|start| start.checked_add(width));
+        let fits = rows == 0 || needed.is_some_and(|needed| x.len() >= needed);
         assert!(
-            Some(x.len()) == rows.checked_mul(width)
-                && [by_row.len(), by_column.len()] == [x.len(); 2]
+            fits && place.1.is_multiple_of(128)
+                && place.1.checked_add(width).is_some_and(|end| end <= stride)
+                && [by_row.len(), by_column.len()] == [rows * width; 2]
                 && [row_scales.len(), sums.len(), column_scales.len()] == [rows, rows, width],
             "quantize_gradient: lengths"
         );
-        let draws = rounding.draws();
+        let (draws, first_group) = (rounding.draws(), place.0 * stride.div_ceil(128) + place.1 / 128);
         // SAFETY: the lengths were checked; `draws` holds four words.
         unsafe {
             (self.activation_quant.gradient)(
                 x.as_ptr(),
                 rows,
                 width,
-                first_row,
+                stride,
+                first_group,
                 row_factors.as_ptr(),
                 column_factors.as_ptr(),
                 row_scales.as_ptr(),

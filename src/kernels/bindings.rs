@@ -2428,7 +2428,8 @@ unsafe extern "C" {
         x: *const f32,
         rows: usize,
         width: usize,
-        first_row: usize,
+        stride: usize,
+        first_group: usize,
         row_factors: *const f32,
         column_factors: *const f32,
         row_scales: *const f32,
@@ -2499,7 +2500,8 @@ unsafe extern "C" {
         x: *const f32,
         rows: usize,
         width: usize,
-        first_row: usize,
+        stride: usize,
+        first_group: usize,
         row_factors: *const f32,
         column_factors: *const f32,
         row_scales: *const f32,
@@ -2570,7 +2572,8 @@ unsafe extern "C" {
         x: *const f32,
         rows: usize,
         width: usize,
-        first_row: usize,
+        stride: usize,
+        first_group: usize,
         row_factors: *const f32,
         column_factors: *const f32,
         row_scales: *const f32,
@@ -2641,7 +2644,8 @@ unsafe extern "C" {
         x: *const f32,
         rows: usize,
         width: usize,
-        first_row: usize,
+        stride: usize,
+        first_group: usize,
         row_factors: *const f32,
         column_factors: *const f32,
         row_scales: *const f32,
@@ -2712,7 +2716,8 @@ unsafe extern "C" {
         x: *const f32,
         rows: usize,
         width: usize,
-        first_row: usize,
+        stride: usize,
+        first_group: usize,
         row_factors: *const f32,
         column_factors: *const f32,
         row_scales: *const f32,
@@ -2783,7 +2788,8 @@ unsafe extern "C" {
         x: *const f32,
         rows: usize,
         width: usize,
-        first_row: usize,
+        stride: usize,
+        first_group: usize,
         row_factors: *const f32,
         column_factors: *const f32,
         row_scales: *const f32,
@@ -2854,7 +2860,8 @@ unsafe extern "C" {
         x: *const f32,
         rows: usize,
         width: usize,
-        first_row: usize,
+        stride: usize,
+        first_group: usize,
         row_factors: *const f32,
         column_factors: *const f32,
         row_scales: *const f32,
@@ -2925,7 +2932,8 @@ unsafe extern "C" {
         x: *const f32,
         rows: usize,
         width: usize,
-        first_row: usize,
+        stride: usize,
+        first_group: usize,
         row_factors: *const f32,
         column_factors: *const f32,
         row_scales: *const f32,
@@ -2996,7 +3004,8 @@ unsafe extern "C" {
         x: *const f32,
         rows: usize,
         width: usize,
-        first_row: usize,
+        stride: usize,
+        first_group: usize,
         row_factors: *const f32,
         column_factors: *const f32,
         row_scales: *const f32,
@@ -5147,6 +5156,12 @@ unsafe extern "C" {
     pub fn hqk_int8_pack_b_portable(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
 }
 unsafe extern "C" {
+    pub fn hqk_int8_pack_a_rows_portable(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_rows_portable(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
     pub fn hqk_int8_product_portable(
         a_panel: *const u8,
         b_panel: *const u8,
@@ -5167,6 +5182,12 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_int8_pack_b_avx2(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_a_rows_avx2(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_rows_avx2(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
 }
 unsafe extern "C" {
     pub fn hqk_int8_product_avx2(
@@ -5191,6 +5212,12 @@ unsafe extern "C" {
     pub fn hqk_int8_pack_b_avxvnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
 }
 unsafe extern "C" {
+    pub fn hqk_int8_pack_a_rows_avxvnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_rows_avxvnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
     pub fn hqk_int8_product_avxvnni(
         a_panel: *const u8,
         b_panel: *const u8,
@@ -5211,6 +5238,12 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_int8_pack_b_avx512(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_a_rows_avx512(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_rows_avx512(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
 }
 unsafe extern "C" {
     pub fn hqk_int8_product_avx512(
@@ -5235,6 +5268,12 @@ unsafe extern "C" {
     pub fn hqk_int8_pack_b_avx512vnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
 }
 unsafe extern "C" {
+    pub fn hqk_int8_pack_a_rows_avx512vnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_rows_avx512vnni(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
     pub fn hqk_int8_product_avx512vnni(
         a_panel: *const u8,
         b_panel: *const u8,
@@ -5255,6 +5294,12 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_int8_pack_b_avx512bf16(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_a_rows_avx512bf16(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_rows_avx512bf16(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
 }
 unsafe extern "C" {
     pub fn hqk_int8_product_avx512bf16(
@@ -5279,6 +5324,12 @@ unsafe extern "C" {
     pub fn hqk_int8_pack_b_neon(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
 }
 unsafe extern "C" {
+    pub fn hqk_int8_pack_a_rows_neon(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_rows_neon(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
     pub fn hqk_int8_product_neon(
         a_panel: *const u8,
         b_panel: *const u8,
@@ -5301,6 +5352,12 @@ unsafe extern "C" {
     pub fn hqk_int8_pack_b_neondotprod(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
 }
 unsafe extern "C" {
+    pub fn hqk_int8_pack_a_rows_neondotprod(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_rows_neondotprod(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
     pub fn hqk_int8_product_neondotprod(
         a_panel: *const u8,
         b_panel: *const u8,
@@ -5321,6 +5378,12 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_int8_pack_b_neoni8mm(x: *const i8, tokens: usize, stride: usize, cols: usize, panel: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_a_rows_neoni8mm(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
+}
+unsafe extern "C" {
+    pub fn hqk_int8_pack_b_rows_neoni8mm(x: *const i8, tokens: usize, stride: usize, cols: usize, panels: *mut u8);
 }
 unsafe extern "C" {
     pub fn hqk_int8_product_neoni8mm(

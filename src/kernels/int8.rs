@@ -13,6 +13,8 @@ pub(super) struct Int8Kernels {
     geometry: unsafe extern "C" fn(*mut usize),
     pack_a: Pack,
     pack_b: Pack,
+    pack_a_rows: Pack,
+    pack_b_rows: Pack,
     product: Product,
 }
 
@@ -22,6 +24,8 @@ impl Int8Kernels {
             geometry: c::hqk_int8_geometry_portable,
             pack_a: c::hqk_int8_pack_a_portable,
             pack_b: c::hqk_int8_pack_b_portable,
+            pack_a_rows: c::hqk_int8_pack_a_rows_portable,
+            pack_b_rows: c::hqk_int8_pack_b_rows_portable,
             product: c::hqk_int8_product_portable,
         };
         #[cfg(hqk_avx2)]
@@ -30,6 +34,8 @@ impl Int8Kernels {
                 geometry: c::hqk_int8_geometry_avx2,
                 pack_a: c::hqk_int8_pack_a_avx2,
                 pack_b: c::hqk_int8_pack_b_avx2,
+                pack_a_rows: c::hqk_int8_pack_a_rows_avx2,
+                pack_b_rows: c::hqk_int8_pack_b_rows_avx2,
                 product: c::hqk_int8_product_avx2,
             };
         }
@@ -39,6 +45,8 @@ impl Int8Kernels {
                 geometry: c::hqk_int8_geometry_avxvnni,
                 pack_a: c::hqk_int8_pack_a_avxvnni,
                 pack_b: c::hqk_int8_pack_b_avxvnni,
+                pack_a_rows: c::hqk_int8_pack_a_rows_avxvnni,
+                pack_b_rows: c::hqk_int8_pack_b_rows_avxvnni,
                 product: c::hqk_int8_product_avxvnni,
             };
         }
@@ -48,6 +56,8 @@ impl Int8Kernels {
                 geometry: c::hqk_int8_geometry_avx512,
                 pack_a: c::hqk_int8_pack_a_avx512,
                 pack_b: c::hqk_int8_pack_b_avx512,
+                pack_a_rows: c::hqk_int8_pack_a_rows_avx512,
+                pack_b_rows: c::hqk_int8_pack_b_rows_avx512,
                 product: c::hqk_int8_product_avx512,
             };
         }
@@ -57,6 +67,8 @@ impl Int8Kernels {
                 geometry: c::hqk_int8_geometry_avx512vnni,
                 pack_a: c::hqk_int8_pack_a_avx512vnni,
                 pack_b: c::hqk_int8_pack_b_avx512vnni,
+                pack_a_rows: c::hqk_int8_pack_a_rows_avx512vnni,
+                pack_b_rows: c::hqk_int8_pack_b_rows_avx512vnni,
                 product: c::hqk_int8_product_avx512vnni,
             };
         }
@@ -66,6 +78,8 @@ impl Int8Kernels {
                 geometry: c::hqk_int8_geometry_neon,
                 pack_a: c::hqk_int8_pack_a_neon,
                 pack_b: c::hqk_int8_pack_b_neon,
+                pack_a_rows: c::hqk_int8_pack_a_rows_neon,
+                pack_b_rows: c::hqk_int8_pack_b_rows_neon,
                 product: c::hqk_int8_product_neon,
             };
         }
@@ -75,6 +89,8 @@ impl Int8Kernels {
                 geometry: c::hqk_int8_geometry_neondotprod,
                 pack_a: c::hqk_int8_pack_a_neondotprod,
                 pack_b: c::hqk_int8_pack_b_neondotprod,
+                pack_a_rows: c::hqk_int8_pack_a_rows_neondotprod,
+                pack_b_rows: c::hqk_int8_pack_b_rows_neondotprod,
                 product: c::hqk_int8_product_neondotprod,
             };
         }
@@ -84,6 +100,8 @@ impl Int8Kernels {
                 geometry: c::hqk_int8_geometry_neoni8mm,
                 pack_a: c::hqk_int8_pack_a_neoni8mm,
                 pack_b: c::hqk_int8_pack_b_neoni8mm,
+                pack_a_rows: c::hqk_int8_pack_a_rows_neoni8mm,
+                pack_b_rows: c::hqk_int8_pack_b_rows_neoni8mm,
                 product: c::hqk_int8_product_neoni8mm,
             };
         }
@@ -158,6 +176,31 @@ impl KernelTable {
         );
         // SAFETY: as in `int8_pack_a`.
         unsafe { (self.int8.pack_b)(x.as_ptr(), tokens, stride, cols, panels.as_mut_ptr()) };
+    }
+
+    /// [`KernelTable::int8_pack_a`] of a matrix whose columns lie one after the other: token `t` of column `c` is
+    /// `x[c * stride + t]`.
+    ///
+    /// # Panics
+    /// If a slice is too short.
+    pub fn int8_pack_a_rows(&self, x: &[i8], tokens: usize, stride: usize, cols: usize, panels: &mut [u8]) {
+        let shape = self.int8_panels();
+        let bytes = cols.div_ceil(shape.a_width) * shape.bytes(shape.a_width, tokens);
+        check_pack(x, cols, stride, tokens, panels.len(), bytes);
+        // SAFETY: `x` holds `cols` columns of `tokens` values at `stride` and all panels have their full size, as checked.
+        unsafe { (self.int8.pack_a_rows)(x.as_ptr(), tokens, stride, cols, panels.as_mut_ptr()) };
+    }
+
+    /// [`KernelTable::int8_pack_b`] of a matrix as [`KernelTable::int8_pack_a_rows`] takes it.
+    ///
+    /// # Panics
+    /// If a slice is too short.
+    pub fn int8_pack_b_rows(&self, x: &[i8], tokens: usize, stride: usize, cols: usize, panels: &mut [u8]) {
+        let shape = self.int8_panels();
+        let bytes = cols.div_ceil(shape.b_width) * shape.bytes(shape.b_width, tokens);
+        check_pack(x, cols, stride, tokens, panels.len(), bytes);
+        // SAFETY: as in `int8_pack_a_rows`.
+        unsafe { (self.int8.pack_b_rows)(x.as_ptr(), tokens, stride, cols, panels.as_mut_ptr()) };
     }
 
     /// One tile: `c[i][j] (+)= scales[i] * sum over t of a[t][i] * b[t][j]` for `scales.len()` rows and `cols` columns.

@@ -100,6 +100,9 @@ static void int8_product(size_t tokens) {
             float *scales = floats(rows), *c = floats(rows && cols ? (rows - 1) * c_stride + cols : 0);
             RUN(int8_pack_a, a, tokens, stride, rows, a_panel);
             RUN(int8_pack_b, b, tokens, stride, cols, b_panel);
+            size_t length = tokens + 3;
+            RUN(int8_pack_a_rows, bytes(rows ? (rows - 1) * length + tokens : 0), tokens, length, rows, a_panel);
+            RUN(int8_pack_b_rows, bytes(cols ? (cols - 1) * length + tokens : 0), tokens, length, cols, b_panel);
             for (int accumulate = 0; accumulate < 2; accumulate++)
                 RUN(int8_product, a_panel, b_panel, tokens, rows, cols, scales, accumulate, c, c_stride);
             free_all();
@@ -109,6 +112,8 @@ static void int8_product(size_t tokens) {
         int8_t *x = bytes(tokens * cols);
         RUN(int8_pack_a, x, tokens, cols, cols, unset(a_panels * widths[0] * panel));
         RUN(int8_pack_b, x, tokens, cols, cols, unset(b_panels * widths[1] * panel));
+        RUN(int8_pack_a_rows, x, tokens, tokens, cols, unset(a_panels * widths[0] * panel));
+        RUN(int8_pack_b_rows, x, tokens, tokens, cols, unset(b_panels * widths[1] * panel));
         free_all();
     }
 }

@@ -12,6 +12,10 @@ static void quantization(size_t rows, size_t width) {
     RUN(quantize_rows_stochastic, x, rows, width, 1000, draws, values, scales, sums);
     RUN(column_scales, x, rows, width, width, factors, column_scales);
     RUN(quantize_columns_stochastic, x, rows, width, 1000, factors, column_scales, draws, values);
+    float *column_factors = floats(width), *row_maxima = floats(rows), *column_maxima = floats(width);
+    RUN(gradient_maxima, x, rows, width, factors, column_factors, row_maxima, column_maxima);
+    RUN(quantize_gradient, x, rows, width, width, 1000, factors, column_factors, scales, column_scales, draws, values,
+        bytes(rows * width), sums);
     free_all();
     if (!rows) return;
     /* A window of columns: the last row ends with the window. */
@@ -19,6 +23,10 @@ static void quantization(size_t rows, size_t width) {
     float *window = floats((rows - 1) * stride + width);
     factors = floats(rows), column_scales = floats(width);
     RUN(column_scales, window, rows, width, stride, factors, column_scales);
+    draws = NEW(uint32_t, 4);
+    for (int i = 0; i < 4; i++) draws[i] = draw();
+    RUN(quantize_gradient, window, rows, width, stride, 1000, factors, floats(width), floats(rows), column_scales, draws,
+        bytes(rows * width), bytes(rows * width), NEW(int32_t, rows));
     free_all();
 }
 

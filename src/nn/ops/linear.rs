@@ -267,8 +267,13 @@ impl Linear {
             [scale] => column_factors[..outputs].fill(scale),
             ref scales => column_factors[..outputs].copy_from_slice(scales),
         }
-        let gradient =
-            Gradient { values: dy, row_factors: &x.scales[..tokens], column_factors: &column_factors[..outputs] };
+        let gradient = Gradient {
+            values: dy,
+            stride: outputs,
+            first_column: 0,
+            row_factors: &x.scales[..tokens],
+            column_factors: &column_factors[..outputs],
+        };
         let parts = &mut scratch[..Context::gradient_scratch(outputs)];
         context.gradient_scales(gradient, row_scales, column_scales_used, parts);
         let (mut of_weight, mut of_input) = (true, true);

@@ -2,12 +2,12 @@
 //!
 //! The table `E` is rounded to int8 with a scale for each column, once a step. The scales are folded into `x` before its
 //! tokens are rounded, so that `x * E^T` needs one scale a token, and come back on `dX`. The gradient of the logits is
-//! rounded twice, by token for `dX` and by vocabulary entry for `dE`. Its entry of the target dwarfs the others of its
-//! row: it is left out there, and its share of both gradients added in f32. All roundings but that of `x` for
-//! the logits are stochastic: the gradients at these logits are unbiased.
+//! rounded twice, by token for `dX` and by vocabulary entry for `dE`, some entries at a time: only their integers exist at
+//! once. Its entry of the target dwarfs the others of its row: it is left out there, and its share of both gradients added in
+//! f32. All roundings but that of `x` for the logits are stochastic: the gradients at these logits are unbiased.
 
 use super::{BLOCK_ENTRIES, BLOCK_TOKENS, KEPT_GRADIENT_PURPOSE, LanguageModelHead};
-use crate::dispatch::{Context, Int8Matrix};
+use crate::dispatch::{Context, Gradient, Int8Matrix};
 use crate::kernels::StochasticRounding;
 use crate::nn::ops::cross_entropy::cross_entropy;
 use crate::nn::ops::linear::add_gradient;
@@ -16,8 +16,7 @@ use crate::quant::{BLOCK, Stored};
 
 /// Random streams of the roundings (see [`crate::tensor::RandomStream::new`]).
 const TABLE_PURPOSE: u32 = 53;
-const ROWS_PURPOSE: u32 = 54;
-const COLUMNS_PURPOSE: u32 = 55;
+const GRADIENT_PURPOSE: u32 = 54;
 const X_PURPOSE: u32 = 56;
 
 /// Columns of a parallel block of column maxima.
@@ -26,14 +25,11 @@ const BLOCK_COLUMNS: usize = 128;
 /// What [`LanguageModelHead::train_in_int8`] takes from the workspace for chunks of `chunk` tokens. `of_sum`: elements of the
 /// table's gradient that are computed at a time where their sum is not kept in f32.
 pub(super) fn scratch(width: usize, vocabulary: usize, chunk: usize, of_sum: usize) -> Scratch {
+    let (entries, maxima) = (BLOCK_ENTRIES.min(vocabulary), Context::gradient_scratch(vocabulary));
     Scratch {
-        floats: vec![chunk * vocabulary, vocabulary, chunk * width, width, 2 * chunk, of_sum],
-        quantized: vec![(vocabulary, width), (chunk, width), (chunk, vocabulary)],
-        int8_products: vec![
-            (chunk, BLOCK_ENTRIES.min(vocabulary), width),
-            (chunk, width, BLOCK_ENTRIES.min(vocabulary)),
-            (BLOCK_ENTRIES.min(vocabulary), width, chunk),
-        ],
+        floats: vec![chunk * vocabulary, vocabulary, vocabulary, maxima, chunk * width, width, 3 * chunk, of_sum],
+        quantized: vec![(vocabulary, width), (chunk, width), (chunk, entries), (chunk, entries)],
+        int8_products: vec![(chunk, entries, width), (chunk, width, entries), (entries, width, chunk)],
         ..Scratch::default()
     }
 }
@@ -54,21 +50,26 @@ impl LanguageModelHead {
         // As `scratch` lists it.
         let mut logits = pass.workspace.take_float(chunk * vocabulary);
         let mut of_entries = pass.workspace.take_float(vocabulary);
+        let mut ones_kept = pass.workspace.take_float(vocabulary);
+        let mut maxima = pass.workspace.take_float(Context::gradient_scratch(vocabulary));
         let mut folded = pass.workspace.take_float(chunk * width);
         let mut of_columns = pass.workspace.take_float(width);
-        let mut of_tokens = pass.workspace.take_float(2 * chunk);
+        let mut of_tokens = pass.workspace.take_float(3 * chunk);
         let mut table_rounded = pass.workspace.take_quantized(vocabulary, width);
         let mut x_rounded = pass.workspace.take_quantized(chunk, width);
-        let mut gradient_rounded = pass.workspace.take_quantized(chunk, vocabulary);
+        let block_entries = BLOCK_ENTRIES.min(vocabulary);
+        let mut by_token = pass.workspace.take_quantized(chunk, block_entries);
+        let mut by_entry = pass.workspace.take_quantized(chunk, block_entries);
         let mut dx = pass.buffers.take_float(self.dx);
         let x = pass.buffers.float(self.x);
         let (table, mut d_table, _) = pass.store.stored_for_backward(self.table);
 
         let (column_scales, entry_scales) = (&mut of_columns[..width], &mut of_entries[..vocabulary]);
         let table8 = &mut table_rounded.values[..vocabulary * width];
-        entry_scales.fill(1.0);
+        let ones = &mut ones_kept[..vocabulary];
+        ones.fill(1.0);
         let stream = rounding(TABLE_PURPOSE, 0);
-        round_table(context, table, entry_scales, stream, table8, column_scales);
+        round_table(context, table, ones, stream, table8, column_scales);
 
         let mut total = 0f64;
         let chunks = x.chunks(chunk * width).zip(dx.chunks_mut(chunk * width)).zip(targets.chunks(chunk));
@@ -76,7 +77,8 @@ impl LanguageModelHead {
             let tokens = targets.len();
             let dx = &mut dx[..tokens * width];
             let (logits, folded) = (&mut logits[..tokens * vocabulary], &mut folded[..tokens * width]);
-            let (losses, of_targets) = of_tokens[..2 * tokens].split_at_mut(tokens);
+            let (losses, of_targets) = of_tokens[..3 * tokens].split_at_mut(tokens);
+            let (of_targets, token_scales) = of_targets.split_at_mut(tokens);
 
             // Logits. The column scales are divided by the largest: rounding tokens has a floor under their maxima.
             let largest = column_scales.iter().fold(f32::MIN_POSITIVE, |most, &scale| scale.max(most));
@@ -108,38 +110,37 @@ impl LanguageModelHead {
             });
             total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
 
-            // dX.
-            gradient_rounded.quantize_stochastic(context, logits, tokens, vocabulary, rounding(ROWS_PURPOSE, index));
-            let rows8 = &gradient_rounded.values[..tokens * vocabulary];
-            let scales = &gradient_rounded.scales[..tokens];
-            for first in (0..vocabulary).step_by(BLOCK_ENTRIES) {
-                let entries = BLOCK_ENTRIES.min(vocabulary - first);
-                let rows8 = Int8Matrix::new(&rows8[first..], vocabulary);
-                let entries8 = Int8Matrix::new(&table8[first * width..], width);
-                context.int8_matmul((tokens, width, entries), rows8, entries8, scales, first > 0, dx, width);
-            }
-            for ((dx, &of_target), &target) in dx.chunks_exact_mut(width).zip(&*of_targets).zip(targets) {
-                if target == IGNORED {
-                    continue;
-                }
-                let first = target as usize * width;
-                table.part(first..first + width).read(kernels, true, |row| {
-                    for ((dx, scale), row) in dx.iter_mut().zip(&*column_scales).zip(row) {
-                        *dx = *dx * scale + of_target * row;
-                    }
-                });
-            }
-
-            // dE.
+            // dX and dE, but for the targets' share of dX.
             x_rounded.quantize_stochastic(context, x, tokens, width, rounding(X_PURPOSE, index));
-            let columns8 = &mut gradient_rounded.values[..tokens * vocabulary];
-            let (scales, stream) = (&x_rounded.scales[..tokens], rounding(COLUMNS_PURPOSE, index));
-            context.quantize_columns_stochastic(logits, vocabulary, scales, stream, columns8, entry_scales);
             let x8 = Int8Matrix::new(&x_rounded.values[..tokens * width], width);
+            let whole = Gradient {
+                values: logits,
+                stride: vocabulary,
+                first_column: 0,
+                row_factors: &x_rounded.scales[..tokens],
+                column_factors: ones,
+            };
+            let scratch = &mut maxima[..Context::gradient_scratch(vocabulary)];
+            context.gradient_scales(whole, token_scales, entry_scales, scratch);
             for first in (0..vocabulary).step_by(BLOCK_ENTRIES) {
                 let entries = BLOCK_ENTRIES.min(vocabulary - first);
-                let columns8 = Int8Matrix::transposed(&columns8[first..], vocabulary);
                 let scales = &entry_scales[first..][..entries];
+                let part = Gradient {
+                    values: &logits[first..],
+                    first_column: first,
+                    column_factors: &whole.column_factors[..entries],
+                    ..whole
+                };
+                let sums = &mut by_token.sums[..tokens];
+                let by_token = &mut by_token.values[..tokens * entries];
+                let by_entry = &mut by_entry.values[..tokens * entries];
+                let stream = rounding(GRADIENT_PURPOSE, index);
+                context.quantize_gradient(part, token_scales, scales, stream, by_token, by_entry, sums);
+
+                let rows8 = Int8Matrix::new(by_token, entries);
+                let entries8 = Int8Matrix::new(&table8[first * width..], width);
+                context.int8_matmul((tokens, width, entries), rows8, entries8, token_scales, first > 0, dx, width);
+                let columns8 = Int8Matrix::transposed(by_entry, entries);
                 let rows = d_table.part(first * width..(first + entries) * width);
                 let stream = rounding(KEPT_GRADIENT_PURPOSE, index);
                 add_gradient(context, pass.workspace, rows, first * width, stream, |rows, accumulate| {
@@ -154,12 +155,23 @@ impl LanguageModelHead {
                     }
                 });
             }
+            for ((dx, &of_target), &target) in dx.chunks_exact_mut(width).zip(&*of_targets).zip(targets) {
+                if target == IGNORED {
+                    continue;
+                }
+                let first = target as usize * width;
+                table.part(first..first + width).read(kernels, true, |row| {
+                    for ((dx, scale), row) in dx.iter_mut().zip(&*column_scales).zip(row) {
+                        *dx = *dx * scale + of_target * row;
+                    }
+                });
+            }
         }
         pass.buffers.put_float(self.dx, dx);
-        for kept in [logits, of_entries, folded, of_columns, of_tokens] {
+        for kept in [logits, of_entries, ones_kept, maxima, folded, of_columns, of_tokens] {
             pass.workspace.put_float(kept);
         }
-        for kept in [table_rounded, x_rounded, gradient_rounded] {
+        for kept in [table_rounded, x_rounded, by_token, by_entry] {
             pass.workspace.put_quantized(kept);
         }
         total

@@ -1,6 +1,5 @@
-//! What a step of the trainer allocates once buffers have their sizes, counted by the allocator: nothing large. What is
-//! left are lists of a few hundred entries (ids of buffers, sums of blocks) and the order of the examples, of which a step
-//! draws its batch.
+//! What a step of the trainer allocates once buffers have their sizes, counted by the allocator: nothing. Spectral steps are the
+//! exception: their products are gemm's, and they list the tensors they share out to the threads.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -12,8 +11,8 @@ use hybridq::train::{LanguageModelTrainer, RunPlace, TrainConfig};
 
 /// Allocations from this size on would be new pages.
 const LARGE: usize = 1 << 16;
-/// Most allocations of a step.
-const MOST: usize = 400;
+/// Most allocations of a step with spectral steps, beside gemm's: lists of tensors, and sums of each tensor's blocks.
+const MOST_SPECTRAL: usize = 16;
 
 struct Counting;
 
@@ -50,7 +49,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 #[test]
-fn steps_after_the_second_allocate_nothing_large() {
+fn steps_after_the_second_allocate_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let text = folder.path().join("text.txt");
     let words: String = (0..4000).map(|i| format!("{} bottles of beer on the wall\n", i * 7919 % 100)).collect();
@@ -85,9 +84,10 @@ fn steps_after_the_second_allocate_nothing_large() {
             trainer.step().unwrap();
         }
         let after = counters.map(|counter| counter.load(Relaxed));
-        let [allocations, bytes, large] = std::array::from_fn(|i| (after[i] - before[i]) / STEPS);
+        let [allocations, bytes, large] = std::array::from_fn(|i| (after[i] - before[i]).div_ceil(STEPS));
         println!("{model}, {threads} threads: {allocations} allocations of {bytes} bytes a step, {large} large ones");
         assert!(large <= of_gemm, "{large} allocations of {LARGE} bytes or more in a step, {of_gemm} of gemm's");
-        assert!(allocations <= MOST + 8 * of_gemm, "{allocations} allocations in a step");
+        let most = if of_gemm > 0 { MOST_SPECTRAL + 8 * of_gemm } else { 0 };
+        assert!(allocations <= most, "{allocations} allocations in a step, {most} allowed");
     }
 }

@@ -30,7 +30,7 @@ pub enum BatchStrategy {
 }
 
 /// The windows of one step.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct WindowBatch {
     /// Indices of windows.
     pub windows: Vec<usize>,
@@ -99,22 +99,32 @@ impl DataClustering {
     /// exactly. At a constant batch size no window of a cluster (of the set, for random) comes twice before all its
     /// fellows came once.
     pub fn batch(&self, strategy: BatchStrategy, step: u64, size: usize) -> WindowBatch {
+        let mut batch = WindowBatch::default();
+        self.batch_into(strategy, step, size, &mut batch);
+        batch
+    }
+
+    /// [`DataClustering::batch`], into a batch that is there.
+    pub fn batch_into(&self, strategy: BatchStrategy, step: u64, size: usize, batch: &mut WindowBatch) {
         let clusters = self.clusters() as u64;
         let first = step * size as u64;
+        let turns = |first: u64| first..first + size as u64;
+        batch.windows.clear();
+        batch.cluster = None;
         match strategy {
             BatchStrategy::Stratified => {
                 let draw = |turn: u64| self.draw((turn % clusters) as usize, turn / clusters);
-                WindowBatch { windows: (first..first + size as u64).map(draw).collect(), cluster: None }
+                batch.windows.extend(turns(first).map(draw));
             }
             BatchStrategy::RoundRobin => {
                 let cluster = (step % clusters) as usize;
                 let first = step / clusters * size as u64;
-                let windows = (first..first + size as u64).map(|turn| self.draw(cluster, turn)).collect();
-                WindowBatch { windows, cluster: Some(cluster) }
+                batch.windows.extend(turns(first).map(|turn| self.draw(cluster, turn)));
+                batch.cluster = Some(cluster);
             }
             BatchStrategy::Random => {
-                let windows = (first..first + size as u64).map(|turn| self.place(WHOLE_SET, turn, self.windows()));
-                WindowBatch { windows: windows.collect(), cluster: None }
+                let draw = |turn| self.place(WHOLE_SET, turn, self.windows());
+                batch.windows.extend(turns(first).map(draw));
             }
         }
     }

@@ -1,11 +1,23 @@
 //! Norms on the context's threads: fixed blocks, added in order, so the result does not depend on the threads.
 #![forbid(unsafe_code)]
 
+use std::ops::AddAssign;
+
 use super::{Context, Operation};
 use crate::kernels::KernelTable;
 
 /// Elements of one block: the unit whose 16-lane sum the kernel gives.
 const BLOCK: usize = 1 << 16;
+
+/// Sums that are taken together.
+#[derive(Default)]
+struct Pair([f64; 2]);
+
+impl AddAssign for Pair {
+    fn add_assign(&mut self, Pair([first, second]): Self) {
+        self.0 = [self.0[0] + first, self.0[1] + second];
+    }
+}
 
 impl Context {
     /// `sum |x[i]|` in f64, the same bits at every thread count and ISA.
@@ -27,8 +39,7 @@ impl Context {
         if !call.parallel {
             return x.chunks(BLOCK).map(sums).fold([0.0; 2], add);
         }
-        let sums: Vec<[f64; 2]> = self.map(x.chunks(BLOCK), sums);
-        sums.into_iter().fold([0.0; 2], add)
+        self.sum(x.chunks(BLOCK), |block| Pair(sums(block))).0
     }
 
     /// The Euclidean norm. NaN if an element is NaN, else infinite if one is.
@@ -47,7 +58,7 @@ impl Context {
             return x.chunks(BLOCK).zip(y.chunks(BLOCK)).fold(0.0, |sum, (x, y)| sum + call.kernels.dot(x, y));
         }
         let pairs = x.chunks(BLOCK).zip(y.chunks(BLOCK));
-        self.map(pairs, |(x, y)| call.kernels.dot(x, y)).into_iter().sum()
+        self.sum(pairs, |(x, y)| call.kernels.dot(x, y))
     }
 
     /// `x[i] *= factor`. From the end backwards: after a sum over `x` the end is what the caches still hold.
@@ -74,6 +85,6 @@ impl Context {
         if !call.parallel {
             return x.chunks(BLOCK).fold(0.0, |total, block| total + sum(call.kernels, block));
         }
-        self.map(x.chunks(BLOCK), |block| sum(call.kernels, block)).into_iter().sum()
+        self.sum(x.chunks(BLOCK), |block| sum(call.kernels, block))
     }
 }

@@ -1,7 +1,7 @@
 //! Items of work shared out to a context's threads.
 #![forbid(unsafe_code)]
 
-use std::ops::Range;
+use std::ops::{AddAssign, Range};
 use std::sync::{Mutex, PoisonError};
 
 use super::context::Context;
@@ -11,6 +11,10 @@ const MOST_ITEMS: usize = 16;
 
 /// Turns at the items that a thread has, at least: threads that were held up end with the others.
 const TURNS: usize = 4;
+
+/// Results that a sum keeps on the stack: a few, as most have, or many.
+const FEW: usize = 64;
+const MANY: usize = 2048;
 
 impl Context {
     /// Calls `work` with each of `items` (chunks of slices, zipped or numbered as needed) on the context's threads. A result
@@ -53,6 +57,47 @@ impl Context {
         results.into_iter().map(|result| result.expect("every item was worked on")).collect()
     }
 
+    /// The results of `work`, added up in the order of the items. Nothing is allocated for up to 2,048 items.
+    pub fn sum<I, R>(&self, items: I, work: impl Fn(I::Item) -> R + Sync) -> R
+    where
+        I: ExactSizeIterator + DoubleEndedIterator + Send,
+        R: Default + AddAssign + Send,
+    {
+        self.sum_beginning_at(false, items, work)
+    }
+
+    /// [`Context::sum`]; with `end` the work begins at the last item.
+    pub(super) fn sum_beginning_at<I, R>(&self, end: bool, items: I, work: impl Fn(I::Item) -> R + Sync) -> R
+    where
+        I: ExactSizeIterator + DoubleEndedIterator + Send,
+        R: Default + AddAssign + Send,
+    {
+        match items.len() {
+            0..=FEW => self.sum_into(end, items, &mut [const { None }; FEW], work),
+            ..=MANY => self.sum_into(end, items, &mut [const { None }; MANY], work),
+            len => self.sum_into(end, items, &mut Vec::from_iter(std::iter::repeat_with(|| None).take(len)), work),
+        }
+    }
+
+    #[inline(never)]
+    fn sum_into<I, R>(&self, end: bool, items: I, results: &mut [Option<R>], work: impl Fn(I::Item) -> R + Sync) -> R
+    where
+        I: ExactSizeIterator + DoubleEndedIterator + Send,
+        R: Default + AddAssign + Send,
+    {
+        let work = |(item, result): (I::Item, &mut Option<R>)| *result = Some(work(item));
+        let pairs = items.zip(&mut *results);
+        if end {
+            self.for_each(pairs.rev(), work)
+        } else {
+            self.for_each(pairs, work)
+        }
+        results.iter_mut().map_while(Option::take).fold(R::default(), |mut sum, result| {
+            sum += result;
+            sum
+        })
+    }
+
     /// [`Context::for_each`] where `parallel`, else all on the calling thread.
     pub(super) fn for_each_if<I>(&self, parallel: bool, items: I, work: impl Fn(I::Item) + Sync)
     where
@@ -87,6 +132,12 @@ mod tests {
                     seen.iter().enumerate().all(|(index, &seen)| seen == index + 1),
                     "{threads} threads, {len} items"
                 );
+                // In order: these sums of floats depend on it.
+                let expected = (0..len).fold(0.0, |sum, index| sum + 1.0 / (1.0 + index as f64));
+                for end in [false, true] {
+                    let found: f64 = context.sum_beginning_at(end, 0..len, |index| 1.0 / (1.0 + index as f64));
+                    assert_eq!(found, expected);
+                }
                 let squares = context.map(0..len, |index| index * index);
                 assert!(squares.iter().enumerate().all(|(index, &square)| square == index * index));
             }

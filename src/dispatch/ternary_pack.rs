@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
+use std::ops::AddAssign;
 
 use super::backend::Call;
 use super::{Context, Operation};
@@ -37,6 +38,14 @@ pub struct TernaryRepack {
     pub nonzero_sum: f64,
 }
 
+impl AddAssign for TernaryRepack {
+    fn add_assign(&mut self, other: Self) {
+        self.changed += other.changed;
+        self.nonzero += other.nonzero;
+        self.nonzero_sum += other.nonzero_sum;
+    }
+}
+
 impl Context {
     /// Quantizes and packs `weights` `[rows, cols]`: `sign(w)` where `|w|` exceeds its threshold, else 0.
     /// `thresholds`: one for the matrix or one a row. Whatever `packed` held is lost.
@@ -53,9 +62,18 @@ impl Context {
     ) {
         let call = self.call(Operation::TernaryQuantizePack, weights.len());
         let kernels = call.kernels;
-        self.quantize_blocks(&call, weights, rows, cols, thresholds, packed, |weights, rows, thresholds, packed| {
-            kernels.ternary_quantize_pack(weights, rows, cols, thresholds, packed);
-        });
+        let _: usize = self.quantize_blocks(
+            &call,
+            weights,
+            rows,
+            cols,
+            thresholds,
+            packed,
+            |weights, rows, thresholds, packed| {
+                kernels.ternary_quantize_pack(weights, rows, cols, thresholds, packed);
+                0 // nothing to add up
+            },
+        );
     }
 
     /// As [`Context::ternary_quantize_pack`]; gives the number of weights whose value differs from before.
@@ -80,7 +98,7 @@ impl Context {
                 changed
             })
         };
-        self.quantize_blocks(&call, weights, rows, cols, thresholds, packed, changed).into_iter().sum()
+        self.quantize_blocks(&call, weights, rows, cols, thresholds, packed, changed)
     }
 
     /// As [`Context::ternary_repack`], with the sums that tell what the rounding lost; the same bits at every thread
@@ -106,18 +124,13 @@ impl Context {
                 TernaryRepack { changed, nonzero: kernels.ternary_count_nonzero(fresh), nonzero_sum }
             })
         };
-        let blocks = self.quantize_blocks(&call, weights, rows, cols, thresholds, packed, repack);
-        blocks.into_iter().fold(TernaryRepack::default(), |total, block| TernaryRepack {
-            changed: total.changed + block.changed,
-            nonzero: total.nonzero + block.nonzero,
-            nonzero_sum: total.nonzero_sum + block.nonzero_sum,
-        })
+        self.quantize_blocks(&call, weights, rows, cols, thresholds, packed, repack)
     }
 
     /// Runs `work(weights, rows, thresholds, packed)` on every block of 64 rows, from the last to the first: after a sum
-    /// over the weights the end is what the caches still hold. The results are in the order of the rows.
+    /// over the weights the end is what the caches still hold. The results are added up in the order of the rows.
     #[allow(clippy::too_many_arguments)]
-    fn quantize_blocks<R: Send>(
+    fn quantize_blocks<R: Default + AddAssign + Send>(
         &self,
         call: &Call<'_>,
         weights: &[f32],
@@ -126,11 +139,11 @@ impl Context {
         thresholds: &[f32],
         packed: &mut [u8],
         work: impl Fn(&[f32], usize, &[f32], &mut [u8]) -> R + Sync,
-    ) -> Vec<R> {
+    ) -> R {
         check_lengths(weights.len(), rows, cols, packed.len());
         assert!(thresholds.len() == 1 || thresholds.len() == rows, "ternary matrix: 1 or {rows} thresholds");
         if weights.is_empty() {
-            return Vec::new();
+            return R::default();
         }
         let block = |(block, (packed, weights)): (usize, (&mut [u8], &[f32]))| {
             let (first, rows) = (block * TERNARY_BLOCK_ROWS, weights.len() / cols);
@@ -138,13 +151,14 @@ impl Context {
             work(weights, rows, thresholds, packed)
         };
         let (block_len, block_weights) = (ternary_block_len(cols), TERNARY_BLOCK_ROWS * cols);
-        if !call.parallel {
-            return packed.chunks_mut(block_len).zip(weights.chunks(block_weights)).enumerate().map(block).collect();
-        }
         let blocks = packed.chunks_mut(block_len).zip(weights.chunks(block_weights)).enumerate();
-        let mut results = self.map(blocks.rev(), block);
-        results.reverse();
-        results
+        if call.parallel {
+            return self.sum_beginning_at(true, blocks, block);
+        }
+        blocks.map(block).fold(R::default(), |mut sum, result| {
+            sum += result;
+            sum
+        })
     }
 
     /// Packs `trits` `[rows, cols]` (negative, zero, positive count as -1, 0, 1).

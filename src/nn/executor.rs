@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::buffers::Buffers;
 use super::key_value_cache::KeyValueCache;
 use super::param_store::{ParamId, ParamStore};
-use super::plan::Plan;
+use super::plan::{BufferId, Plan};
 use super::schedule::{Action, Turn, schedule};
 use super::workspace::Workspace;
 use crate::dispatch::Context;
@@ -182,6 +182,8 @@ pub struct Executor {
     mode: Mode,
     capacity: usize,
     turns: Vec<Turn>,
+    /// What each operation writes.
+    outputs: Vec<Vec<BufferId>>,
     /// Shapes of the products that operations list as scratch: in int8, in bf16, in f32.
     products: [Vec<(usize, usize, usize)>; 3],
     gradient_errors: GradientErrors,
@@ -222,6 +224,7 @@ impl Executor {
             encoded: Default::default(),
             buffers,
             workspace,
+            outputs: plan.operations.iter().map(|operation| operation.outputs()).collect(),
             products,
             gradient_errors: GradientErrors::default(),
             mode,
@@ -354,7 +357,7 @@ impl Executor {
         if !encoded {
             self.encoded = Default::default();
         }
-        let Executor { buffers, workspace, mode, turns, seconds, gradient_errors, .. } = self;
+        let Executor { buffers, workspace, mode, turns, seconds, gradient_errors, outputs, .. } = self;
         let Request { randomness, gradient_scale, cache, attention } = request;
         let found = context.install(|| {
             buffers.begin([batch.tokens.len(), batch.sequences, batch.source.len()]);
@@ -381,7 +384,7 @@ impl Executor {
                 }
                 pass.operation = index as u32;
                 if action == Action::Recompute {
-                    operation.outputs().into_iter().for_each(|id| pass.buffers.recompute(id));
+                    outputs[index].iter().for_each(|&id| pass.buffers.recompute(id));
                 }
                 match action {
                     Action::Forward | Action::Recompute => operation.forward(&mut pass)?,

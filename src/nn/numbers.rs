@@ -143,7 +143,7 @@ impl Numbers {
     pub fn norm(&self, context: &Context) -> f64 {
         let kernels = context.kernels();
         let squares = |block: Stored<'_>| block.read(kernels, true, |block| kernels.sum_squares(block));
-        let of_halves: f64 = context.map(Stored::Bf16(&self.halves).blocks(), squares).into_iter().sum();
+        let of_halves: f64 = context.sum(Stored::Bf16(&self.halves).blocks(), squares);
         (context.sum_squares(&self.floats) + of_halves).sqrt()
     }
 

@@ -1,7 +1,7 @@
 //! AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019).
 #![forbid(unsafe_code)]
 
-use super::direction::{BLOCK, Direction, Moments, plain_state, plain_step, total};
+use super::direction::{BLOCK, Direction, Moments, plain_state, plain_step};
 use super::optimizer::{Optimizer, TrainingState, UpdateReport};
 use super::state::{OptimizerState, StatePrecision};
 use crate::Result;
@@ -86,7 +86,14 @@ impl Direction for AdamW {
         &mut self.moments
     }
 
-    fn advance(&mut self, context: &Context, store: &mut ParamStore, weight_decay: f32, bias: f32) -> Vec<UpdateSums> {
+    fn advance(
+        &mut self,
+        context: &Context,
+        store: &mut ParamStore,
+        weight_decay: f32,
+        bias: f32,
+        sums: &mut Vec<UpdateSums>,
+    ) {
         let (previous_correction1, previous_correction2) = self.corrections(self.moments.counters.updates);
         self.moments.counters.updates += 1;
         let (correction1, correction2) = self.corrections(self.moments.counters.updates);
@@ -108,7 +115,7 @@ impl Direction for AdamW {
             let [m, v] = self.moments.both_mut(id.index());
             let inputs = store.stored_gradient(id).blocks().zip(store.stored_weight(id).blocks());
             let blocks = m.blocks().zip(v.blocks()).zip(inputs);
-            total(context.map(blocks.enumerate(), |(block, ((m, v), (g, w)))| {
+            context.sum(blocks.enumerate(), |(block, ((m, v), (g, w)))| {
                 let coding = |moment: u32| Coding {
                     is_signed: moment == 0,
                     first: block * BLOCK,
@@ -120,9 +127,9 @@ impl Direction for AdamW {
                     })
                 };
                 g.read(kernels, true, |g| w.read(kernels, true, |w| advance(g, w)))
-            }))
+            })
         };
-        store.ids().map(each).collect()
+        sums.extend(store.ids().map(each));
     }
 
     fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32], step: u64) {

@@ -45,6 +45,8 @@ const REDUCTION_LIMIT: f32 = 1e12;
 const ADAM_BETA1: f32 = 0.9;
 const ADAM_BETA2: f32 = 0.999;
 const ADAM_EPSILON: f32 = 1e-8;
+/// Most outputs.
+const OUTPUTS: usize = 3;
 
 /// What the network decides for a step.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
@@ -120,12 +122,6 @@ pub struct AuxiliaryNetwork {
     samples: u64,
     successes: u64,
     reduction_sum: f32,
-}
-
-/// Everything of one forward pass that back-propagation needs.
-struct Activations {
-    hidden: Vec<f32>,
-    outputs: Vec<f32>,
 }
 
 impl AuxiliaryNetwork {
@@ -206,12 +202,12 @@ impl AuxiliaryNetwork {
     /// The decision for `inputs` ([`super::StateFeatures::observe`]); feedback that follows is about it.
     pub fn decide(&mut self, inputs: [f32; FEATURES]) -> AuxiliaryOutput {
         self.inputs = inputs;
-        let mut outputs = self.forward().outputs;
+        let mut outputs = self.forward();
         outputs[0] += DAMPING * self.alignment;
         AuxiliaryOutput {
             multiplier: libm::expf(bounded(outputs[0], MULTIPLIER_HALF_RANGE)).clamp(0.1, 10.0),
             radius: libm::expf(RADIUS_MIDDLE + bounded(outputs[1], RADIUS_HALF_RANGE)).clamp(0.001, 1.0),
-            direction_bias: outputs.get(2).map_or(0.0, |&z| libm::tanhf(z)),
+            direction_bias: libm::tanhf(outputs[2]),
         }
     }
 
@@ -231,22 +227,20 @@ impl AuxiliaryNetwork {
         self.alignment = if constraint_active { alignment.min(0.0) } else { alignment };
 
         let radius_score = self.radius_score(actual_reduction, predicted_reduction, constraint_active);
-        let activations = self.forward();
-        let initial = self.outputs_of(&self.initial_weights, &self.initial_biases).outputs;
-        let pull = |output: usize| PRIOR * (activations.outputs[output] - initial[output]);
+        let outputs = self.forward();
+        let initial = self.outputs_of(&self.initial_weights, &self.initial_biases);
+        let pull = |output: usize| PRIOR * (outputs[output] - initial[output]);
         let slope = |output: usize, half_range: f32| {
-            let t = libm::tanhf(activations.outputs[output] / half_range);
+            let t = libm::tanhf(outputs[output] / half_range);
             1.0 - t * t
         };
-        let mut gradients = vec![
+        let gradients = [
             slope(0, MULTIPLIER_HALF_RANGE) * -self.alignment + pull(0),
             slope(1, RADIUS_HALF_RANGE) * -radius_score + pull(1),
-        ];
-        if self.output_size == 3 {
             // Momentum that still points downhill has earned trust.
-            gradients.push(slope(2, 1.0) * -alignment + pull(2));
-        }
-        self.back_propagate(&activations, &gradients);
+            slope(2, 1.0) * -alignment + pull(2),
+        ];
+        self.back_propagate(&gradients[..self.output_size]);
     }
 
     /// Feedbacks, mean reduction and success rate so far.
@@ -321,56 +315,62 @@ impl AuxiliaryNetwork {
         }
     }
 
-    fn forward(&self) -> Activations {
+    fn forward(&self) -> [f32; OUTPUTS] {
         self.outputs_of(&self.weights, &self.output_biases)
     }
 
-    fn outputs_of(&self, weights: &[f32], output_biases: &[f32]) -> Activations {
-        let (matrix, rest) = weights.split_at(self.hidden_size * FEATURES);
-        let (biases, output_matrix) = rest.split_at(self.hidden_size);
-        let hidden: Vec<f32> = matrix
-            .chunks(FEATURES)
-            .zip(biases)
-            .map(|(row, bias)| libm::tanhf(row.iter().zip(&self.inputs).map(|(w, x)| w * x).sum::<f32>() + bias))
-            .collect();
-        let outputs = output_matrix
-            .chunks(self.hidden_size)
-            .zip(output_biases)
-            .map(|(row, bias)| row.iter().zip(&hidden).map(|(w, h)| w * h).sum::<f32>() + bias)
-            .collect();
-        Activations { hidden, outputs }
+    /// The activation of a hidden unit.
+    fn hidden_of(&self, weights: &[f32], unit: usize) -> f32 {
+        let row = &weights[unit * FEATURES..][..FEATURES];
+        let sum = row.iter().zip(&self.inputs).map(|(w, x)| w * x).sum::<f32>();
+        libm::tanhf(sum + weights[self.hidden_size * FEATURES + unit])
+    }
+
+    /// The outputs before their maps; those beyond `output_size` are 0.
+    fn outputs_of(&self, weights: &[f32], output_biases: &[f32]) -> [f32; OUTPUTS] {
+        let mut outputs = [0.0; OUTPUTS];
+        for unit in 0..self.hidden_size {
+            let h = self.hidden_of(weights, unit);
+            for (output, sum) in outputs[..self.output_size].iter_mut().enumerate() {
+                *sum += weights[self.hidden_size * (FEATURES + 1 + output) + unit] * h;
+            }
+        }
+        outputs.iter_mut().zip(output_biases).for_each(|(sum, bias)| *sum += bias);
+        outputs
     }
 
     /// One step of learning from the gradients of the outputs before their maps.
-    fn back_propagate(&mut self, activations: &Activations, gradients: &[f32]) {
+    fn back_propagate(&mut self, gradients: &[f32]) {
         let hidden = self.hidden_size;
-        let outputs_at = hidden * (FEATURES + 1);
-        let mut weight_gradients = vec![0.0; self.weights.len()];
-        for (unit, &h) in activations.hidden.iter().enumerate() {
+        self.updates += 1;
+        // A weight is read for its own unit only: each unit can be done with before the next.
+        for unit in 0..hidden {
+            let h = self.hidden_of(&self.weights, unit);
             let mut from_outputs = 0.0;
             for (output, &gradient) in gradients.iter().enumerate() {
-                let at = outputs_at + output * hidden + unit;
-                weight_gradients[at] = gradient * h;
+                let at = hidden * (FEATURES + 1 + output) + unit;
                 from_outputs += gradient * self.weights[at];
+                self.adjust(at, gradient * h);
             }
             let before_tanh = from_outputs * (1.0 - h * h);
-            weight_gradients[hidden * FEATURES + unit] = before_tanh;
-            for (input, &x) in self.inputs.iter().enumerate() {
-                weight_gradients[unit * FEATURES + input] = before_tanh * x;
+            self.adjust(hidden * FEATURES + unit, before_tanh);
+            for input in 0..FEATURES {
+                self.adjust(unit * FEATURES + input, before_tanh * self.inputs[input]);
             }
-        }
-        self.updates += 1;
-        let remaining = |beta: f32| 1.0 - libm::pow(f64::from(beta), self.updates as f64) as f32;
-        let (first, second) = (remaining(ADAM_BETA1), remaining(ADAM_BETA2));
-        for (index, gradient) in weight_gradients.into_iter().enumerate() {
-            let (m, v) = (&mut self.first_moment[index], &mut self.second_moment[index]);
-            *m += (1.0 - ADAM_BETA1) * (gradient - *m);
-            *v += (1.0 - ADAM_BETA2) * (gradient * gradient - *v);
-            self.weights[index] -= self.learning_rate * (*m / first) / (libm::sqrtf(*v / second) + ADAM_EPSILON);
         }
         for (bias, gradient) in self.output_biases.iter_mut().zip(gradients) {
             *bias -= BIAS_STEP * gradient;
         }
+    }
+
+    /// Adam's step of one weight.
+    fn adjust(&mut self, index: usize, gradient: f32) {
+        let remaining = |beta: f32| 1.0 - libm::pow(f64::from(beta), self.updates as f64) as f32;
+        let (first, second) = (remaining(ADAM_BETA1), remaining(ADAM_BETA2));
+        let (m, v) = (&mut self.first_moment[index], &mut self.second_moment[index]);
+        *m += (1.0 - ADAM_BETA1) * (gradient - *m);
+        *v += (1.0 - ADAM_BETA2) * (gradient * gradient - *v);
+        self.weights[index] -= self.learning_rate * (*m / first) / (libm::sqrtf(*v / second) + ADAM_EPSILON);
     }
 }
 

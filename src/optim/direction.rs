@@ -22,8 +22,15 @@ pub(super) trait Direction: std::fmt::Debug + Send + Sync {
     fn moments(&self) -> &Moments;
     fn moments_mut(&mut self) -> &mut Moments;
 
-    /// Pass 1: takes the gradients in and returns the sums of each parameter's update. `bias`: lean on momentum.
-    fn advance(&mut self, context: &Context, store: &mut ParamStore, weight_decay: f32, bias: f32) -> Vec<UpdateSums>;
+    /// Pass 1: takes the gradients in and appends the sums of each parameter's update. `bias`: lean on momentum.
+    fn advance(
+        &mut self,
+        context: &Context,
+        store: &mut ParamStore,
+        weight_decay: f32,
+        bias: f32,
+        sums: &mut Vec<UpdateSums>,
+    );
 
     /// Pass 2: applies the update of the last pass 1 with one rate per parameter. `step`: of the rounding of weights that
     /// are not kept in f32.
@@ -233,8 +240,7 @@ impl Moments {
         let mut total = 0.0;
         for (id, entry) in store.ids().zip(&self.entries) {
             let squares = |block: Stored<'_>| block.read(kernels, true, |block| kernels.sum_squares(block));
-            let blocks = context.map(store.stored_gradient(id).blocks(), squares);
-            let squares: f64 = blocks.iter().sum();
+            let squares: f64 = context.sum(store.stored_gradient(id).blocks(), squares);
             if !squares.is_finite() {
                 self.counters.skipped += 1;
                 return Ok(GradientCheck::NotFinite(entry.name.clone()));
@@ -250,14 +256,6 @@ pub(super) enum GradientCheck {
     SumOfSquares(f64),
     /// The first parameter with such a gradient.
     NotFinite(String),
-}
-
-/// Adds up the sums of a parameter's blocks, in order.
-pub(super) fn total(blocks: Vec<UpdateSums>) -> UpdateSums {
-    blocks.into_iter().fold(UpdateSums::default(), |mut total, block| {
-        total += block;
-        total
-    })
 }
 
 /// Squared norm of `update + decay * weight`. Rounding can take an exact cancellation below zero.
@@ -285,7 +283,8 @@ pub(super) fn plain_step(
         report.skipped = Some(name);
         return Ok(report);
     }
-    let sums = direction.advance(context, store, state.weight_decay, 0.0);
+    let mut sums = Vec::new();
+    direction.advance(context, store, state.weight_decay, 0.0, &mut sums);
     direction.apply(context, store, &vec![rate; sums.len()], state.step);
     let rate = f64::from(rate);
     let squares = sums.iter().enumerate().map(|(parameter, sums)| {

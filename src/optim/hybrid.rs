@@ -42,6 +42,10 @@ pub struct HybridOptimizer {
     initial_radius: f32,
     base_learning_rate: f32,
     state: HybridState,
+    /// Of the step that runs: kept, so that it allocates nothing.
+    sums: Vec<UpdateSums>,
+    parts: Vec<Part>,
+    rates: Vec<f32>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -131,6 +135,9 @@ impl HybridOptimizer {
             initial_radius: config.initial_trust_radius,
             base_learning_rate: config.base_learning_rate,
             state,
+            sums: Vec::new(),
+            parts: Vec::new(),
+            rates: Vec::new(),
         })
     }
 
@@ -188,8 +195,10 @@ impl Optimizer for HybridOptimizer {
                 return Ok(report);
             }
         };
-        let sums = self.inner.advance(context, store, state.weight_decay, self.state.direction_bias);
-        let whole = sums.iter().fold(UpdateSums::default(), |mut whole, sums| {
+        self.sums.clear();
+        let bias = self.state.direction_bias;
+        self.inner.advance(context, store, state.weight_decay, bias, &mut self.sums);
+        let whole = self.sums.iter().fold(UpdateSums::default(), |mut whole, sums| {
             whole += *sums;
             whole
         });
@@ -197,11 +206,10 @@ impl Optimizer for HybridOptimizer {
         if lengths > 0.0 {
             report.alignment = (whole.gradient_previous / lengths) as f32;
         }
-        let parts: Vec<Part> = sums
-            .into_iter()
-            .zip(&self.inner.moments().entries)
-            .enumerate()
-            .map(|(parameter, (sums, entry))| Part {
+        let mut parts = std::mem::take(&mut self.parts);
+        parts.clear();
+        parts.extend(self.sums.iter().zip(&self.inner.moments().entries).enumerate().map(
+            |(parameter, (&sums, entry))| Part {
                 decay: f64::from(self.inner.decoupled_decay(parameter, state.weight_decay)),
                 len: entry.len,
                 weight_squares: match self.state.initial_squares.get(parameter) {
@@ -210,8 +218,8 @@ impl Optimizer for HybridOptimizer {
                 },
                 ball: self.inner.ball(parameter),
                 sums,
-            })
-            .collect();
+            },
+        ));
         let region = self.trust_region.unwrap_or_default();
         let radius = self.planned_radius(state);
         let mut state = *state;
@@ -227,13 +235,16 @@ impl Optimizer for HybridOptimizer {
         }
         let rate = state.learning_rate * output.multiplier;
         let constrained = region.constrain(f64::from(report.trust_radius), f64::from(rate), &parts);
-        let rates: Vec<f32> = constrained.factors.iter().map(|factor| (f64::from(rate) * factor) as f32).collect();
-        self.inner.apply(context, store, &rates, state.step);
+        let factors = region.factors(f64::from(report.trust_radius), f64::from(rate), &parts);
+        self.rates.clear();
+        self.rates.extend(factors.map(|factor| (f64::from(rate) * factor) as f32));
+        self.inner.apply(context, store, &self.rates, state.step);
 
         let predicted: f64 =
-            parts.iter().zip(&rates).map(|(part, &rate)| f64::from(rate) * part.sums.gradient_update).sum();
+            parts.iter().zip(&self.rates).map(|(part, &rate)| f64::from(rate) * part.sums.gradient_update).sum();
         let clipped = state.gradient_norm / gradient_squares.sqrt();
         let elements: usize = parts.iter().map(|part| part.len).sum();
+        self.parts = parts;
         report.update_norm = constrained.update_norm;
         report.constraint_active = constrained.constrained_elements > 0;
         report.constrained_share = constrained.constrained_elements as f32 / elements.max(1) as f32;

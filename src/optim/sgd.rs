@@ -1,7 +1,7 @@
 //! Stochastic gradient descent with momentum.
 #![forbid(unsafe_code)]
 
-use super::direction::{BLOCK, Direction, Moments, plain_state, plain_step, total};
+use super::direction::{BLOCK, Direction, Moments, plain_state, plain_step};
 use super::optimizer::{Optimizer, TrainingState, UpdateReport};
 use super::state::OptimizerState;
 use crate::Result;
@@ -54,7 +54,14 @@ impl Direction for Sgd {
         &mut self.moments
     }
 
-    fn advance(&mut self, context: &Context, store: &mut ParamStore, weight_decay: f32, bias: f32) -> Vec<UpdateSums> {
+    fn advance(
+        &mut self,
+        context: &Context,
+        store: &mut ParamStore,
+        weight_decay: f32,
+        bias: f32,
+        sums: &mut Vec<UpdateSums>,
+    ) {
         self.moments.counters.updates += 1;
         self.settings = SgdSettings { momentum: self.momentum as f32, weight_decay, bias, ..self.settings };
         let kernels = context.kernels();
@@ -62,11 +69,11 @@ impl Direction for Sgd {
             let settings = self.settings_of(id.index());
             let inputs = store.stored_gradient(id).blocks().zip(store.stored_weight(id).blocks());
             let blocks = self.moments.first_mut(id.index()).chunks_mut(BLOCK).zip(inputs);
-            total(context.map(blocks, |(v, (g, w))| {
+            context.sum(blocks, |(v, (g, w))| {
                 g.read(kernels, true, |g| w.read(kernels, true, |w| kernels.sgd_velocity(g, w, &settings, v)))
-            }))
+            })
         };
-        store.ids().map(each).collect()
+        sums.extend(store.ids().map(each));
     }
 
     fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32], step: u64) {

@@ -1,7 +1,7 @@
 //! Steepest descent under the max or the spectral norm: the exact step of the linearised problem on such a ball.
 #![forbid(unsafe_code)]
 
-use super::direction::{BLOCK, Direction, Entry, Moments, total};
+use super::direction::{BLOCK, Direction, Entry, Moments};
 use super::newton_schulz::NewtonSchulz;
 use super::trust_region::{Ball, TrustNorm};
 use crate::dispatch::Context;
@@ -99,8 +99,15 @@ impl Direction for SteepestDescent {
         Some(&mut self.moments)
     }
 
-    fn advance(&mut self, context: &Context, store: &mut ParamStore, weight_decay: f32, bias: f32) -> Vec<UpdateSums> {
-        let mut all = self.inner.advance(context, store, weight_decay, bias);
+    fn advance(
+        &mut self,
+        context: &Context,
+        store: &mut ParamStore,
+        weight_decay: f32,
+        bias: f32,
+        all: &mut Vec<UpdateSums>,
+    ) {
+        self.inner.advance(context, store, weight_decay, bias, all);
         self.weight_decay = weight_decay;
         let new_share = (1.0 - self.settings.momentum) as f32;
         let (lean, kernels) = (bias - new_share, context.kernels());
@@ -112,21 +119,20 @@ impl Direction for SteepestDescent {
             let each = |((momentum, update), id): ((&mut [f32], &mut [f32]), crate::nn::ParamId)| {
                 let inputs = || store.stored_gradient(id).blocks().zip(store.stored_weight(id).blocks());
                 let blocks = momentum.chunks_mut(BLOCK).zip(update.chunks_mut(BLOCK)).zip(inputs());
-                let mut sums = total(context.map(blocks, |((m, u), (g, w))| {
+                let mut sums = context.sum(blocks, |((m, u), (g, w))| {
                     let mut advance = |g: &[f32], w: &[f32]| kernels.steepest_momentum(g, w, (new_share, lean), m, u);
                     g.read(kernels, true, |g| w.read(kernels, true, |w| advance(g, w)))
-                }));
+                });
                 self.shape_update(context, &store.spec(id).shape, update);
-                sums += total(context.map(update.chunks(BLOCK).zip(inputs()), |(u, (g, w))| {
+                sums += context.sum(update.chunks(BLOCK).zip(inputs()), |(u, (g, w))| {
                     g.read(kernels, true, |g| w.read(kernels, true, |w| kernels.steepest_sums(g, w, u)))
-                }));
+                });
                 (id.index(), sums)
             };
             context.map(covered.into_iter(), each)
         };
         self.moments = moments;
         found.into_iter().for_each(|(index, sums)| all[index] = sums);
-        all
     }
 
     fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32], step: u64) {

@@ -91,6 +91,7 @@ pub(super) struct Ball {
 }
 
 /// One parameter's part in a step.
+#[derive(Debug)]
 pub(super) struct Part {
     pub sums: UpdateSums,
     pub decay: f64,
@@ -103,8 +104,6 @@ pub(super) struct Part {
 
 /// The outcome of [`TrustRegion::constrain`].
 pub(super) struct Constrained {
-    /// Factor on the rate of each parameter, (0, 1]; exactly 1 where the bound does not bite.
-    pub factors: Vec<f64>,
     pub constrained_elements: usize,
     pub update_norm: f64,
     pub unconstrained_norm: f64,
@@ -124,39 +123,39 @@ impl TrustRegion {
     }
 
     /// The length of a step of `rate` over its bound, for each parameter.
-    fn reaches(&self, radius: f64, rate: f64, parts: &[Part]) -> Vec<f64> {
+    fn reaches<'a>(&self, radius: f64, rate: f64, parts: &'a [Part]) -> impl Iterator<Item = f64> + use<'a> {
+        let TrustRegion { scope, mode } = *self;
         let floored = |part: &Part| part.weight_squares.max(RMS_FLOOR * RMS_FLOOR * part.len as f64);
-        let bound = |weight_squares: f64| match self.mode {
+        let bound = move |weight_squares: f64| match mode {
             RadiusMode::Relative | RadiusMode::Initial => radius * weight_squares.sqrt(),
             RadiusMode::Absolute => radius,
         };
-        let squares = |part: &Part| rate * rate * step_squares(&part.sums, part.decay);
+        let squares = move |part: &Part| rate * rate * step_squares(&part.sums, part.decay);
         let in_l2 = || parts.iter().filter(|part| part.ball.is_none());
         let global = in_l2().map(squares).sum::<f64>().sqrt() / bound(in_l2().map(floored).sum());
-        let of_part = |part: &Part| match (part.ball, self.scope) {
+        let of_part = move |part: &Part| match (part.ball, scope) {
             (Some(ball), _) => rate * ball.length / bound(floored(part) / ball.count.max(1) as f64),
             (None, TrustScope::Tensor) => squares(part).sqrt() / bound(floored(part)),
             (None, TrustScope::Global) => global,
         };
-        parts.iter().map(of_part).collect()
+        parts.iter().map(of_part)
     }
 
-    /// The factors that keep a step of `rate` within `radius` (infinite: no bound).
+    /// The factors on the rate of each parameter that keep a step of `rate` within `radius` (infinite: no bound): in (0, 1],
+    /// exactly 1 where the bound does not bite.
+    pub(super) fn factors<'a>(&self, radius: f64, rate: f64, parts: &'a [Part]) -> impl Iterator<Item = f64> + use<'a> {
+        self.reaches(radius, rate, parts).map(|reach| if reach > 1.0 { 1.0 / reach } else { 1.0 })
+    }
+
+    /// What comes of a step with these factors.
     pub(super) fn constrain(&self, radius: f64, rate: f64, parts: &[Part]) -> Constrained {
-        let wanted: Vec<f64> = parts.iter().map(|part| rate * rate * step_squares(&part.sums, part.decay)).collect();
-        let factor = |reach: f64| if reach > 1.0 { 1.0 / reach } else { 1.0 };
-        let factors: Vec<f64> = self.reaches(radius, rate, parts).into_iter().map(factor).collect();
-        let active = parts.iter().zip(&factors).filter(|&(_, &factor)| factor < 1.0);
+        let wanted = || parts.iter().map(|part| rate * rate * step_squares(&part.sums, part.decay));
+        let factors = || self.factors(radius, rate, parts);
+        let active = parts.iter().zip(factors()).filter(|&(_, factor)| factor < 1.0);
         Constrained {
             constrained_elements: active.map(|(part, _)| part.len).sum(),
-            update_norm: wanted
-                .iter()
-                .zip(&factors)
-                .map(|(wanted, factor)| wanted * factor * factor)
-                .sum::<f64>()
-                .sqrt(),
-            unconstrained_norm: wanted.iter().sum::<f64>().sqrt(),
-            factors,
+            update_norm: wanted().zip(factors()).map(|(wanted, factor)| wanted * factor * factor).sum::<f64>().sqrt(),
+            unconstrained_norm: wanted().sum::<f64>().sqrt(),
         }
     }
 }

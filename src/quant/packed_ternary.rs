@@ -141,7 +141,8 @@ impl PackedTernary {
     pub(super) fn requantize(&mut self, ctx: &Context, weights: &[f32]) -> Result<Requantized> {
         let (scale, [_, squares]) = self.mean_scale(ctx, weights)?;
         let repack = ctx.ternary_repack_sums(weights, self.rows, self.cols, &[0.5 * scale], &mut self.data);
-        self.scales = vec![scale];
+        self.scales.clear();
+        self.scales.push(scale);
         let s = f64::from(scale);
         let squared_error = (squares - 2.0 * s * repack.nonzero_sum + s * s * repack.nonzero as f64).max(0.0);
         Ok(Requantized { changed: repack.changed, squares, squared_error })
@@ -152,7 +153,8 @@ impl PackedTernary {
         let (scale, [magnitudes, squares]) = self.mean_scale(ctx, weights)?;
         let signs: Vec<f32> = weights.iter().map(|&w| if w < 0.0 { -1.0 } else { 1.0 }).collect();
         let changed = ctx.ternary_repack(&signs, self.rows, self.cols, &[0.5], &mut self.data);
-        self.scales = vec![scale];
+        self.scales.clear();
+        self.scales.push(scale);
         let s = f64::from(scale);
         let squared_error = (squares - 2.0 * s * magnitudes + s * s * weights.len() as f64).max(0.0);
         Ok(Requantized { changed, squares, squared_error })

@@ -18,14 +18,15 @@ pub(super) struct BatchSampler {
 }
 
 impl BatchSampler {
-    /// The `count` examples of `step`.
-    pub fn batch(&self, step: u64, count: usize) -> WindowBatch {
+    /// Puts the `count` examples of `step` into `batch`.
+    pub fn draw(&self, step: u64, count: usize, batch: &mut WindowBatch) {
         if let Some(clusters) = self.clusters.as_ref().filter(|_| step >= self.first_step) {
-            return clusters.batch(self.strategy, step, count);
+            return clusters.batch_into(self.strategy, step, count, batch);
         }
         let mut stream = RandomStream::new(self.seed, BATCH_PURPOSE, step as u32, (step >> 32) as u32);
-        let windows = (0..count).map(|_| stream.below(self.examples as u64) as usize).collect();
-        WindowBatch { windows, cluster: None }
+        batch.windows.clear();
+        batch.windows.extend((0..count).map(|_| stream.below(self.examples as u64) as usize));
+        batch.cluster = None;
     }
 }
 
@@ -42,13 +43,18 @@ mod tests {
         let random =
             BatchSampler { seed: 3, examples: 40, clusters: None, strategy: BatchStrategy::RoundRobin, first_step: 0 };
         let clustered = BatchSampler { clusters: Some(clusters), first_step: 2, ..random.clone() };
+        let batch = |sampler: &BatchSampler, step| {
+            let mut batch = WindowBatch { windows: vec![7; 9], cluster: Some(3) };
+            sampler.draw(step, 8, &mut batch);
+            batch
+        };
         for step in 0..6 {
-            let batch = clustered.batch(step, 8);
-            assert_eq!(batch, clustered.batch(step, 8));
-            assert_eq!(batch == random.batch(step, 8), step < 2);
-            assert_eq!(batch.cluster, (step >= 2).then_some(step as usize % 2));
+            let found = batch(&clustered, step);
+            assert_eq!(found, batch(&clustered, step));
+            assert_eq!(found == batch(&random, step), step < 2);
+            assert_eq!(found.cluster, (step >= 2).then_some(step as usize % 2));
         }
-        let seen: std::collections::BTreeSet<_> = (0..60).flat_map(|step| random.batch(step, 8).windows).collect();
+        let seen: std::collections::BTreeSet<_> = (0..60).flat_map(|step| batch(&random, step).windows).collect();
         assert_eq!(seen.len(), 40);
     }
 }

@@ -38,6 +38,8 @@ pub struct LanguageModelObjective {
     gradient_error_limit: f32,
     executor: Option<Executor>,
     batch: TokenBatch,
+    /// Where the batch begins in the tokens.
+    offsets: Vec<usize>,
 }
 
 impl LanguageModelObjective {
@@ -78,6 +80,7 @@ impl LanguageModelObjective {
             gradient_error_limit: f32::INFINITY,
             executor: None,
             batch: TokenBatch::default(),
+            offsets: Vec::new(),
         })
     }
 
@@ -160,8 +163,9 @@ impl Objective for LanguageModelObjective {
             let shift = stream.below(self.seq_length as u64) as usize;
             (self.stretches[example] + shift).min(self.last_offset)
         };
-        let offsets: Vec<usize> = indices.iter().map(&mut window).collect();
-        self.dataset.read(Split::Training, &offsets, self.seq_length, &mut self.batch);
+        self.offsets.clear();
+        self.offsets.extend(indices.iter().map(&mut window));
+        self.dataset.read(Split::Training, &self.offsets, self.seq_length, &mut self.batch);
         self.prepare(indices.len());
         let executor = self.executor.as_mut().expect("made just now");
         let batch = self.batch.view();

@@ -14,7 +14,7 @@ use super::metrics::{EvaluationMetrics, History, MetricsLog, StepMetrics};
 use super::objective::{Features, Objective};
 use super::parameter_report::ParameterReport;
 use super::run_directory::RunDirectory;
-use crate::cluster::DataClustering;
+use crate::cluster::{DataClustering, WindowBatch};
 use crate::dispatch::Context;
 use crate::nn::{ParamStore, StepRandomness};
 use crate::optim::{LearningRateSchedule, Optimizer, RadiusRule, TrainingState};
@@ -65,7 +65,12 @@ pub struct Trainer<O: Objective> {
     pub(super) parameters: Vec<ParameterReport>,
     schedule: LearningRateSchedule,
     sampler: BatchSampler,
+    /// The examples of the step that runs: kept, so that it allocates nothing.
+    batch: WindowBatch,
 }
+
+/// Steps whose metrics have room from the start.
+const RECORDED_STEPS: u64 = 1024;
 
 impl<O: Objective> Trainer<O> {
     /// A trainer at step 0. With `epochs` in the configuration, `max_steps` is found from the number of examples.
@@ -110,13 +115,16 @@ impl<O: Objective> Trainer<O> {
         let optimizer = config.optimizer_config().build(objective.store())?;
         objective.store_mut().quantize(&context)?;
         Ok(Trainer {
+            history: History {
+                steps: Vec::with_capacity(config.max_steps.min(RECORDED_STEPS) as usize),
+                ..History::default()
+            },
             schedule: config.learning_rate_schedule(),
             context,
             config,
             objective,
             optimizer,
             run: None,
-            history: History::default(),
             steps_done: 0,
             flip_rate: 0.0,
             tokens: 0,
@@ -129,6 +137,7 @@ impl<O: Objective> Trainer<O> {
             baselines: Vec::new(),
             parameters: Vec::new(),
             sampler,
+            batch: WindowBatch::default(),
         })
     }
 
@@ -223,7 +232,8 @@ impl<O: Objective> Trainer<O> {
         let start = Instant::now();
         let (config, step) = (&self.config, self.steps_done);
         let parts = config.grad_accumulation;
-        let batch = self.sampler.batch(step, config.batch_size * parts);
+        let mut batch = std::mem::take(&mut self.batch);
+        self.sampler.draw(step, config.batch_size * parts, &mut batch);
         self.objective.store_mut().zero_gradients_on(&self.context);
         let scale = 1.0 / parts as f32;
         let loss = batch_loss(&mut self.objective, &self.context, config, step, &batch.windows, scale)?;
@@ -293,6 +303,7 @@ impl<O: Objective> Trainer<O> {
             log.append(&metrics)?;
         }
         self.history.steps.push(metrics.clone());
+        self.batch = batch;
         if let Some(progress) = &mut self.progress {
             progress(Progress::Step(&metrics));
         }

@@ -78,7 +78,7 @@ impl Operation for Activation {
 
     /// The slope of tanh is had from its value.
     fn saved(&self) -> Vec<BufferId> {
-        vec![if self.function == Function::Tanh { self.y } else { self.x }]
+        vec![self.saved_buffer()]
     }
 
     fn is_cheap(&self) -> bool {
@@ -104,7 +104,7 @@ impl Operation for Activation {
     fn backward(&self, pass: &mut Pass<'_>) -> Result<()> {
         let kernels = pass.context.kernels();
         let mut dx = pass.buffers.take_gradient(self.x);
-        let (x, dy) = (pass.buffers.float(self.saved()[0]), pass.buffers.gradient(self.y));
+        let (x, dy) = (pass.buffers.float(self.saved_buffer()), pass.buffers.gradient(self.y));
         let blocks = x.chunks(BLOCK).zip(dy.chunks(BLOCK)).zip(dx[..x.len()].chunks_mut(BLOCK));
         pass.context.for_each(blocks, |((x, dy), dx)| match self.function {
             Function::Gelu => kernels.gelu_backward(x, dy, dx),
@@ -115,6 +115,13 @@ impl Operation for Activation {
         });
         pass.buffers.put_gradient(pass.context, self.x, dx);
         Ok(())
+    }
+}
+
+impl Activation {
+    /// What the slope is computed from.
+    fn saved_buffer(&self) -> BufferId {
+        if self.function == Function::Tanh { self.y } else { self.x }
     }
 }
 

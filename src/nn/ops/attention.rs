@@ -203,7 +203,10 @@ impl Operation for Attention {
             self.backward_of_key_head(pass_ref, task / kv_heads, task % kv_heads, gradients);
         });
         let group = heads / kv_heads;
-        for buffer in self.inputs() {
+        for (role, &Columns { buffer, .. }) in self.operands.iter().enumerate() {
+            if role > 0 && self.operands[role - 1].buffer == buffer {
+                continue;
+            }
             let mut gradient = pass.buffers.take_gradient(buffer);
             let (len, width) = (pass.buffers.len(buffer), pass.buffers.width(buffer));
             let length = pass.buffers.rows_of_sequence(buffer);

@@ -23,23 +23,24 @@ impl ParamStore {
         let (mut flips, mut elements) = (0, 0);
         let mut total = [0f64; 2];
         for id in self.ids() {
-            let (spec, weights, copy) = self.quantize_view(context, id);
+            let (spec, weights, copy, form) = self.quantize_view(context, id);
             let precision = spec.precision;
             if precision == Precision::F32 || weights.is_empty() {
                 continue;
             }
             let found = match copy {
-                Some(copy) => copy.requantize(context, precision, weights),
+                Some(copy) => copy.requantize(context, precision, form.scale, weights),
                 None => {
                     let made = QuantizedWeight::zeroed(precision, spec.shape[0], spec.shape[1]);
                     let Some(mut made) = made else { continue };
-                    made.requantize(context, precision, weights).map(|found| {
+                    made.requantize(context, precision, form.scale, weights).map(|found| {
                         *copy = Some(made);
                         Requantized { changed: 0, ..found }
                     })
                 }
             };
             let found = found.map_err(|error| name_tensor(error, &spec.name))?;
+            form.flip_rate = (found.changed as f64 / weights.len() as f64) as f32;
             flips += found.changed;
             elements += weights.len();
             total = [total[0] + found.squares, total[1] + found.squared_error];

@@ -227,7 +227,9 @@ impl Optimizer for HybridOptimizer {
         }
         let rate = state.learning_rate * output.multiplier;
         let constrained = region.constrain(f64::from(report.trust_radius), f64::from(rate), &parts);
-        let rates: Vec<f32> = constrained.factors.iter().map(|factor| (f64::from(rate) * factor) as f32).collect();
+        let factors = constrained.factors.iter().zip(store.ids());
+        let of = |(factor, id)| if store.is_frozen(id) { 0.0 } else { (f64::from(rate) * factor) as f32 };
+        let rates: Vec<f32> = factors.map(of).collect();
         self.inner.apply(context, store, &rates, state.step);
 
         let predicted: f64 =

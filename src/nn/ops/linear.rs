@@ -188,12 +188,17 @@ impl Linear {
     }
 
     fn quantized_backward(&self, pass: &mut Pass<'_>, dx: &mut [f32]) -> Result<()> {
+        let is_frozen = pass.store.is_frozen(self.weight);
         let is_packed = pass.store.quantized(self.weight).and_then(QuantizedWeight::packed).is_some();
         if !is_packed || self.gradients == GradPrecision::F32 {
-            self.f32_weight_gradient(pass);
+            if !is_frozen {
+                self.f32_weight_gradient(pass);
+            }
             return self.f32_input_gradient(pass, dx);
         }
-        if self.gradients == GradPrecision::Bf16 {
+        if is_frozen {
+            // Nobody reads it.
+        } else if self.gradients == GradPrecision::Bf16 {
             self.bf16_weight_gradient(pass);
         } else if !self.int8_weight_gradient(pass) {
             self.f32_weight_gradient(pass);

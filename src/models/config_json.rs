@@ -4,13 +4,14 @@
 //! nothing about the computation; or unknown, which is an error, so that nothing is computed differently in silence.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::bart_json::bart;
-use super::config::{Activation, ModelConfig, ModelType};
+use super::config::{Activation, ModelConfig, ModelType, WeightForm};
 use super::encoder_json::{bert, read_head};
 use super::head::Head;
 use super::quantization_json::{ONLINE, read_quantization};
@@ -116,6 +117,7 @@ impl ModelConfig {
             precision: precision.or(quantized).unwrap_or(Precision::F32),
             gradient_precision: fields.or("gradient_precision", GradPrecision::default())?,
             head_precision: fields.or("head_precision", HeadPrecision::default())?,
+            weight_forms: fields.or("weight_forms", BTreeMap::new())?,
             vocab_size: fields.required("vocab_size")?,
             initializer_range: fields.or("initializer_range", 0.02)?,
             tie_word_embeddings: fields.or("tie_word_embeddings", !model_type.is_gated())?,
@@ -171,6 +173,9 @@ impl ModelConfig {
         if !self.parameter_sharing.is_empty() {
             config.insert("parameter_sharing".into(), json!(self.parameter_sharing));
         }
+        if !self.weight_forms.is_empty() {
+            config.insert("weight_forms".into(), json!(self.weight_forms));
+        }
         if self.precision == Precision::Ternary && self.transformers_obstacle().is_none() {
             config.insert("quantization_config".into(), ONLINE.to_json());
         }
@@ -182,6 +187,9 @@ impl ModelConfig {
         let (quantized, form) = (self.precision != Precision::F32, self.model_type);
         if quantized && (!form.is_gated() || self.precision != Precision::Ternary) {
             return Some(format!("transformers has no {} layers for model_type {}", self.precision, form.name()));
+        }
+        if !self.weight_forms.is_empty() {
+            return Some("transformers has no weight_forms: scales or precisions of single layers".into());
         }
         if self.sliding_window.is_some() && form != ModelType::Mistral {
             return Some(format!("transformers ignores sliding_window for model_type {}", form.name()));
@@ -255,6 +263,7 @@ pub(super) struct Shared {
     precision: Precision,
     gradient_precision: GradPrecision,
     head_precision: HeadPrecision,
+    weight_forms: BTreeMap<String, WeightForm>,
     vocab_size: usize,
     initializer_range: f32,
     tie_word_embeddings: bool,
@@ -299,6 +308,7 @@ impl Shared {
             precision: self.precision,
             gradient_precision: self.gradient_precision,
             head_precision: self.head_precision,
+            weight_forms: self.weight_forms,
         }
     }
 }

@@ -107,7 +107,7 @@ impl Model {
                 }
             })
             .collect();
-        write_folder(folder, &self.config.to_json(), &tensors)
+        write_folder(folder, &self.present_config().to_json(), &tensors)
     }
 }
 

@@ -22,7 +22,7 @@ mod recurrent;
 mod recurrent_json;
 mod sharing;
 
-pub use config::{Activation, DecoderSizes, ModelConfig, ModelType};
+pub use config::{Activation, DecoderSizes, ModelConfig, ModelType, WeightForm};
 pub use export::ExportType;
 pub use gguf::GgufExportType;
 pub use head::{Head, default_labels};

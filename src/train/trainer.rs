@@ -125,7 +125,9 @@ impl<O: Objective> Trainer<O> {
         let optimizer = config.optimizer_config().build(objective.store())?;
         let scale = OutputScale { least_squares: config.weight_scale != WeightScale::Absmean, factor: 1.0 };
         let store = objective.store_mut();
-        store.ids().for_each(|id| store.set_output_scale(id, scale));
+        for id in store.ids() {
+            store.set_output_scale(id, scale);
+        }
         objective.store_mut().quantize(&context)?;
         Ok(Trainer {
             schedule: config.learning_rate_schedule(),

@@ -69,7 +69,9 @@ fn main() -> Result<()> {
         uniform(&context, &matrices, "ternary, least-squares scale a row", Granularity::Row, true)?,
     ];
     for clusters in [1, 4, 16] {
-        for (granularity, budget) in [(Granularity::Row, by_row), (Granularity::Tensor, by_row), (Granularity::Tensor, ternary)] {
+        for (granularity, budget) in
+            [(Granularity::Row, by_row), (Granularity::Tensor, by_row), (Granularity::Tensor, ternary)]
+        {
             outcomes.extend(adaptive(&context, &matrices, clusters, granularity, budget)?);
         }
     }
@@ -120,7 +122,9 @@ fn spread(matrices: &[Matrix]) {
     }
     println!("| | |\n|---|---|");
     println!("| deviation over mean within a matrix, mean over matrices | {variation:.3} |");
-    println!("| arithmetic over geometric mean within a matrix: mean, least, most | {within:.3}, {least:.3}, {most:.3} |");
+    println!(
+        "| arithmetic over geometric mean within a matrix: mean, least, most | {within:.3}, {least:.3}, {most:.3} |"
+    );
     println!("| the same over all rows of all matrices | {:.3} |", ratio(&all));
 }
 

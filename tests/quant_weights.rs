@@ -3,9 +3,8 @@
 use hybridq::Error;
 use hybridq::dispatch::{Context, ContextOptions};
 use hybridq::quant::{
-    OutputScale,
-    Granularity, PackedTernary, Precision, QuantizedTensor, QuantizedWeight, Quantizer, Quantizer158Bit, ScaleRule,
-    compression_ratio, distortion,
+    Granularity, OutputScale, PackedTernary, Precision, QuantizedTensor, QuantizedWeight, Quantizer, Quantizer158Bit,
+    ScaleRule, compression_ratio, distortion,
 };
 use hybridq::tensor::RandomStream;
 use proptest::prelude::*;
@@ -167,7 +166,11 @@ fn training_copies_equal_the_general_quantizer() {
             let (first, second) = (general(&before), general(&after));
             assert_eq!(weight.shape(), (rows, cols));
             assert_eq!(values(&weight), first.dequantize(&ctx), "{precision}");
-            assert_eq!(weight.requantize(&ctx, precision, OutputScale::default(), &before).unwrap().changed, 0, "{precision}: nothing changed");
+            assert_eq!(
+                weight.requantize(&ctx, precision, OutputScale::default(), &before).unwrap().changed,
+                0,
+                "{precision}: nothing changed"
+            );
             let changed = weight.requantize(&ctx, precision, OutputScale::default(), &after).unwrap().changed;
             let expected = first.codes.iter().zip(&second.codes).filter(|(a, b)| a != b).count();
             assert_eq!(changed, expected, "{precision} {rows} x {cols}");

@@ -10,8 +10,8 @@ use hybridq::nn::Precision;
 use hybridq::optim::{RadiusMode, RadiusRule, TrustNorm};
 use hybridq::tensor::RandomStream;
 use hybridq::train::{
-    ArrayData, ArrayObjective, Checkpoint, Objective, Progress, RunDirectory, StepMetrics, StopReason, TrainConfig, Trainer,
-    WeightScale,
+    ArrayData, ArrayObjective, Checkpoint, Objective, Progress, RunDirectory, StepMetrics, StopReason, TrainConfig,
+    Trainer, WeightScale,
 };
 
 fn context() -> Context {

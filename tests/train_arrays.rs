@@ -315,13 +315,8 @@ fn draws_by_loss_need_weights() {
     let mut trainer = Trainer::new(context(1), config, Parabola::new(None)).unwrap();
     let rates: Vec<f32> = (0..3).map(|_| trainer.step().unwrap().lr).collect();
     assert!(rates[0] != rates[1] && rates[1] != rates[2], "the control draws each step's rate: {rates:?}");
-    let error = trainer.objective_mut().weighted_loss_and_gradients(
-        &context(1),
-        &[0],
-        &[1.0],
-        StepRandomness::default(),
-        1.0,
-    );
+    let error =
+        trainer.objective_mut().weighted_loss_and_gradients(&context(1), &[0], &[1.0], StepRandomness::default(), 1.0);
     let message = error.unwrap_err().to_string();
     assert!(message.starts_with("loss_aware_sampling: expected an objective that weighs examples"), "{message}");
 }

@@ -25,14 +25,8 @@ fn arrays(precision: Precision) -> ArrayObjective {
 
 const WEIGHTS: [f32; 3] = [0.5, 2.0, 1.25];
 
-const FORMS: [Precision; 6] = [
-    Precision::Binary,
-    Precision::Ternary,
-    Precision::Int2,
-    Precision::FiveLevel,
-    Precision::Int4,
-    Precision::Int8,
-];
+const FORMS: [Precision; 6] =
+    [Precision::Binary, Precision::Ternary, Precision::Int2, Precision::FiveLevel, Precision::Int4, Precision::Int8];
 
 #[test]
 fn least_squares_scales_lose_least_and_factors_multiply_them() {
@@ -58,7 +52,8 @@ fn least_squares_scales_lose_least_and_factors_multiply_them() {
         // Each run's residual is orthogonal to its values: what makes the square least.
         for (w, q) in weights.chunks(rows * cols / scales).zip(fitted.chunks(rows * cols / scales)) {
             let pairs = || w.iter().zip(q).map(|(&w, &q)| (f64::from(w), f64::from(q)));
-            let (product, squares) = (pairs().map(|(w, q)| w * q).sum::<f64>(), pairs().map(|(_, q)| q * q).sum::<f64>());
+            let (product, squares) =
+                (pairs().map(|(w, q)| w * q).sum::<f64>(), pairs().map(|(_, q)| q * q).sum::<f64>());
             assert!((product - squares).abs() < 1e-5 * squares, "{precision}: {product} {squares}");
         }
         assert!(plain.iter().zip(&fitted).all(|(a, b)| (*a == 0.0) == (*b == 0.0)), "{precision}: the same codes");
@@ -138,7 +133,8 @@ fn decoder(head: HeadPrecision, gradients: GradPrecision) -> Model {
 fn sequences_have_losses_and_weights() {
     let context = context();
     let tokens: Vec<u32> = (0..3 * 21).map(|i| i * 37 % 90).collect();
-    let batch = |weights| Batch { tokens: &tokens, targets: &tokens, sequences: 3, length: 21, weights, ..Batch::default() };
+    let batch =
+        |weights| Batch { tokens: &tokens, targets: &tokens, sequences: 3, length: 21, weights, ..Batch::default() };
     for head in [HeadPrecision::F32, HeadPrecision::Int8] {
         let mut model = decoder(head, GradPrecision::F32);
         model.store.quantize(&context).unwrap();

@@ -11,6 +11,7 @@ mod files;
 mod gated;
 mod gguf;
 mod head;
+mod json_fields;
 mod layers;
 mod model;
 mod packed_file;

@@ -161,12 +161,7 @@ impl PackedTernary {
 
     /// Sets the scale of codes that `scale` has decided, and gives what it loses: `codes_sum` is `<w, q>`, `codes_squares`
     /// `<q, q>`, `squares` `<w, w>`.
-    fn set_scale(
-        &mut self,
-        scale: f32,
-        output: OutputScale,
-        [codes_sum, codes_squares, squares]: [f64; 3],
-    ) -> f64 {
+    fn set_scale(&mut self, scale: f32, output: OutputScale, [codes_sum, codes_squares, squares]: [f64; 3]) -> f64 {
         let s = f64::from(scale);
         let scale = match output == OutputScale::default() {
             true => scale,

@@ -244,7 +244,8 @@ fn rescale(
         let whole = sums.iter().fold([0.0; 2], |whole, row| [whole[0] + row[0], whole[1] + row[1]]);
         sums.fill(whole);
     }
-    let factors: Vec<f32> = sums.into_iter().map(|[product, squares]| output.factor_for(product, squares) as f32).collect();
+    let factors: Vec<f32> =
+        sums.into_iter().map(|[product, squares]| output.factor_for(product, squares) as f32).collect();
     scales.iter_mut().zip(&factors).for_each(|(scale, factor)| *scale *= factor);
     context.for_each(values.chunks_mut(cols).zip(&factors), |(row, factor)| row.iter_mut().for_each(|q| *q *= factor));
 }

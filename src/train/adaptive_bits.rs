@@ -72,12 +72,7 @@ impl<O: Objective> Trainer<O> {
 }
 
 /// Puts one matrix in another precision.
-fn requantize(
-    context: &Context,
-    store: &mut ParamStore,
-    id: ParamId,
-    precision: Precision,
-) -> Result<()> {
+fn requantize(context: &Context, store: &mut ParamStore, id: ParamId, precision: Precision) -> Result<()> {
     store.set_precision(id, precision)?;
     store.quantize_one(context, id).map(drop)
 }

@@ -92,7 +92,8 @@ impl TrainConfig {
             AdaptiveQuantizer { mean_bits: self.target_bits, min_bits: self.min_bits, max_bits: self.max_bits }
                 .allocate(&[])?;
         }
-        if self.cluster_learning_rates && (self.batch_strategy != BatchStrategy::RoundRobin || self.loss_aware_sampling) {
+        if self.cluster_learning_rates && (self.batch_strategy != BatchStrategy::RoundRobin || self.loss_aware_sampling)
+        {
             let expected = "batches from one cluster (batch_strategy = \"round-robin\", no loss_aware_sampling)";
             return Err(Error::invalid("cluster_learning_rates", expected, "others"));
         }

@@ -52,9 +52,8 @@ impl LearnedScales {
             let Some(copy) = store.quantized(id) else { continue };
             let mut values = vec![0.0; store.spec(id).len()];
             copy.dequantize(context, &mut values);
-            let product = |(q, g): (&[f32], &[f32])| -> f64 {
-                q.iter().zip(g).map(|(&q, &g)| f64::from(q) * f64::from(g)).sum()
-            };
+            let product =
+                |(q, g): (&[f32], &[f32])| -> f64 { q.iter().zip(g).map(|(&q, &g)| f64::from(q) * f64::from(g)).sum() };
             let gradients = store.gradient_values(id);
             let gradient = context.map(values.chunks(BLOCK).zip(gradients.chunks(BLOCK)), product);
             let gradient = gradient.into_iter().sum::<f64>() as f32;

@@ -122,7 +122,11 @@ impl<O: Objective> Trainer<O> {
                 WeightScale::Learned => self.learned_scales.state.iter().map(|of| of.map(f32::to_bits)).collect(),
                 _ => Vec::new(),
             },
-            quiet_steps: if self.config.freeze_flip_rate > 0.0 { self.freezing.quiet_steps.clone() } else { Vec::new() },
+            quiet_steps: if self.config.freeze_flip_rate > 0.0 {
+                self.freezing.quiet_steps.clone()
+            } else {
+                Vec::new()
+            },
             cluster_losses: self.cluster_losses.means.iter().map(|mean| mean.to_bits()).collect(),
             optimizer: String::new(),
             scalars: serde_json::Value::Null,

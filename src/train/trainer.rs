@@ -251,7 +251,8 @@ impl<O: Objective> Trainer<O> {
         self.objective.store_mut().zero_gradients_on(&self.context);
         let scale = 1.0 / parts as f32;
         self.example_losses.clear();
-        let loss = batch_loss(&mut self.objective, &self.context, config, step, &batch, scale, &mut self.example_losses)?;
+        let loss =
+            batch_loss(&mut self.objective, &self.context, config, step, &batch, scale, &mut self.example_losses)?;
         let errors = self.objective.take_gradient_errors();
         let store = self.objective.store_mut();
         let grad_norm = match config.gradient_clip_norm {

@@ -104,12 +104,15 @@ impl LanguageModelHead {
             let sums = &mut pass.sequence_losses[..];
             sum_by_sequence(pass.batch, index * chunk, vocabulary, logits, losses, sums);
             let rows = of_targets.chunks_mut(BLOCK_TOKENS).zip(targets.chunks(BLOCK_TOKENS));
-            context.for_each(logits.chunks_mut(BLOCK_TOKENS * vocabulary).zip(rows), |(logits, (of_targets, targets))| {
-                let rows = logits.chunks_exact_mut(vocabulary);
-                for ((logits, of_target), &target) in rows.zip(of_targets).zip(targets) {
-                    *of_target = logits.get_mut(target as usize).map_or(0.0, std::mem::take);
-                }
-            });
+            context.for_each(
+                logits.chunks_mut(BLOCK_TOKENS * vocabulary).zip(rows),
+                |(logits, (of_targets, targets))| {
+                    let rows = logits.chunks_exact_mut(vocabulary);
+                    for ((logits, of_target), &target) in rows.zip(of_targets).zip(targets) {
+                        *of_target = logits.get_mut(target as usize).map_or(0.0, std::mem::take);
+                    }
+                },
+            );
             total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
 
             // dX.

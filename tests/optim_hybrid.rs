@@ -228,7 +228,7 @@ fn a_radius_follows_the_reduction_ratio() {
         let mut report = UpdateReport::default();
         for index in 0..30 {
             report = step(optimizer.as_mut(), &mut store, index, 10.0);
-            assert!(report.update_norm.is_finite() && report.constraint_active);
+            assert!(report.update_norm.is_finite());
             optimizer.observe_reduction(actual);
         }
         assert_eq!(report.trust_radius, bound);

@@ -174,7 +174,8 @@ fn runs_go_on_exactly_with_forms_that_change() {
     };
     let steps = &whole.history().steps;
     assert!(steps.iter().any(|step| step.precisions.values().any(|&precision| precision != Precision::Ternary)));
-    assert!(steps.last().unwrap().frozen > 0 && steps[5].frozen == 0, "matrices freeze on the way");
+    let frozen: Vec<usize> = steps.iter().map(|step| step.frozen).collect();
+    assert!(frozen[35] > 0 && frozen[3] == 0, "matrices freeze on the way: {frozen:?}");
     assert!(steps.iter().all(|step| step.mean_bits.unwrap() <= 2.4 + 0.005));
     for at in [3, 11, 24] {
         let folder = tempfile::tempdir().unwrap();

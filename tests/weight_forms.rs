@@ -221,15 +221,14 @@ fn budgets_count_the_scales_of_rows() {
 /// A matrix whose rounding matters gets more bits than one that the loss does not see.
 #[test]
 fn bits_go_where_the_loss_needs_them() {
-    let mut inputs = normal(64 * 6, 8);
-    // The last three inputs are always 0.
-    inputs.chunks_exact_mut(6).for_each(|row| row[3..].fill(0.0));
-    let outputs = inputs.chunks_exact(6).flat_map(|x| [x[0] - 0.3 * x[1], 0.7 * x[2]]).collect();
+    // Inputs too small to matter: what the first matrix does to them is nothing beside its bias.
+    let inputs = normal(64 * 6, 8).into_iter().map(|x| 1e-4 * x).collect();
+    let outputs = [2.0, -1.0].repeat(64);
     let data = ArrayData { inputs, outputs, rows: 64 };
     let objective = ArrayObjective::new(data, None, &[6, 12, 2], Precision::Ternary, 3).unwrap();
     let config = TrainConfig {
         adaptive_bits: true,
-        target_bits: 2.5,
+        target_bits: 1.3,
         precision_interval: 20,
         max_steps: 60,
         batch_size: 32,
@@ -238,12 +237,11 @@ fn bits_go_where_the_loss_needs_them() {
     };
     let mut trainer = Trainer::new(context(), config, objective).unwrap();
     let summary = trainer.run().unwrap();
-    assert!(summary.mean_bits.unwrap() <= 2.505, "{:?}", summary.mean_bits);
+    assert!(summary.mean_bits.unwrap() <= 1.305, "{:?}", summary.mean_bits);
     let steps = &trainer.history().steps;
     let planned: Vec<u64> = steps.iter().filter(|step| !step.precisions.is_empty()).map(|step| step.step).collect();
     assert_eq!(planned, [20, 40], "the last interval trains what was planned");
     let last = &steps[39].precisions;
-    // 24 weights with the output's errors at first hand against 72: bits go to the smaller one.
     assert!(last["layers.1.weight"].bits() > last["layers.0.weight"].bits(), "{last:?}");
 }
 

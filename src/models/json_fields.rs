@@ -25,8 +25,8 @@ const IGNORED: &[&str] = &[
 
 /// An object whose keys are taken out one by one; errors name file and key.
 pub(super) struct Fields<'a> {
-    path: &'a Path,
-    map: Map<String, Value>,
+    pub(super) path: &'a Path,
+    pub(super) map: Map<String, Value>,
 }
 
 impl<'a> Fields<'a> {

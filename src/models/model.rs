@@ -19,6 +19,19 @@ pub struct Model {
     pub store: ParamStore,
 }
 
+impl ModelConfig {
+    /// Puts [`ModelConfig::weight_forms`] in force. Error: a name of none of the quantized matrices.
+    pub(super) fn put_weight_forms(&self, store: &mut ParamStore) -> Result<()> {
+        for (name, form) in &self.weight_forms {
+            let unknown = || Error::invalid("weight_forms", "names of quantized matrices", name);
+            let id = store.find(name).ok_or_else(unknown)?;
+            store.set_precision(id, form.precision)?;
+            store.set_output_scale(id, OutputScale { least_squares: form.least_squares, factor: form.factor });
+        }
+        Ok(())
+    }
+}
+
 impl Model {
     /// A model with weights drawn from `seed`. [`ParamStore::quantize`] must follow before the first pass.
     /// Errors: a configuration that [`ModelConfig::validate`] refuses.
@@ -53,12 +66,7 @@ impl Model {
         config.validate()?;
         let Declaration { plan, parameters, .. } = Model::declare(&config);
         let mut store = ParamStore::new(parameters)?;
-        for (name, form) in &config.weight_forms {
-            let unknown = || Error::invalid("weight_forms", "names of quantized matrices", name);
-            let id = store.find(name).ok_or_else(unknown)?;
-            store.set_precision(id, form.precision)?;
-            store.set_output_scale(id, OutputScale { least_squares: form.least_squares, factor: form.factor });
-        }
+        config.put_weight_forms(&mut store)?;
         Ok(Model { config, plan, store })
     }
 

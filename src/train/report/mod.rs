@@ -17,8 +17,8 @@ use crate::formats::atomic_write;
 /// Most points of a curve: longer histories are averaged in as many parts, so that a report of a long run stays small.
 const POINTS: usize = 400;
 
-/// Most data clusters whose losses are drawn.
-const MOST_CLUSTERS: usize = 16;
+/// Most data clusters whose losses are drawn: as many as there are colours.
+const MOST_CLUSTERS: usize = plot::COLOURS.len();
 
 /// What a curve shows of a step.
 type Value = fn(&StepMetrics) -> f64;

@@ -101,10 +101,12 @@ impl TrainConfig {
             ("loss_aware_sampling", self.loss_aware_sampling),
             ("cluster_learning_rates", self.cluster_learning_rates),
         ];
-        for (name, _) in by_cluster.into_iter().filter(|(_, asked)| *asked && !self.clusters_data()) {
-            return Err(Error::invalid(name, "clusters of the data (use_clustering, optimizer hybrid)", "none"));
+        match by_cluster.into_iter().find(|(_, asked)| *asked && !self.clusters_data()) {
+            Some((name, _)) => {
+                Err(Error::invalid(name, "clusters of the data (use_clustering, optimizer hybrid)", "none"))
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

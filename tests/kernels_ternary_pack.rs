@@ -3,7 +3,7 @@
 
 use hybridq::dispatch::{Context, ContextOptions};
 use hybridq::kernels::{KernelTable, reference, ternary_packed_len};
-use hybridq::quant::{Granularity, PackedTernary, Precision, QuantizedRows, QuantizedWeight};
+use hybridq::quant::{Granularity, OutputScale, PackedTernary, Precision, QuantizedRows, QuantizedWeight};
 use hybridq::tensor::RandomStream;
 use proptest::prelude::*;
 
@@ -187,7 +187,7 @@ fn requantizing_measures_the_distance_to_the_codes() {
     for precision in [Precision::Ternary, Precision::Binary, Precision::FiveLevel, Precision::Int8] {
         let weights = normal(rows * cols, 14);
         let mut matrix = QuantizedWeight::zeroed(precision, rows, cols).unwrap();
-        let found = matrix.requantize(&ctx, precision, &weights).unwrap();
+        let found = matrix.requantize(&ctx, precision, OutputScale::default(), &weights).unwrap();
         let mut values = vec![0.0; rows * cols];
         matrix.dequantize(&ctx, &mut values);
         let sum = |f: &dyn Fn(usize) -> f64| (0..rows * cols).map(|i| f(i).powi(2)).sum::<f64>();
@@ -196,7 +196,7 @@ fn requantizing_measures_the_distance_to_the_codes() {
         assert!((found.squared_error / error - 1.0).abs() < 1e-5, "{precision}: {found:?} {error}");
         assert!((found.squares / squares - 1.0).abs() < 1e-12, "{precision}");
         // Weights that are on the grid already lose nothing.
-        let again = matrix.requantize(&ctx, precision, &vec![0.25; rows * cols]).unwrap();
+        let again = matrix.requantize(&ctx, precision, OutputScale::default(), &vec![0.25; rows * cols]).unwrap();
         assert!(again.squared_error <= 1e-12 * again.squares || precision == Precision::FiveLevel, "{precision}");
     }
 }

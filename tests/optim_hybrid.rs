@@ -217,6 +217,22 @@ fn a_radius_follows_the_reduction_ratio() {
     // A rate of 10 leaves the region, 1e-5 does not.
     assert_eq!([0.2, 0.3, 0.7, 0.8, -1.0].map(|share| at_rate(10.0, share)), [0.05, 0.1, 0.1, 0.2, 0.05]);
     assert_eq!([0.2, 0.8].map(|share| at_rate(1e-5, share)), [0.05, 0.1]);
+    // Driven to its bounds it stays there, and steps go on.
+    for (actual, bound) in [(f32::MAX, 1.0), (f32::MIN, 0.001)] {
+        let config = OptimizerConfig {
+            trust_radius_rule: RadiusRule::ReductionRatio,
+            ..bounded(TrustScope::Global, RadiusMode::Relative, 0.1)
+        };
+        let mut store = store();
+        let mut optimizer = config.build(&store).unwrap();
+        let mut report = UpdateReport::default();
+        for index in 0..30 {
+            report = step(optimizer.as_mut(), &mut store, index, 10.0);
+            assert!(report.update_norm.is_finite());
+            optimizer.observe_reduction(actual);
+        }
+        assert_eq!(report.trust_radius, bound);
+    }
 }
 
 /// With the warm start a learning rate ten times too low or too high ends in steps closer to the radius than without.

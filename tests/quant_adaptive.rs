@@ -22,7 +22,7 @@ fn best(units: &[BitUnit], choices: &[Precision], budget: f64) -> f64 {
 
 #[test]
 fn equal_units_at_the_default_budget_are_ternary() {
-    let units = [BitUnit { elements: 10, importance: 1.0 }; 4];
+    let units = [BitUnit { elements: 10, importance: 1.0, rows: 0 }; 4];
     let precisions = AdaptiveQuantizer::default().allocate(&units).unwrap();
     assert_eq!(precisions, [Precision::Ternary; 4]);
 }
@@ -30,14 +30,14 @@ fn equal_units_at_the_default_budget_are_ternary() {
 #[test]
 fn important_units_get_more() {
     let units: Vec<BitUnit> =
-        [1.0, 0.01, 0.01, 0.01].iter().map(|&importance| BitUnit { elements: 100, importance }).collect();
+        [1.0, 0.01, 0.01, 0.01].iter().map(|&importance| BitUnit { elements: 100, importance, rows: 0 }).collect();
     let precisions = AdaptiveQuantizer { mean_bits: 1.9, ..Default::default() }.allocate(&units).unwrap();
     assert!(precisions[0].bits() >= 4.0 && precisions[1..].iter().all(|p| p.bits() < 2.5), "{precisions:?}");
 }
 
 #[test]
 fn bounds_and_errors() {
-    let units = [BitUnit { elements: 10, importance: 1.0 }; 2];
+    let units = [BitUnit { elements: 10, importance: 1.0, rows: 0 }; 2];
     let allocate = |mean_bits, min_bits, max_bits| AdaptiveQuantizer { mean_bits, min_bits, max_bits }.allocate(&units);
     assert_eq!(allocate(32.0, 1.0, 8.0).unwrap(), [Precision::Int8; 2]);
     assert_eq!(allocate(32.0, 1.0, 32.0).unwrap(), [Precision::F32; 2]);
@@ -45,7 +45,7 @@ fn bounds_and_errors() {
     assert!(allocate(1.58, 2.0, 8.0).is_err(), "a budget below every choice");
     assert!(allocate(6.0, 5.0, 7.0).is_err(), "no choice between the bounds");
     assert!(allocate(f64::NAN, 1.0, 8.0).is_err() && allocate(2.0, -1.0, 8.0).is_err());
-    let broken = [BitUnit { elements: 1, importance: f64::NAN }];
+    let broken = [BitUnit { elements: 1, importance: f64::NAN, rows: 0 }];
     assert!(AdaptiveQuantizer::default().allocate(&broken).is_err());
     assert_eq!(AdaptiveQuantizer::default().allocate(&[]).unwrap(), []);
 }
@@ -57,7 +57,7 @@ proptest! {
         units in proptest::collection::vec((1usize..20, 0.0f64..10.0), 1..5), budget in 1.0f64..6.0,
     ) {
         let units: Vec<BitUnit> =
-            units.into_iter().map(|(elements, importance)| BitUnit { elements, importance }).collect();
+            units.into_iter().map(|(elements, importance)| BitUnit { elements, importance, rows: 0 }).collect();
         let precisions = AdaptiveQuantizer { mean_bits: budget, ..Default::default() }.allocate(&units).unwrap();
         prop_assert!(mean_bits(&units, &precisions) <= budget + 0.005 + 1e-9);
         let choices = &Precision::ALL[..6];

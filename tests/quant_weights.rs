@@ -3,8 +3,8 @@
 use hybridq::Error;
 use hybridq::dispatch::{Context, ContextOptions};
 use hybridq::quant::{
-    Granularity, PackedTernary, Precision, QuantizedTensor, QuantizedWeight, Quantizer, Quantizer158Bit, ScaleRule,
-    compression_ratio, distortion,
+    Granularity, OutputScale, PackedTernary, Precision, QuantizedTensor, QuantizedWeight, Quantizer, Quantizer158Bit,
+    ScaleRule, compression_ratio, distortion,
 };
 use hybridq::tensor::RandomStream;
 use proptest::prelude::*;
@@ -166,8 +166,12 @@ fn training_copies_equal_the_general_quantizer() {
             let (first, second) = (general(&before), general(&after));
             assert_eq!(weight.shape(), (rows, cols));
             assert_eq!(values(&weight), first.dequantize(&ctx), "{precision}");
-            assert_eq!(weight.requantize(&ctx, precision, &before).unwrap().changed, 0, "{precision}: nothing changed");
-            let changed = weight.requantize(&ctx, precision, &after).unwrap().changed;
+            assert_eq!(
+                weight.requantize(&ctx, precision, OutputScale::default(), &before).unwrap().changed,
+                0,
+                "{precision}: nothing changed"
+            );
+            let changed = weight.requantize(&ctx, precision, OutputScale::default(), &after).unwrap().changed;
             let expected = first.codes.iter().zip(&second.codes).filter(|(a, b)| a != b).count();
             assert_eq!(changed, expected, "{precision} {rows} x {cols}");
             assert_eq!(values(&weight), second.dequantize(&ctx), "{precision}");
@@ -175,7 +179,7 @@ fn training_copies_equal_the_general_quantizer() {
             // A weight that is not finite leaves everything as it was.
             let mut broken = before.clone();
             broken[rows * cols - 1] = f32::NAN;
-            let error = weight.requantize(&ctx, precision, &broken).unwrap_err();
+            let error = weight.requantize(&ctx, precision, OutputScale::default(), &broken).unwrap_err();
             assert!(matches!(error, Error::NonFinite { index, .. } if index == rows * cols - 1), "{error}");
             assert_eq!(values(&weight), second.dequantize(&ctx), "{precision}");
         }

@@ -10,7 +10,8 @@ use hybridq::nn::Precision;
 use hybridq::optim::{RadiusMode, RadiusRule, TrustNorm};
 use hybridq::tensor::RandomStream;
 use hybridq::train::{
-    ArrayData, ArrayObjective, Checkpoint, Objective, Progress, RunDirectory, StopReason, TrainConfig, Trainer,
+    ArrayData, ArrayObjective, Checkpoint, Objective, Progress, RunDirectory, StepMetrics, StopReason, TrainConfig,
+    Trainer, WeightScale,
 };
 
 fn context() -> Context {
@@ -144,6 +145,49 @@ fn runs_go_on_exactly_with_every_part_of_the_optimizer() {
                 assert!(!changes.is_empty() && changes.iter().all(|step| step % 3 == 0), "{changes:?}");
             }
         }
+    }
+}
+
+/// Precisions, scales, frozen matrices and losses of clusters that change on the way are part of the state.
+#[test]
+fn runs_go_on_exactly_with_forms_that_change() {
+    let config = TrainConfig {
+        adaptive_bits: true,
+        precision_interval: 5,
+        max_bits: 4.0,
+        target_bits: 2.4,
+        weight_scale: WeightScale::Learned,
+        freeze_flip_rate: 0.02,
+        freeze_patience: 4,
+        warmup_steps: 2,
+        loss_aware_sampling: true,
+        random_multiplier: 0.3,
+        ..config()
+    };
+    let mut whole = new_trainer(config.clone());
+    (0..36).for_each(|_| drop(whole.step().unwrap()));
+    let course = |trainer: &Trainer<ArrayObjective>| -> Vec<String> {
+        let line = |step: &StepMetrics| {
+            serde_json::to_string(&StepMetrics { seconds: 0.0, tokens_per_s: 0.0, ..step.clone() }).unwrap()
+        };
+        trainer.history().steps.iter().map(line).collect()
+    };
+    let steps = &whole.history().steps;
+    assert!(steps.iter().any(|step| step.precisions.values().any(|&precision| precision != Precision::Ternary)));
+    let frozen: Vec<usize> = steps.iter().map(|step| step.frozen).collect();
+    assert!(frozen[35] > 0 && frozen[3] == 0, "matrices freeze on the way: {frozen:?}");
+    assert!(steps.iter().all(|step| step.mean_bits.unwrap() <= 2.4 + 0.005));
+    for at in [3, 11, 24] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let mut first = new_trainer(config.clone());
+        (0..at).for_each(|_| drop(first.step().unwrap()));
+        first.save_state(&path).unwrap();
+        let mut second = new_trainer(config.clone());
+        second.load_state(&path).unwrap();
+        (at..36).for_each(|_| drop(second.step().unwrap()));
+        assert_eq!(weights(&second), weights(&whole), "from step {at}");
+        assert_eq!(course(&second), course(&whole)[at..], "from step {at}");
     }
 }
 
@@ -320,11 +364,24 @@ fn reports_are_written_and_need_nothing_else() {
     trainer.run().unwrap();
     let html = std::fs::read_to_string(root.join("report.html")).unwrap();
     assert!(html.matches("<svg").count() >= 5 && html.contains("Trust radius"));
+    assert!(html.contains("Loss of each data cluster") && !html.contains("<h2>Precisions"));
     assert!(html.contains("base_learning_rate") && html.contains("color-scheme: light dark"));
     for outside in ["<script", "<link", "src=", "@import", "url("] {
         assert!(!html.contains(outside), "{outside}");
     }
     assert!(html.len() < 300_000, "{} bytes", html.len());
+}
+
+#[test]
+fn reports_show_what_was_planned() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("run");
+    let config = TrainConfig { adaptive_bits: true, precision_interval: 10, ..config() };
+    let mut trainer = new_trainer(config).start_in(RunDirectory::create(Some(&root), "m").unwrap()).unwrap();
+    let summary = trainer.run().unwrap();
+    assert!(summary.mean_bits.is_some_and(|bits| (1.0..=1.585 + 1e-3).contains(&bits)), "{:?}", summary.mean_bits);
+    let html = std::fs::read_to_string(root.join("report.html")).unwrap();
+    assert!(html.contains("<h2>Precisions") && html.contains("layers.1.weight"));
 }
 
 #[test]

@@ -76,6 +76,7 @@ impl Case {
             sequences: self.sequences,
             length: self.tokens.len() / self.sequences,
             source: &self.source,
+            weights: &[],
         }
     }
 }

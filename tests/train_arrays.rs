@@ -11,7 +11,9 @@ use hybridq::dispatch::{Context, ContextOptions};
 use hybridq::nn::{ParamStore, Precision, StepRandomness};
 use hybridq::optim::OptimizerKind;
 use hybridq::tensor::RandomStream;
-use hybridq::train::{ArrayData, ArrayObjective, Objective, Progress, ScheduleKind, StopReason, TrainConfig, Trainer};
+use hybridq::train::{
+    ArrayData, ArrayObjective, ClusterFeatures, Objective, Progress, ScheduleKind, StopReason, TrainConfig, Trainer,
+};
 
 fn context(threads: usize) -> Context {
     Context::new(ContextOptions { threads: Some(threads), isa: None }).unwrap()
@@ -276,6 +278,47 @@ fn a_loss_that_is_not_finite_stops_the_run_and_names_the_tensor() {
     assert_eq!(trainer.steps_done(), 7);
     let store = trainer.objective().store();
     assert!(store.weight(store.find("position").unwrap())[0].is_finite());
+}
+
+/// One cluster, more clusters than examples (cut to as many), examples that are all the same (clusters that would be empty).
+#[test]
+fn odd_clusters_train() {
+    let same = ArrayData { inputs: [0.5, -1.0, 2.0, 0.1].repeat(30), outputs: [1.0, -1.0].repeat(30), rows: 30 };
+    for data in [linear_data(30, 4), same] {
+        for clusters in [1, 7, 1000] {
+            for (features, by_loss) in [(ClusterFeatures::Data, true), (ClusterFeatures::Random, false)] {
+                let config = TrainConfig {
+                    data_clusters: clusters,
+                    cluster_features: features,
+                    loss_aware_sampling: by_loss,
+                    batch_strategy: BatchStrategy::RoundRobin,
+                    cluster_learning_rates: !by_loss,
+                    max_steps: 60,
+                    ..config()
+                };
+                let objective = ArrayObjective::new(data.clone(), None, &[4, 2], Precision::Ternary, 3).unwrap();
+                let mut trainer = Trainer::new(context(1), config, objective).unwrap();
+                trainer.run().unwrap();
+                let last = trainer.history().steps.last().unwrap();
+                assert_eq!(last.cluster_losses.len(), clusters.min(30));
+                assert!(last.loss.is_finite(), "{clusters} {by_loss}");
+                assert!(last.cluster_losses.iter().flatten().all(|loss| loss.is_finite()));
+            }
+        }
+    }
+}
+
+/// An objective that cannot weigh its examples says so when batches are drawn by loss.
+#[test]
+fn draws_by_loss_need_weights() {
+    let config = TrainConfig { random_multiplier: 0.5, ..config() };
+    let mut trainer = Trainer::new(context(1), config, Parabola::new(None)).unwrap();
+    let rates: Vec<f32> = (0..3).map(|_| trainer.step().unwrap().lr).collect();
+    assert!(rates[0] != rates[1] && rates[1] != rates[2], "the control draws each step's rate: {rates:?}");
+    let error =
+        trainer.objective_mut().weighted_loss_and_gradients(&context(1), &[0], &[1.0], StepRandomness::default(), 1.0);
+    let message = error.unwrap_err().to_string();
+    assert!(message.starts_with("loss_aware_sampling: expected an objective that weighs examples"), "{message}");
 }
 
 #[test]

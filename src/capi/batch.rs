@@ -114,7 +114,7 @@ pub(super) unsafe fn batch_of<'a>(batch: *const hq_batch, model: &Model) -> Resu
     let token_types = unsafe { input(batch.token_types, types_len, "batch.token_types") }?;
     // SAFETY: as above.
     let lengths = unsafe { input(batch.lengths, lengths_len, "batch.lengths") }?;
-    Ok(Batch { tokens, targets, sequences, length, values, token_types, lengths, source })
+    Ok(Batch { tokens, targets, sequences, length, values, token_types, lengths, source, weights: &[] })
 }
 
 fn capacity_of(batch: &Batch<'_>) -> usize {

@@ -345,6 +345,10 @@ pub unsafe extern "C" fn hq_optimizer_save(
             identity: IDENTITY.into(),
             convergence: (f64::INFINITY.to_bits(), 0),
             flip_rate: 0,
+            precisions: Vec::new(),
+            learned_scales: Vec::new(),
+            quiet_steps: Vec::new(),
+            cluster_losses: Vec::new(),
             optimizer: String::new(),
             scalars: serde_json::Value::Null,
         };

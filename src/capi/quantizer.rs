@@ -408,7 +408,7 @@ pub unsafe extern "C" fn hq_allocate_bits(
             unsafe { (input(elements, count, "elements")?, input(importances, count, "importances")?) };
         // SAFETY: as the caller vouches.
         let precisions = unsafe { output(precisions, count, "precisions") }?;
-        let unit = |(&elements, &importance)| BitUnit { elements: elements as usize, importance };
+        let unit = |(&elements, &importance)| BitUnit { elements: elements as usize, importance, rows: 0 };
         let units: Vec<BitUnit> = elements.iter().zip(importances).map(unit).collect();
         let found = AdaptiveQuantizer { mean_bits, min_bits, max_bits }.allocate(&units)?;
         precisions.iter_mut().zip(found).for_each(|(number, precision)| *number = number_of(precision));

@@ -15,6 +15,8 @@ const BATCH_PURPOSE: u32 = 32;
 
 /// Third counter word of the strategies' permutations: clusters count from 0, the whole set has this number.
 const WHOLE_SET: u32 = u32::MAX;
+/// Of the control's labels.
+const RANDOM_LABELS: u32 = u32::MAX - 1;
 
 /// Which windows make a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -64,6 +66,18 @@ impl DataClustering {
         let kmeans = KMeans::fit(context, embeddings, dim, &options)?;
         let labels = balanced_labels(embeddings, dim, kmeans.centroids());
         Ok(Self::from_labels(labels, options.clusters, seed))
+    }
+
+    /// Windows in clusters of equal size by chance, without looking at them: the control. More clusters than windows are cut, as
+    /// by [`DataClustering::fit`]. Errors: no window, zero clusters.
+    pub fn random(windows: usize, clusters: usize, seed: u64) -> Result<Self> {
+        if windows == 0 || clusters == 0 {
+            return Err(Error::invalid("windows and clusters", "at least 1 each", format!("{windows} and {clusters}")));
+        }
+        let clusters = clusters.min(windows);
+        let order = Permutation::new(RandomStream::key(seed, BATCH_PURPOSE), [RANDOM_LABELS, 0], windows);
+        let labels = (0..windows).map(|window| (order.apply(window) % clusters) as u32).collect();
+        Ok(Self::from_labels(labels, clusters, seed))
     }
 
     fn from_labels(labels: Vec<u32>, clusters: usize, seed: u64) -> Self {

@@ -113,7 +113,7 @@ impl ParameterClustering {
         }
         let units = sizes.iter().zip(importances);
         let units: Vec<BitUnit> =
-            units.map(|(&size, &importance)| BitUnit { elements: size * self.unit, importance }).collect();
+            units.map(|(&size, &importance)| BitUnit { elements: size * self.unit, importance, rows: 0 }).collect();
         let precisions = budget.allocate(&units)?;
         let rows = units.iter().zip(precisions).enumerate();
         Ok(rows

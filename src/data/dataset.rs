@@ -41,6 +41,8 @@ pub struct TokenBatch {
     pub lengths: Vec<u32>,
     /// What an encoder-decoder's encoder reads, or none.
     pub source: Vec<u32>,
+    /// How often each sequence counts, or none: each once.
+    pub weights: Vec<f32>,
     /// Number of sequences.
     pub sequences: usize,
     /// Tokens of each sequence.
@@ -58,6 +60,7 @@ impl TokenBatch {
         self.token_types.clear();
         self.lengths.clear();
         self.source.clear();
+        self.weights.clear();
         (self.sequences, self.length) = (sequences, length);
     }
 
@@ -70,6 +73,7 @@ impl TokenBatch {
             token_types: &self.token_types,
             lengths: &self.lengths,
             source: &self.source,
+            weights: &self.weights,
             sequences: self.sequences,
             length: self.length,
         }

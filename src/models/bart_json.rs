@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use super::config::{Activation, DecoderSizes, ModelConfig};
-use super::config_json::{Fields, Shared, short};
+use super::config_json::{Shared, short};
+use super::json_fields::Fields;
 use crate::Result;
 
 /// Keys about training that there is none of here, and about generation, where the options of a call decide.

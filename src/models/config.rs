@@ -1,6 +1,8 @@
 //! The configuration of a model, with the field names of Hugging Face's Llama.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::head::Head;
@@ -178,6 +180,20 @@ pub struct ModelConfig {
     pub gradient_precision: GradPrecision,
     /// Arithmetic of the head in training.
     pub head_precision: HeadPrecision,
+    /// Quantized matrices, by name, that are not rounded as `precision` says: what a run decided for each.
+    pub weight_forms: BTreeMap<String, WeightForm>,
+}
+
+/// How one quantized matrix is rounded.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightForm {
+    /// Its form.
+    pub precision: Precision,
+    /// Whether its output scale is the one of least squared error ([`crate::quant::OutputScale`]).
+    pub least_squares: bool,
+    /// Factor on that scale.
+    pub factor: f32,
 }
 
 impl ModelConfig {

@@ -4,98 +4,22 @@
 //! nothing about the computation; or unknown, which is an error, so that nothing is computed differently in silence.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::bart_json::bart;
-use super::config::{Activation, ModelConfig, ModelType};
+use super::config::{Activation, ModelConfig, ModelType, WeightForm};
 use super::encoder_json::{bert, read_head};
 use super::head::Head;
+use super::json_fields::Fields;
 use super::quantization_json::{ONLINE, read_quantization};
 use super::recurrent_json::recurrent;
 use super::sharing::Sharing;
 use crate::nn::ops::RopeScaling;
 use crate::nn::{GradPrecision, HeadPrecision, Precision};
 use crate::{Error, Result};
-
-/// Keys that say nothing about the computation of logits here.
-#[rustfmt::skip]
-const IGNORED: &[&str] = &[
-    "architectures", "torch_dtype", "dtype", "transformers_version", "use_cache", "pad_token_id", "pretraining_tp",
-    "_name_or_path", "auto_map", "unk_token_id", "sep_token_id", "decoder_start_token_id", "task_specific_params",
-    "output_attentions", "output_hidden_states", "output_past", "return_dict", "use_return_dict", "_attn_implementation",
-    "_attn_implementation_autoset", "attn_implementation", "tokenizer_class", "prefix", "problem_type", "id2label",
-    "label2id", "num_labels", "is_decoder", "gradient_checkpointing", "model_max_length", "mlp_only_layers",
-    "chunk_size_feed_forward", "generation_config", "unsloth_version", "unsloth_fixed", "ignore_keys_at_rope_validation",
-    "base_model_tp_plan", "reorder_and_upcast_attn", "summary_activation", "summary_first_dropout",
-    "summary_proj_to_labels", "summary_type", "summary_use_proj", "n_ctx", "_num_labels",
-    // Dropout that the form does not have.
-    "attention_dropout", "hidden_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout",
-];
-
-/// An object whose keys are taken out one by one; errors name file and key.
-pub(super) struct Fields<'a> {
-    path: &'a Path,
-    map: Map<String, Value>,
-}
-
-impl<'a> Fields<'a> {
-    fn parse(text: &str, path: &'a Path) -> Result<Self> {
-        let value = serde_json::from_str(text).map_err(|error| Error::format(path, None, error.to_string()))?;
-        let Value::Object(map) = value else {
-            return Err(Error::format(path, None, "expected a JSON object"));
-        };
-        Ok(Fields { path, map })
-    }
-
-    pub(super) fn error(&self, message: impl std::fmt::Display) -> Error {
-        Error::format(self.path, None, message.to_string().escape_debug().to_string())
-    }
-
-    /// The value of `key`, if it is there and not null.
-    pub(super) fn optional<T: DeserializeOwned>(&mut self, key: &str) -> Result<Option<T>> {
-        match self.map.remove(key).filter(|value| !value.is_null()) {
-            None => Ok(None),
-            Some(value) => {
-                serde_json::from_value(value).map(Some).map_err(|error| self.error(format!("{key}: {error}")))
-            }
-        }
-    }
-
-    pub(super) fn required<T: DeserializeOwned>(&mut self, key: &str) -> Result<T> {
-        self.optional(key)?.ok_or_else(|| self.error(format!("{key}: missing")))
-    }
-
-    pub(super) fn or<T: DeserializeOwned>(&mut self, key: &str, default: T) -> Result<T> {
-        Ok(self.optional(key)?.unwrap_or(default))
-    }
-
-    /// `key` is not there, or has the only value that is computed.
-    pub(super) fn fixed(&mut self, key: &str, expected: Value) -> Result<()> {
-        match self.map.remove(key).filter(|found| *found != expected && !found.is_null()) {
-            None => Ok(()),
-            Some(found) => Err(self.error(format!("{key}: expected {expected}, found {found}"))),
-        }
-    }
-
-    pub(super) fn ignore(&mut self, keys: &[&str]) {
-        self.map.retain(|key, _| !keys.contains(&key.as_str()));
-    }
-
-    pub(super) fn object(&mut self, key: &str) -> Result<Option<Fields<'a>>> {
-        Ok(self.optional(key)?.map(|map| Fields { path: self.path, map }))
-    }
-
-    pub(super) fn finish(mut self, within: &str) -> Result<()> {
-        self.map.retain(|key, _| !IGNORED.contains(&key.as_str()));
-        match self.map.keys().next() {
-            None => Ok(()),
-            Some(key) => Err(self.error(format!("{within}{key}: unknown key"))),
-        }
-    }
-}
 
 impl ModelConfig {
     /// Reads a `config.json`; `path` is for messages. What a file leaves out has transformers' default. Errors: not JSON, a
@@ -116,6 +40,7 @@ impl ModelConfig {
             precision: precision.or(quantized).unwrap_or(Precision::F32),
             gradient_precision: fields.or("gradient_precision", GradPrecision::default())?,
             head_precision: fields.or("head_precision", HeadPrecision::default())?,
+            weight_forms: fields.or("weight_forms", BTreeMap::new())?,
             vocab_size: fields.required("vocab_size")?,
             initializer_range: fields.or("initializer_range", 0.02)?,
             tie_word_embeddings: fields.or("tie_word_embeddings", !model_type.is_gated())?,
@@ -171,6 +96,9 @@ impl ModelConfig {
         if !self.parameter_sharing.is_empty() {
             config.insert("parameter_sharing".into(), json!(self.parameter_sharing));
         }
+        if !self.weight_forms.is_empty() {
+            config.insert("weight_forms".into(), json!(self.weight_forms));
+        }
         if self.precision == Precision::Ternary && self.transformers_obstacle().is_none() {
             config.insert("quantization_config".into(), ONLINE.to_json());
         }
@@ -182,6 +110,9 @@ impl ModelConfig {
         let (quantized, form) = (self.precision != Precision::F32, self.model_type);
         if quantized && (!form.is_gated() || self.precision != Precision::Ternary) {
             return Some(format!("transformers has no {} layers for model_type {}", self.precision, form.name()));
+        }
+        if !self.weight_forms.is_empty() {
+            return Some("transformers has no weight_forms: scales or precisions of single layers".into());
         }
         if self.sliding_window.is_some() && form != ModelType::Mistral {
             return Some(format!("transformers ignores sliding_window for model_type {}", form.name()));
@@ -255,6 +186,7 @@ pub(super) struct Shared {
     precision: Precision,
     gradient_precision: GradPrecision,
     head_precision: HeadPrecision,
+    weight_forms: BTreeMap<String, WeightForm>,
     vocab_size: usize,
     initializer_range: f32,
     tie_word_embeddings: bool,
@@ -299,6 +231,7 @@ impl Shared {
             precision: self.precision,
             gradient_precision: self.gradient_precision,
             head_precision: self.head_precision,
+            weight_forms: self.weight_forms,
         }
     }
 }

@@ -4,8 +4,9 @@
 use serde_json::{Map, Value, json};
 
 use super::config::{Activation, ModelConfig, ModelType};
-use super::config_json::{Fields, Shared, short};
+use super::config_json::{Shared, short};
 use super::head::{Head, default_labels};
+use super::json_fields::Fields;
 use crate::Result;
 
 /// Classes of BERT in Hugging Face files begin so.

@@ -40,7 +40,7 @@ impl Model {
     /// layers, or with rows that are no multiple of 4; a weight beyond the range of F16; the system's.
     pub fn export(&self, context: &Context, folder: &Path, kind: ExportType) -> Result<()> {
         self.store.check_weights()?;
-        let mut config = self.config.clone();
+        let mut config = self.present_config();
         if config.model_type == ModelType::Plain && config.precision == Precision::F32 {
             config.model_type = ModelType::Gpt2;
         }

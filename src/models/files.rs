@@ -69,6 +69,7 @@ impl Model {
         }
         check_final_bias(&config, &tensors)?;
         let mut store = ParamStore::new(specs)?;
+        config.put_weight_forms(&mut store)?;
         let divides = scales_divide(&text);
         for (id, source) in store.ids().zip(&sources) {
             let shape = store.spec(id).shape.clone();
@@ -107,7 +108,7 @@ impl Model {
                 }
             })
             .collect();
-        write_folder(folder, &self.config.to_json(), &tensors)
+        write_folder(folder, &self.present_config().to_json(), &tensors)
     }
 }
 

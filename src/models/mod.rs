@@ -11,6 +11,7 @@ mod files;
 mod gated;
 mod gguf;
 mod head;
+mod json_fields;
 mod layers;
 mod model;
 mod packed_file;
@@ -22,7 +23,7 @@ mod recurrent;
 mod recurrent_json;
 mod sharing;
 
-pub use config::{Activation, DecoderSizes, ModelConfig, ModelType};
+pub use config::{Activation, DecoderSizes, ModelConfig, ModelType, WeightForm};
 pub use export::ExportType;
 pub use gguf::GgufExportType;
 pub use head::{Head, default_labels};

@@ -1,12 +1,12 @@
 //! A model: configuration, plan and parameters.
 #![forbid(unsafe_code)]
 
-use super::config::{ModelConfig, ModelType};
+use super::config::{ModelConfig, ModelType, WeightForm};
 use super::layers::Declaration;
 use super::{bart, bert, gated, plain, recurrent};
-use crate::Result;
-use crate::nn::{KeyValueCache, ParamSpec, ParamStore, Plan};
-use crate::quant::QuantizedWeight;
+use crate::nn::{KeyValueCache, ParamId, ParamSpec, ParamStore, Plan, Precision};
+use crate::quant::{OutputScale, QuantizedWeight};
+use crate::{Error, Result};
 
 /// A model: a language model, an encoder with a head, or an encoder-decoder.
 #[derive(Debug)]
@@ -17,6 +17,19 @@ pub struct Model {
     pub plan: Plan,
     /// The parameters. After a change of weights, [`ParamStore::quantize`] must follow before the next pass.
     pub store: ParamStore,
+}
+
+impl ModelConfig {
+    /// Puts [`ModelConfig::weight_forms`] in force. Error: a name of none of the quantized matrices.
+    pub(super) fn put_weight_forms(&self, store: &mut ParamStore) -> Result<()> {
+        for (name, form) in &self.weight_forms {
+            let unknown = || Error::invalid("weight_forms", "names of quantized matrices", name);
+            let id = store.find(name).ok_or_else(unknown)?;
+            store.set_precision(id, form.precision)?;
+            store.set_output_scale(id, OutputScale { least_squares: form.least_squares, factor: form.factor });
+        }
+        Ok(())
+    }
 }
 
 impl Model {
@@ -52,7 +65,22 @@ impl Model {
     fn with_zeros(config: ModelConfig) -> Result<Self> {
         config.validate()?;
         let Declaration { plan, parameters, .. } = Model::declare(&config);
-        Ok(Model { config, plan, store: ParamStore::new(parameters)? })
+        let mut store = ParamStore::new(parameters)?;
+        config.put_weight_forms(&mut store)?;
+        Ok(Model { config, plan, store })
+    }
+
+    /// The configuration, with the forms that the quantized matrices have now.
+    pub(super) fn present_config(&self) -> ModelConfig {
+        let declared = Model::declare(&self.config).parameters;
+        let form = |(id, spec): (ParamId, &ParamSpec)| {
+            let (precision, scale) = (self.store.spec(id).precision, self.store.output_scale(id));
+            let as_declared = precision == spec.precision && scale == OutputScale::default();
+            let form = WeightForm { precision, least_squares: scale.least_squares, factor: scale.factor };
+            (precision != Precision::F32 && !as_declared).then(|| (spec.name.clone(), form))
+        };
+        let weight_forms = self.store.ids().zip(&declared).filter_map(form).collect();
+        ModelConfig { weight_forms, ..self.config.clone() }
     }
 
     /// The operations and parameters of a valid configuration.

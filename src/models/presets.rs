@@ -71,6 +71,7 @@ pub fn preset(name: &str) -> Result<ModelConfig> {
         precision: Precision::Ternary,
         gradient_precision: GradPrecision::F32,
         head_precision: HeadPrecision::F32,
+        weight_forms: Default::default(),
     };
     let plain = |layers, hidden_size, intermediate_size, positions| ModelConfig {
         model_type: ModelType::Plain,

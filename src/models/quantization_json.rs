@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::config_json::Fields;
+use super::json_fields::Fields;
 use crate::Result;
 
 /// A form in which transformers keeps ternary layers.

@@ -5,7 +5,8 @@
 use serde_json::{Value, json};
 
 use super::config::{Activation, MAX_POSITIONS, ModelConfig};
-use super::config_json::{Fields, Shared, short};
+use super::config_json::{Shared, short};
+use super::json_fields::Fields;
 use crate::Result;
 
 pub(super) fn recurrent(fields: &mut Fields<'_>, shared: Shared) -> Result<ModelConfig> {

@@ -50,6 +50,8 @@ pub struct Batch<'a> {
     pub lengths: &'a [u32],
     /// What the encoder of an encoder-decoder reads: as many ids for each sequence. `tokens` is then the decoder's.
     pub source: &'a [u32],
+    /// How often each sequence counts in the loss of a language model and its gradients, above 0; empty: once.
+    pub weights: &'a [f32],
 }
 
 impl Batch<'_> {
@@ -62,6 +64,9 @@ impl Batch<'_> {
         }
         if ![0, tokens].contains(&self.token_types.len()) {
             return Err(Error::shape("step", "token_types", tokens, self.token_types.len()));
+        }
+        if ![0, self.sequences].contains(&self.weights.len()) {
+            return Err(Error::shape("step", "weights", self.sequences, self.weights.len()));
         }
         if ![0, self.sequences].contains(&self.lengths.len()) {
             return Err(Error::shape("step", "lengths", self.sequences, self.lengths.len()));
@@ -160,6 +165,8 @@ pub struct Pass<'a> {
     pub gradient_errors: &'a mut GradientErrors,
     /// Mean loss in nats per target, set by the head.
     pub loss: f64,
+    /// Mean loss of each sequence's tokens, set by a language model's head.
+    pub sequence_losses: &'a mut Vec<f64>,
     /// The model's outputs, set by the head in [`Mode::Generate`]: of a language model the logits of each sequence's last
     /// token, `[sequences, vocabulary]`.
     pub logits: Vec<f32>,
@@ -190,6 +197,7 @@ pub struct Executor {
     /// The source, with its lengths, that the encoder's buffers are of.
     encoded: [Vec<u32>; 2],
     seconds: Vec<[Duration; 2]>,
+    sequence_losses: Vec<f64>,
 }
 
 impl Executor {
@@ -230,6 +238,7 @@ impl Executor {
             mode,
             capacity,
             seconds: vec![[Duration::ZERO; 2]; plan.operations.len()],
+            sequence_losses: Vec::new(),
         }
     }
 
@@ -259,6 +268,11 @@ impl Executor {
     pub fn take_gradient_errors(&mut self) -> GradientErrors {
         let limit = self.gradient_errors.limit;
         std::mem::replace(&mut self.gradient_errors, GradientErrors { limit, ..GradientErrors::default() })
+    }
+
+    /// Of the last step of a language model: the mean loss of each sequence's tokens, in nats. Empty for other models.
+    pub fn sequence_losses(&self) -> &[f64] {
+        &self.sequence_losses
     }
 
     /// Time spent in each operation so far: `[forward (the second included), backward]`, in plan order.
@@ -357,7 +371,8 @@ impl Executor {
         if !encoded {
             self.encoded = Default::default();
         }
-        let Executor { buffers, workspace, mode, turns, seconds, gradient_errors, outputs, .. } = self;
+        let Executor { buffers, workspace, mode, turns, seconds, gradient_errors, sequence_losses, outputs, .. } = self;
+        sequence_losses.clear();
         let Request { randomness, gradient_scale, cache, attention } = request;
         let found = context.install(|| {
             buffers.begin([batch.tokens.len(), batch.sequences, batch.source.len()]);
@@ -374,6 +389,7 @@ impl Executor {
                 cache,
                 gradient_errors,
                 loss: 0.0,
+                sequence_losses,
                 logits: Vec::new(),
                 attention: attention.then(Vec::new),
             };

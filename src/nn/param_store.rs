@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::numbers::{KeptPrecision, Numbers};
 use crate::dispatch::{Context, StochasticRounding};
 pub use crate::quant::Precision;
-use crate::quant::{QuantizedWeight, Stored, StoredMut};
+use crate::quant::{OutputScale, QuantizedWeight, Stored, StoredMut};
 use crate::tensor::{AlignedBuffer, RandomStream};
 use crate::{Error, Result};
 
@@ -82,6 +82,15 @@ impl ParamSpec {
     }
 }
 
+/// What may change about a parameter while it is trained.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Form {
+    pub scale: OutputScale,
+    /// Share of the codes that the last [`ParamStore::quantize`] changed.
+    pub flip_rate: f32,
+    pub is_frozen: bool,
+}
+
 /// All parameters of a model: latent weights and gradients, each in one flat buffer in declaration order, and the quantized
 /// copies the forward pass reads.
 ///
@@ -96,6 +105,7 @@ pub struct ParamStore {
     quantized: Vec<Option<QuantizedWeight>>,
     /// Which parameters have latent weights.
     latent: Vec<bool>,
+    forms: Vec<Form>,
     /// Weights in bf16 of the tensor that is being quantized, as f32.
     decoded: AlignedBuffer<f32>,
     /// Of the rounding of weights in bf16.
@@ -113,7 +123,8 @@ impl ParamStore {
         let forms: Vec<_> = specs.iter().map(|spec| (KeptPrecision::F32, spec.len())).collect();
         let (quantized, latent) = (specs.iter().map(|_| None).collect(), vec![true; specs.len()]);
         let [weights, gradients] = [(); 2].map(|()| Numbers::zeroed(&forms));
-        Ok(ParamStore { specs, weights, gradients, quantized, latent, decoded: AlignedBuffer::default(), seed: 0 })
+        let (forms, decoded) = (vec![Form::default(); specs.len()], AlignedBuffer::default());
+        Ok(ParamStore { specs, weights, gradients, quantized, latent, forms, decoded, seed: 0 })
     }
 
     /// A store to compute with, not to train: a parameter has the packed form given for it, in the order of `specs`, or
@@ -177,6 +188,47 @@ impl ParamStore {
     /// The parameter called `name`.
     pub fn find(&self, name: &str) -> Option<ParamId> {
         self.specs.iter().position(|spec| spec.name == name).map(ParamId)
+    }
+
+    /// Quantizes a matrix in another form from the next [`ParamStore::quantize`] on, which must follow before the next pass.
+    /// Errors: a parameter that is f32, or would become so (its layer's inputs are rounded or not by what it was made for);
+    /// one without latent weights.
+    pub fn set_precision(&mut self, id: ParamId, precision: Precision) -> Result<()> {
+        let spec = &mut self.specs[id.0];
+        if [spec.precision, precision].contains(&Precision::F32) || !self.latent[id.0] {
+            let expected = format!("another quantized form than {} of a parameter that is trained", spec.precision);
+            return Err(Error::invalid(format!("{}: precision", spec.name), expected, precision));
+        }
+        if spec.precision != precision {
+            spec.precision = precision;
+            self.quantized[id.0] = None;
+        }
+        Ok(())
+    }
+
+    /// What becomes of the scales of a quantized parameter.
+    pub fn output_scale(&self, id: ParamId) -> OutputScale {
+        self.forms[id.0].scale
+    }
+
+    /// Sets [`ParamStore::output_scale`]; [`ParamStore::quantize`] must follow before the next pass.
+    pub fn set_output_scale(&mut self, id: ParamId, scale: OutputScale) {
+        self.forms[id.0].scale = scale;
+    }
+
+    /// Whether optimizers leave a parameter alone. The gradient of a frozen layer's weights is not computed.
+    pub fn is_frozen(&self, id: ParamId) -> bool {
+        self.forms[id.0].is_frozen
+    }
+
+    /// Sets [`ParamStore::is_frozen`].
+    pub fn set_frozen(&mut self, id: ParamId, is_frozen: bool) {
+        self.forms[id.0].is_frozen = is_frozen;
+    }
+
+    /// Share of a parameter's quantized values that the last [`ParamStore::quantize`] changed.
+    pub fn flip_rate(&self, id: ParamId) -> f32 {
+        self.forms[id.0].flip_rate
     }
 
     /// Number of elements of all parameters.
@@ -330,15 +382,15 @@ impl ParamStore {
         &mut self,
         context: &Context,
         id: ParamId,
-    ) -> (&ParamSpec, &[f32], &mut Option<QuantizedWeight>) {
-        let (spec, copy) = (&self.specs[id.0], &mut self.quantized[id.0]);
+    ) -> (&ParamSpec, &[f32], &mut Option<QuantizedWeight>, &mut Form) {
+        let (spec, copy, form) = (&self.specs[id.0], &mut self.quantized[id.0], &mut self.forms[id.0]);
         match self.weights.stored(id.0) {
-            Stored::F32(weights) => (spec, weights, copy),
-            _ if spec.precision == Precision::F32 => (spec, &[], copy),
+            Stored::F32(weights) => (spec, weights, copy, form),
+            _ if spec.precision == Precision::F32 => (spec, &[], copy, form),
             stored => {
                 let decoded = &mut self.decoded[..spec.len()];
                 stored.decode(context, decoded);
-                (spec, decoded, copy)
+                (spec, decoded, copy, form)
             }
         }
     }

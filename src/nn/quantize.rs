@@ -1,7 +1,7 @@
 //! The quantized copies of a store's matrices.
 #![forbid(unsafe_code)]
 
-use super::param_store::{ParamStore, Precision};
+use super::param_store::{ParamId, ParamStore, Precision};
 use crate::dispatch::Context;
 use crate::quant::{QuantizedWeight, Requantized};
 use crate::{Error, Result};
@@ -23,25 +23,9 @@ impl ParamStore {
         let (mut flips, mut elements) = (0, 0);
         let mut total = [0f64; 2];
         for id in self.ids() {
-            let (spec, weights, copy) = self.quantize_view(context, id);
-            let precision = spec.precision;
-            if precision == Precision::F32 || weights.is_empty() {
-                continue;
-            }
-            let found = match copy {
-                Some(copy) => copy.requantize(context, precision, weights),
-                None => {
-                    let made = QuantizedWeight::zeroed(precision, spec.shape[0], spec.shape[1]);
-                    let Some(mut made) = made else { continue };
-                    made.requantize(context, precision, weights).map(|found| {
-                        *copy = Some(made);
-                        Requantized { changed: 0, ..found }
-                    })
-                }
-            };
-            let found = found.map_err(|error| name_tensor(error, &spec.name))?;
+            let Some(found) = self.quantize_one(context, id)? else { continue };
             flips += found.changed;
-            elements += weights.len();
+            elements += self.spec(id).len();
             total = [total[0] + found.squares, total[1] + found.squared_error];
         }
         let ratio = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
@@ -49,6 +33,29 @@ impl ParamStore {
             flip_rate: ratio(flips as f64, elements as f64),
             quant_error: ratio(total[1], total[0]).sqrt(),
         })
+    }
+
+    /// [`ParamStore::quantize`] of one parameter; `None` for one that is not quantized.
+    pub(crate) fn quantize_one(&mut self, context: &Context, id: ParamId) -> Result<Option<Requantized>> {
+        let (spec, weights, copy, form) = self.quantize_view(context, id);
+        let precision = spec.precision;
+        if precision == Precision::F32 || weights.is_empty() {
+            return Ok(None);
+        }
+        let found = match copy {
+            Some(copy) => copy.requantize(context, precision, form.scale, weights),
+            None => {
+                let made = QuantizedWeight::zeroed(precision, spec.shape[0], spec.shape[1]);
+                let Some(mut made) = made else { return Ok(None) };
+                made.requantize(context, precision, form.scale, weights).map(|found| {
+                    *copy = Some(made);
+                    Requantized { changed: 0, ..found }
+                })
+            }
+        };
+        let found = found.map_err(|error| name_tensor(error, &spec.name))?;
+        form.flip_rate = (found.changed as f64 / weights.len() as f64) as f32;
+        Ok(Some(found))
     }
 }
 

@@ -285,9 +285,10 @@ pub(super) fn plain_step(
     }
     let mut sums = Vec::new();
     direction.advance(context, store, state.weight_decay, 0.0, &mut sums);
-    direction.apply(context, store, &vec![rate; sums.len()], state.step);
-    let rate = f64::from(rate);
-    let squares = sums.iter().enumerate().map(|(parameter, sums)| {
+    let rates: Vec<f32> = store.ids().map(|id| if store.is_frozen(id) { 0.0 } else { rate }).collect();
+    direction.apply(context, store, &rates, state.step);
+    let squares = sums.iter().zip(&rates).enumerate().map(|(parameter, (sums, &rate))| {
+        let rate = f64::from(rate);
         rate * rate * step_squares(sums, f64::from(direction.decoupled_decay(parameter, state.weight_decay)))
     });
     report.update_norm = squares.sum::<f64>().sqrt();

@@ -235,9 +235,10 @@ impl Optimizer for HybridOptimizer {
         }
         let rate = state.learning_rate * output.multiplier;
         let constrained = region.constrain(f64::from(report.trust_radius), f64::from(rate), &parts);
-        let factors = region.factors(f64::from(report.trust_radius), f64::from(rate), &parts);
+        let factors = region.factors(f64::from(report.trust_radius), f64::from(rate), &parts).zip(store.ids());
+        let of = |(factor, id)| if store.is_frozen(id) { 0.0 } else { (f64::from(rate) * factor) as f32 };
         self.rates.clear();
-        self.rates.extend(factors.map(|factor| (f64::from(rate) * factor) as f32));
+        self.rates.extend(factors.map(of));
         self.inner.apply(context, store, &self.rates, state.step);
 
         let predicted: f64 =

@@ -112,8 +112,12 @@ impl Direction for SteepestDescent {
         let new_share = (1.0 - self.settings.momentum) as f32;
         let (lean, kernels) = (bias - new_share, context.kernels());
         let mut moments = std::mem::take(&mut self.moments);
-        let covered: Vec<_> =
-            moments.pairs_mut().into_iter().zip(store.ids()).filter(|((m, _), _)| !m.is_empty()).collect();
+        let covered: Vec<_> = moments
+            .pairs_mut()
+            .into_iter()
+            .zip(store.ids())
+            .filter(|((m, _), id)| !m.is_empty() && !store.is_frozen(*id))
+            .collect();
         // One task a tensor: a product of this size is not worth splitting between threads.
         let found = {
             let each = |((momentum, update), id): ((&mut [f32], &mut [f32]), crate::nn::ParamId)| {

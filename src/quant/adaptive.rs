@@ -3,11 +3,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Precision;
+use super::{Granularity, Precision, Quantizer};
 use crate::{Error, Result};
 
 /// A budget of 1.58 is meant to hold ternary, whose log2(3) is 1.58496: budgets are met to this many bits.
 const BUDGET_TOLERANCE: f64 = 0.005;
+
+/// Of a scale.
+const SCALE_BITS: f64 = 32.0;
 
 /// A part of a model that gets one precision.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -17,6 +20,18 @@ pub struct BitUnit {
     /// What one unit of relative squared error in this part costs: the rise of the loss, measured, when its weights are
     /// disturbed by noise of their own power. Only ratios count. Not negative.
     pub importance: f64,
+    /// Rows that have a scale of their own where the quantizer of training gives rows one (4 and 8 bits): 32 bits each, of which
+    /// the budget takes all but one. 0: scales are not counted.
+    pub rows: usize,
+}
+
+impl BitUnit {
+    /// Bits it takes in the form `precision`, beside the one scale that every form has.
+    pub fn bits(&self, precision: Precision) -> f64 {
+        let per_row = Quantizer::for_training(precision).granularity == Granularity::Row;
+        let scales = if per_row { self.rows.saturating_sub(1) } else { 0 };
+        self.elements as f64 * precision.bits() + SCALE_BITS * scales as f64
+    }
 }
 
 /// Chooses precisions under a mean bit budget: minimises `sum importance * distortion(precision)` subject to
@@ -53,14 +68,14 @@ impl AdaptiveQuantizer {
             return Err(Error::invalid(name, "a number of at least 0", units[index].importance));
         }
         let total: f64 = units.iter().map(|unit| unit.elements as f64).sum();
-        let mut left = (self.mean_bits + BUDGET_TOLERANCE - choices[0].bits()) * total;
+        let least: f64 = units.iter().map(|unit| unit.bits(choices[0])).sum();
+        let mut left = (self.mean_bits + BUDGET_TOLERANCE) * total - least;
         let mut chosen = vec![0usize; units.len()];
         loop {
             let mut best: Option<(f64, usize, f64)> = None;
             for (index, (unit, &at)) in units.iter().zip(&chosen).enumerate() {
                 let Some(next) = choices.get(at + 1) else { continue };
-                let bits = next.bits() - choices[at].bits();
-                let cost = bits * unit.elements as f64;
+                let cost = unit.bits(*next) - unit.bits(choices[at]);
                 let gain = unit.importance * (distortion(choices[at]) - distortion(*next));
                 let rate = gain / cost.max(f64::MIN_POSITIVE);
                 if gain > 0.0 && cost <= left && best.is_none_or(|(other, ..)| rate > other) {
@@ -75,7 +90,7 @@ impl AdaptiveQuantizer {
     }
 
     /// The precisions between the bounds on the lower convex hull of (bits, distortion), from small to large.
-    fn choices(&self) -> Result<Vec<Precision>> {
+    pub fn choices(&self) -> Result<Vec<Precision>> {
         let fields = [("mean_bits", self.mean_bits), ("min_bits", self.min_bits), ("max_bits", self.max_bits)];
         for (name, value) in fields {
             if !(value.is_finite() && value > 0.0) {
@@ -122,12 +137,12 @@ pub fn distortion(precision: Precision) -> f64 {
     }
 }
 
-/// Bits a weight on average of `units` at `precisions`.
+/// Bits a weight on average of `units` at `precisions`, as [`BitUnit::bits`] counts them.
 ///
 /// # Panics
 /// If the slices have different lengths.
 pub fn mean_bits(units: &[BitUnit], precisions: &[Precision]) -> f64 {
     assert_eq!(units.len(), precisions.len(), "mean_bits: one precision a unit");
-    let bits: f64 = units.iter().zip(precisions).map(|(unit, p)| unit.elements as f64 * p.bits()).sum();
+    let bits: f64 = units.iter().zip(precisions).map(|(unit, &p)| unit.bits(p)).sum();
     bits / units.iter().map(|unit| unit.elements as f64).sum::<f64>().max(1.0)
 }

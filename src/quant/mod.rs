@@ -31,6 +31,6 @@ pub use precision::Precision;
 pub use q8_matrix::Q8Matrix;
 pub use quantized_rows::QuantizedRows;
 pub use quantized_tensor::QuantizedTensor;
-pub use quantized_weight::{QuantizedWeight, Requantized};
+pub use quantized_weight::{OutputScale, QuantizedWeight, Requantized};
 pub use quantizer::{Quantizer, ScaleRule};
 pub(crate) use stored::{BLOCK, CODED_BLOCK, Coding, Stored, StoredMut};

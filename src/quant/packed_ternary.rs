@@ -1,7 +1,7 @@
 //! A ternary matrix at 2 bits a weight, with its scales.
 #![forbid(unsafe_code)]
 
-use super::{Granularity, QuantizedRows, Requantized};
+use super::{Granularity, OutputScale, QuantizedRows, Requantized};
 use crate::dispatch::{Context, Operation};
 use crate::kernels::{TERNARY_BLOCK_ROWS, ternary_block_len, ternary_packed_len};
 use crate::tensor::AlignedBuffer;
@@ -138,26 +138,39 @@ impl PackedTernary {
 
     /// As [`PackedTernary::repack`] under one scale, and what the rounding lost: `sum (w - s q)^2` falls into sums that
     /// the two reads give anyway, `sum w^2 - 2 s sum_{q != 0} |w| + s^2 count_{q != 0}`.
-    pub(super) fn requantize(&mut self, ctx: &Context, weights: &[f32]) -> Result<Requantized> {
+    pub(super) fn requantize(&mut self, ctx: &Context, output: OutputScale, weights: &[f32]) -> Result<Requantized> {
         let (scale, [_, squares]) = self.mean_scale(ctx, weights)?;
         let repack = ctx.ternary_repack_sums(weights, self.rows, self.cols, &[0.5 * scale], &mut self.data);
-        self.scales.clear();
-        self.scales.push(scale);
-        let s = f64::from(scale);
-        let squared_error = (squares - 2.0 * s * repack.nonzero_sum + s * s * repack.nonzero as f64).max(0.0);
+        let squared_error = self.set_scale(scale, output, [repack.nonzero_sum, repack.nonzero as f64, squares]);
         Ok(Requantized { changed: repack.changed, squares, squared_error })
     }
 
     /// As [`PackedTernary::requantize`] for the signs alone, zero counting as positive: `w ~ s sign(w)`.
-    pub(super) fn requantize_signs(&mut self, ctx: &Context, weights: &[f32]) -> Result<Requantized> {
+    pub(super) fn requantize_signs(
+        &mut self,
+        ctx: &Context,
+        output: OutputScale,
+        weights: &[f32],
+    ) -> Result<Requantized> {
         let (scale, [magnitudes, squares]) = self.mean_scale(ctx, weights)?;
         let signs: Vec<f32> = weights.iter().map(|&w| if w < 0.0 { -1.0 } else { 1.0 }).collect();
         let changed = ctx.ternary_repack(&signs, self.rows, self.cols, &[0.5], &mut self.data);
+        let squared_error = self.set_scale(scale, output, [magnitudes, weights.len() as f64, squares]);
+        Ok(Requantized { changed, squares, squared_error })
+    }
+
+    /// Sets the scale of codes that `scale` has decided, and gives what it loses: `codes_sum` is `<w, q>`, `codes_squares`
+    /// `<q, q>`, `squares` `<w, w>`.
+    fn set_scale(&mut self, scale: f32, output: OutputScale, [codes_sum, codes_squares, squares]: [f64; 3]) -> f64 {
+        let s = f64::from(scale);
+        let scale = match output == OutputScale::default() {
+            true => scale,
+            false => (s * output.factor_for(s * codes_sum, s * s * codes_squares)) as f32,
+        };
         self.scales.clear();
         self.scales.push(scale);
         let s = f64::from(scale);
-        let squared_error = (squares - 2.0 * s * magnitudes + s * s * weights.len() as f64).max(0.0);
-        Ok(Requantized { changed, squares, squared_error })
+        (squares - 2.0 * s * codes_sum + s * s * codes_squares).max(0.0)
     }
 
     /// The scale of the matrix, and the sums of `|w|` and `w^2`: one read, which also finds a weight that is not finite.

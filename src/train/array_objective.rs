@@ -28,6 +28,8 @@ pub struct ArrayObjective {
     widths: Vec<usize>,
     layers: Vec<(ParamId, ParamId)>,
     store: ParamStore,
+    /// Of the last batch.
+    example_losses: Vec<f64>,
 }
 
 impl ArrayObjective {
@@ -69,7 +71,7 @@ impl ArrayObjective {
         store.initialize(seed);
         let ids: Vec<ParamId> = store.ids().collect();
         let layers = ids.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
-        Ok(ArrayObjective { training, held_out, widths: widths.to_vec(), layers, store })
+        Ok(ArrayObjective { training, held_out, widths: widths.to_vec(), layers, store, example_losses: Vec::new() })
     }
 
     /// Outputs `[rows, output_width]` for `inputs` `[rows, input_width]`.
@@ -128,6 +130,21 @@ impl Objective for ArrayObjective {
         &mut self,
         context: &Context,
         indices: &[usize],
+        randomness: StepRandomness,
+        gradient_scale: f32,
+    ) -> Result<f64> {
+        self.weighted_loss_and_gradients(context, indices, &[], randomness, gradient_scale)
+    }
+
+    fn example_losses(&self) -> &[f64] {
+        &self.example_losses
+    }
+
+    fn weighted_loss_and_gradients(
+        &mut self,
+        context: &Context,
+        indices: &[usize],
+        example_weights: &[f32],
         _randomness: StepRandomness,
         gradient_scale: f32,
     ) -> Result<f64> {
@@ -136,9 +153,19 @@ impl Objective for ArrayObjective {
         let weights = self.effective_weights(context);
         let mut values = self.forward(context, &weights, inputs, rows);
         let mut gradient = values.pop().expect("a model has an output");
-        let loss = squared_error(&gradient, &outputs);
+        let mut loss = squared_error(&gradient, &outputs);
+        let width = gradient.len() / rows.max(1);
+        let examples = gradient.chunks_exact(width).zip(outputs.chunks_exact(width));
+        self.example_losses = examples.map(|(predicted, expected)| squared_error(predicted, expected)).collect();
         let factor = 2.0 * gradient_scale / gradient.len() as f32;
         gradient.iter_mut().zip(&outputs).for_each(|(y, target)| *y = factor * (*y - target));
+        if !example_weights.is_empty() {
+            let weighted = self.example_losses.iter().zip(example_weights);
+            loss = weighted.map(|(loss, &weight)| loss * f64::from(weight)).sum::<f64>() / rows as f64;
+            for (row, weight) in gradient.chunks_exact_mut(width).zip(example_weights) {
+                row.iter_mut().for_each(|value| *value *= weight);
+            }
+        }
         for layer in (0..self.layers.len()).rev() {
             let (width, out) = (self.widths[layer], self.widths[layer + 1]);
             let (weight, bias) = self.layers[layer];

@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::formats::{SafetensorsFile, TensorData, write_safetensors};
-use crate::nn::ParamStore;
+use crate::nn::{ParamStore, Precision};
 use crate::optim::{Optimizer, OptimizerState, StateTensor, StateValues};
 use crate::quant::{Stored, StoredMut};
 use crate::{Error, Result};
 
 /// Version of the layout; a reader refuses others.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Metadata key of the header.
 const HEADER_KEY: &str = "hybridq";
 /// Metadata key of the checksum.
@@ -48,6 +48,14 @@ pub struct CheckpointHeader {
     pub convergence: (u64, u64),
     /// Flip rate of the last step, as f64 bits.
     pub flip_rate: u64,
+    /// Precision of each parameter.
+    pub precisions: Vec<Precision>,
+    /// Of each parameter's learned scale: logarithm of the factor and its moments, as f32 bits; empty where none is learned.
+    pub learned_scales: Vec<[u32; 3]>,
+    /// Steps that each parameter's flip rate has been low; empty where none is frozen.
+    pub quiet_steps: Vec<u64>,
+    /// Running mean of each data cluster's loss, as f64 bits.
+    pub cluster_losses: Vec<u64>,
     /// The optimizer's name.
     pub optimizer: String,
     /// The optimizer's scalars.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::learned_scales::WeightScale;
 use crate::cluster::BatchStrategy;
 use crate::nn::{GradPrecision, HeadPrecision, KeptPrecision, Precision};
 use crate::optim::{
@@ -28,6 +29,17 @@ pub enum ScheduleKind {
     TwoStage,
 }
 
+/// What data are clustered by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClusterFeatures {
+    /// The objective's own: hashed n-grams of a text's windows, the inputs of arrays.
+    #[default]
+    Data,
+    /// None: clusters of equal size by chance, the control.
+    Random,
+}
+
 /// Configuration of a run: the fields of the hybrid trainer, then data, model and schedule.
 ///
 /// Reads and writes as one flat TOML table; a field left out has its default, an unknown one is an error.
@@ -38,12 +50,33 @@ pub struct TrainConfig {
     pub use_quantization: bool,
     /// Factor on the quantizers' scale. Always 1: in training the scale follows from the weights.
     pub quantizer_scale: f64,
-    /// Bits a weight may take where `precision` is not given: 1 binary, 1.58 ternary, 2.32 five-level, 4, 8, 32.
+    /// Bits a weight may take where `precision` is not given: 1 binary, 1.58 ternary, 2.32 five-level, 4, 8, 32. With
+    /// `adaptive_bits` their mean.
     pub target_bits: f64,
+    /// Whether each quantized matrix gets a precision of its own, by what it is worth in loss, under a mean of `target_bits`:
+    /// planned anew every `precision_interval` steps. Rows of a matrix share its precision: the integer kernels multiply matrices
+    /// of one form. Forms other than ternary and binary are multiplied in f32, slower, in memory that the plan of a step does not
+    /// count.
+    pub adaptive_bits: bool,
+    /// Least bits of a matrix, 1 to 8.
+    pub min_bits: f64,
+    /// Most bits of a matrix, 1 to 8.
+    pub max_bits: f64,
+    /// Steps between two plans of precisions (a forward pass over a batch for each matrix).
+    pub precision_interval: u64,
+    /// Where the output scales of quantized matrices come from: `absmean`, `least-squares` or `learned`.
+    pub weight_scale: WeightScale,
+    /// Flip rate at or below which a matrix is quiet; one that is quiet for `freeze_patience` steps after the warm-up is frozen
+    /// for the rest of the run. 0: none is.
+    pub freeze_flip_rate: f64,
+    /// Quiet steps before a matrix is frozen.
+    pub freeze_patience: u64,
     /// Whether batches are drawn by clusters of the data.
     pub use_clustering: bool,
     /// Clusters of the training data.
     pub data_clusters: usize,
+    /// What the data are clustered by: `data` or, as a control, `random`.
+    pub cluster_features: ClusterFeatures,
     /// Clusters of the rows of each matrix ([`super::Trainer::parameter_report`]).
     pub parameter_clusters: usize,
     /// Whether the auxiliary network steers step size and radius.
@@ -103,6 +136,15 @@ pub struct TrainConfig {
     pub clustering_warmup_steps: u64,
     /// How clusters make batches.
     pub batch_strategy: BatchStrategy,
+    /// Whether examples from clusters of high loss come more often and count less in return, instead of `batch_strategy`: the
+    /// expected gradient is that of uniform draws.
+    pub loss_aware_sampling: bool,
+    /// Whether a batch from one cluster (`round-robin`) has its learning rate multiplied by the cluster's mean loss over the mean
+    /// of all clusters, half to twice.
+    pub cluster_learning_rates: bool,
+    /// Standard deviation of the logarithm of a random factor on each step's learning rate: the control for a network that steers
+    /// it. 0: none.
+    pub random_multiplier: f64,
 
     /// Training text: a file or a folder.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -186,8 +228,16 @@ impl Default for TrainConfig {
             use_quantization: true,
             quantizer_scale: 1.0,
             target_bits: 1.58,
+            adaptive_bits: false,
+            min_bits: 1.0,
+            max_bits: 8.0,
+            precision_interval: 100,
+            weight_scale: WeightScale::Absmean,
+            freeze_flip_rate: 0.0,
+            freeze_patience: 50,
             use_clustering: true,
             data_clusters: 8,
+            cluster_features: ClusterFeatures::Data,
             parameter_clusters: 4,
             use_auxiliary_nn: true,
             auxiliary_nn_hidden_size: 16,
@@ -217,6 +267,9 @@ impl Default for TrainConfig {
             gradient_clip_norm: 1.0,
             clustering_warmup_steps: 0,
             batch_strategy: BatchStrategy::Stratified,
+            loss_aware_sampling: false,
+            cluster_learning_rates: false,
+            random_multiplier: 0.0,
             data: None,
             val: None,
             model: "tiny".into(),

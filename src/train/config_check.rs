@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::config::TrainConfig;
+use crate::cluster::BatchStrategy;
+use crate::nn::Precision;
+use crate::quant::AdaptiveQuantizer;
 use crate::{Error, Result};
 
 /// Most steps, and most seconds: far beyond any run, well inside the integers the arithmetic uses.
@@ -25,6 +28,8 @@ impl TrainConfig {
             ("gradient_checkpointing (--gradient-checkpointing)", self.gradient_checkpointing as u64, 0, 65_536),
             ("threads (--threads)", self.threads.unwrap_or(1) as u64, 1, 1024),
             ("warmup_steps", self.warmup_steps, 0, MAX_COUNT),
+            ("precision_interval", self.precision_interval, 1, MAX_COUNT),
+            ("freeze_patience", self.freeze_patience, 1, MAX_COUNT),
             ("reduction_probe_interval", self.reduction_probe_interval, 1, MAX_COUNT),
             ("checkpoint_interval (--checkpoint-every)", self.checkpoint_interval, 1, MAX_COUNT),
             ("eval_windows (--eval-windows)", self.eval_windows as u64, 1, MAX_COUNT),
@@ -37,6 +42,10 @@ impl TrainConfig {
         }
         let numbers = [
             ("target_bits", self.target_bits, 1.0, 32.0),
+            ("min_bits", self.min_bits, 1.0, 8.0),
+            ("max_bits", self.max_bits, 1.0, 8.0),
+            ("freeze_flip_rate", self.freeze_flip_rate, 0.0, 1.0),
+            ("random_multiplier", self.random_multiplier, 0.0, 2.0),
             ("auxiliary_nn_learning_rate", self.auxiliary_nn_learning_rate, 0.0, 1.0),
             ("initial_trust_radius", self.initial_trust_radius, 0.001, 1.0),
             ("steepest_momentum", self.steepest_momentum, 0.0, 0.999_999),
@@ -61,6 +70,7 @@ impl TrainConfig {
             let expected = "1 (in training the scale follows from the weights)";
             return Err(Error::invalid("quantizer_scale", expected, self.quantizer_scale));
         }
+        self.check_forms()?;
         if self.quantizes_gradients() && self.keeps_bf16()[1] {
             return Err(Error::invalid("kept_gradient_precision", "f32 (with quantize_gradients)", "bf16"));
         }
@@ -69,6 +79,34 @@ impl TrainConfig {
             return Err(Error::invalid("device (--device)", expected, &self.device));
         }
         Ok(())
+    }
+}
+
+impl TrainConfig {
+    /// What precisions, scales and clusters that change while a run trains need of each other.
+    fn check_forms(&self) -> Result<()> {
+        if self.adaptive_bits {
+            if self.weight_precision() == Precision::F32 {
+                return Err(Error::invalid("adaptive_bits", "a quantized model (--precision)", "f32"));
+            }
+            AdaptiveQuantizer { mean_bits: self.target_bits, min_bits: self.min_bits, max_bits: self.max_bits }
+                .allocate(&[])?;
+        }
+        if self.cluster_learning_rates && (self.batch_strategy != BatchStrategy::RoundRobin || self.loss_aware_sampling)
+        {
+            let expected = "batches from one cluster (batch_strategy = \"round-robin\", no loss_aware_sampling)";
+            return Err(Error::invalid("cluster_learning_rates", expected, "others"));
+        }
+        let by_cluster = [
+            ("loss_aware_sampling", self.loss_aware_sampling),
+            ("cluster_learning_rates", self.cluster_learning_rates),
+        ];
+        match by_cluster.into_iter().find(|(_, asked)| *asked && !self.clusters_data()) {
+            Some((name, _)) => {
+                Err(Error::invalid(name, "clusters of the data (use_clustering, optimizer hybrid)", "none"))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -107,6 +145,16 @@ mod tests {
             ("threads = 0", "threads (--threads)"),
             ("data_clusters = 0", "data_clusters"),
             ("initial_trust_radius = 2.0", "initial_trust_radius"),
+            ("adaptive_bits = true\nprecision = \"f32\"", "adaptive_bits: expected a quantized model"),
+            ("adaptive_bits = true\nmin_bits = 2.0", "mean_bits"),
+            ("adaptive_bits = true\nmin_bits = 5.0\nmax_bits = 7.0", "min_bits to max_bits"),
+            ("max_bits = 16.0", "max_bits"),
+            ("precision_interval = 0", "precision_interval"),
+            ("weight_scale = \"largest\"", "largest"),
+            ("freeze_flip_rate = -0.1", "freeze_flip_rate"),
+            ("cluster_learning_rates = true", "cluster_learning_rates: expected batches from one cluster"),
+            ("loss_aware_sampling = true\nuse_clustering = false", "loss_aware_sampling: expected clusters"),
+            ("random_multiplier = nan", "random_multiplier"),
             ("device = \"cuda:0\"", "device (--device)"),
             ("quantizer_scale = 2.0", "quantizer_scale"),
             ("quantize_gradients = true\nkept_gradient_precision = \"bf16\"", "kept_gradient_precision"),

@@ -8,7 +8,7 @@ use crate::data::{Split, TokenBatch, TokenDataset, Tokenizer};
 use crate::dispatch::Context;
 use crate::eval::language_model;
 use crate::models::Model;
-use crate::nn::{Executor, GradientErrors, ParamStore, StepRandomness};
+use crate::nn::{Executor, GradientErrors, HeadPrecision, Mode, ParamStore, StepRandomness};
 use crate::tensor::RandomStream;
 use crate::{Error, Result};
 
@@ -37,6 +37,8 @@ pub struct LanguageModelObjective {
     checkpoint_every: usize,
     gradient_error_limit: f32,
     executor: Option<Executor>,
+    /// For losses alone.
+    evaluator: Option<Executor>,
     batch: TokenBatch,
     /// Where the batch begins in the tokens.
     offsets: Vec<usize>,
@@ -79,6 +81,7 @@ impl LanguageModelObjective {
             checkpoint_every: 0,
             gradient_error_limit: f32::INFINITY,
             executor: None,
+            evaluator: None,
             batch: TokenBatch::default(),
             offsets: Vec::new(),
         })
@@ -128,6 +131,20 @@ impl LanguageModelObjective {
         })
     }
 
+    /// Reads the windows of the examples `indices` that a step sees.
+    fn read(&mut self, indices: &[usize], weights: &[f32], randomness: StepRandomness) {
+        let mut stream = RandomStream::new(randomness.seed, OFFSET_PURPOSE, randomness.step, 0);
+        let mut window = |&example: &usize| {
+            let shift = stream.below(self.seq_length as u64) as usize;
+            (self.stretches[example] + shift).min(self.last_offset)
+        };
+        self.offsets.clear();
+        self.offsets.extend(indices.iter().map(&mut window));
+        self.dataset.read(Split::Training, &self.offsets, self.seq_length, &mut self.batch);
+        self.batch.weights.clear();
+        self.batch.weights.extend_from_slice(weights);
+    }
+
     /// The executor of training steps, once there was one: for the times of its operations and its memory.
     pub fn executor(&self) -> Option<&Executor> {
         self.executor.as_ref()
@@ -158,18 +175,39 @@ impl Objective for LanguageModelObjective {
         randomness: StepRandomness,
         gradient_scale: f32,
     ) -> Result<f64> {
-        let mut stream = RandomStream::new(randomness.seed, OFFSET_PURPOSE, randomness.step, 0);
-        let mut window = |&example: &usize| {
-            let shift = stream.below(self.seq_length as u64) as usize;
-            (self.stretches[example] + shift).min(self.last_offset)
-        };
-        self.offsets.clear();
-        self.offsets.extend(indices.iter().map(&mut window));
-        self.dataset.read(Split::Training, &self.offsets, self.seq_length, &mut self.batch);
+        self.weighted_loss_and_gradients(context, indices, &[], randomness, gradient_scale)
+    }
+
+    fn weighted_loss_and_gradients(
+        &mut self,
+        context: &Context,
+        indices: &[usize],
+        weights: &[f32],
+        randomness: StepRandomness,
+        gradient_scale: f32,
+    ) -> Result<f64> {
+        self.read(indices, weights, randomness);
         self.prepare(indices.len());
         let executor = self.executor.as_mut().expect("made just now");
         let batch = self.batch.view();
         executor.step(&self.model.plan, context, &mut self.model.store, batch, randomness, gradient_scale)
+    }
+
+    fn example_losses(&self) -> &[f64] {
+        self.executor.as_ref().map_or(&[], Executor::sequence_losses)
+    }
+
+    /// Forward only, where that gives the same bits: without dropout, and with the head in f32.
+    fn loss(&mut self, context: &Context, indices: &[usize], randomness: StepRandomness) -> Result<f64> {
+        let config = &self.model.config;
+        let dropout = config.hidden_dropout > 0.0 || config.attention_dropout > 0.0;
+        if dropout || config.head_precision != HeadPrecision::F32 {
+            return self.loss_and_gradients(context, indices, randomness, 0.0);
+        }
+        self.read(indices, &[], randomness);
+        let (capacity, plan) = (self.batch.tokens.len(), &self.model.plan);
+        let evaluator = self.evaluator.get_or_insert_with(|| Executor::new(plan, Mode::Evaluate, capacity));
+        evaluator.step(plan, context, &mut self.model.store, self.batch.view(), randomness, 1.0)
     }
 
     fn take_gradient_errors(&mut self) -> GradientErrors {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::nn::Precision;
 use crate::{Error, Result};
 
 /// The line of a step.
@@ -46,10 +47,26 @@ pub struct StepMetrics {
     pub f32_gradients: Vec<String>,
     /// Cluster the batch came from, where it came from one.
     pub cluster: Option<usize>,
+    /// Running mean of each data cluster's loss; none without clusters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cluster_losses: Vec<Option<f64>>,
+    /// Bits a weight of the quantized matrices, with `adaptive_bits`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_bits: Option<f64>,
+    /// Precision of each quantized matrix, at a step that planned them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub precisions: BTreeMap<String, Precision>,
+    /// Matrices that are frozen.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub frozen: usize,
     /// Training time so far, without evaluation and checkpoints; over all parts of a resumed run.
     pub seconds: f64,
     /// Tokens of this step per second of it.
     pub tokens_per_s: f64,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// The line of an evaluation.

@@ -1,15 +1,19 @@
 //! Training runs: configuration, the trainer, checkpoints, metrics, reports.
 
+mod adaptive_bits;
 mod array_objective;
 mod batch_objective;
 mod batches;
 mod checkpoint;
+mod cluster_losses;
 mod config;
 mod config_check;
 mod config_layers;
 #[cfg(feature = "cli")]
 mod experiment;
+mod freezing;
 mod language_model;
+mod learned_scales;
 mod memory;
 mod metrics;
 mod model_folder;
@@ -25,12 +29,13 @@ mod trainer;
 pub use array_objective::{ArrayData, ArrayObjective};
 pub use batch_objective::{BatchObjective, BatchSource};
 pub use checkpoint::{Checkpoint, CheckpointHeader};
-pub use config::{ScheduleKind, TrainConfig};
+pub use config::{ClusterFeatures, ScheduleKind, TrainConfig};
 #[cfg(feature = "cli")]
 pub use experiment::{
     Arm, Experiment, ExperimentOptions, ExperimentOutcome, ExperimentProgress, PlannedRun, RunRecord, run_experiment,
 };
 pub use language_model::LanguageModelObjective;
+pub use learned_scales::WeightScale;
 pub use memory::MemoryPlan;
 pub use metrics::{EvaluationMetrics, History, MetricsLog, StepMetrics};
 pub use model_folder::{

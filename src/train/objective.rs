@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use crate::Result;
 use crate::dispatch::Context;
 use crate::nn::{GradientErrors, ParamStore, StepRandomness};
+use crate::{Error, Result};
 
 /// Figures of an evaluation on held-out examples.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -53,6 +53,29 @@ pub trait Objective {
         randomness: StepRandomness,
         gradient_scale: f32,
     ) -> Result<f64>;
+
+    /// As [`Objective::loss_and_gradients`], of the mean in which example `i` counts `weights[i]` times (above 0), for batches
+    /// drawn by loss. Error, where an objective has no such version: it says so.
+    fn weighted_loss_and_gradients(
+        &mut self,
+        _context: &Context,
+        _indices: &[usize],
+        _weights: &[f32],
+        _randomness: StepRandomness,
+        _gradient_scale: f32,
+    ) -> Result<f64> {
+        Err(Error::invalid("loss_aware_sampling", "an objective that weighs examples", "one that does not"))
+    }
+
+    /// The loss of each example of the last pass, unweighted; empty where it is not known.
+    fn example_losses(&self) -> &[f64] {
+        &[]
+    }
+
+    /// The loss of [`Objective::loss_and_gradients`] alone, for probes.
+    fn loss(&mut self, context: &Context, indices: &[usize], randomness: StepRandomness) -> Result<f64> {
+        self.loss_and_gradients(context, indices, randomness, 0.0)
+    }
 
     /// Errors of gradients in int8 since this was last asked for, where the objective knows of them.
     fn take_gradient_errors(&mut self) -> GradientErrors {

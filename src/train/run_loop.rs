@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::checkpoint::{Checkpoint, CheckpointHeader};
+use super::learned_scales::WeightScale;
 use super::metrics::{EvaluationMetrics, History, MetricsLog};
 use super::objective::Objective;
 use super::run_directory::RunDirectory;
@@ -46,6 +47,8 @@ pub struct Summary {
     pub constraint_activation_rate: f64,
     /// Trust radius of the last step.
     pub final_radius: Option<f32>,
+    /// Bits a weight of the quantized matrices, with `adaptive_bits`.
+    pub mean_bits: Option<f64>,
 }
 
 impl<O: Objective> Trainer<O> {
@@ -104,6 +107,7 @@ impl<O: Objective> Trainer<O> {
 
     /// Where the run stands, with `metrics_offset` bytes of metrics written.
     fn header(&self, metrics_offset: u64) -> CheckpointHeader {
+        let store = self.objective.store();
         CheckpointHeader {
             version: 0,
             step: self.steps_done,
@@ -113,6 +117,17 @@ impl<O: Objective> Trainer<O> {
             identity: self.identity(),
             convergence: (self.convergence.0.to_bits(), self.convergence.1),
             flip_rate: self.flip_rate.to_bits(),
+            precisions: store.ids().map(|id| store.spec(id).precision).collect(),
+            learned_scales: match self.config.weight_scale {
+                WeightScale::Learned => self.learned_scales.state.iter().map(|of| of.map(f32::to_bits)).collect(),
+                _ => Vec::new(),
+            },
+            quiet_steps: if self.config.freeze_flip_rate > 0.0 {
+                self.freezing.quiet_steps.clone()
+            } else {
+                Vec::new()
+            },
+            cluster_losses: self.cluster_losses.means.iter().map(|mean| mean.to_bits()).collect(),
             optimizer: String::new(),
             scalars: serde_json::Value::Null,
         }
@@ -120,8 +135,22 @@ impl<O: Objective> Trainer<O> {
 
     fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.restore(self.objective.store_mut(), &mut *self.optimizer)?;
-        self.objective.store_mut().quantize(&self.context)?;
-        let header = &checkpoint.header;
+        let (header, store) = (&checkpoint.header, self.objective.store_mut());
+        for (id, &precision) in store.ids().zip(&header.precisions) {
+            if store.spec(id).precision != precision {
+                store.set_precision(id, precision)?;
+            }
+        }
+        if self.config.weight_scale == WeightScale::Learned {
+            self.learned_scales.state = header.learned_scales.iter().map(|of| of.map(f32::from_bits)).collect();
+            self.learned_scales.put(store);
+        }
+        if self.config.freeze_flip_rate > 0.0 {
+            self.freezing.quiet_steps.clone_from(&header.quiet_steps);
+            self.freezing.put(store, self.config.freeze_patience);
+        }
+        store.quantize(&self.context)?;
+        self.cluster_losses.means = header.cluster_losses.iter().map(|&bits| f64::from_bits(bits)).collect();
         self.steps_done = header.step;
         self.tokens = header.tokens;
         self.seconds = header.seconds;
@@ -197,6 +226,7 @@ impl<O: Objective> Trainer<O> {
             mean_multiplier: steps.iter().map(|step| f64::from(step.lr_multiplier)).sum::<f64>() / count,
             constraint_activation_rate: steps.iter().filter(|step| step.constraint_active).count() as f64 / count,
             final_radius: steps.last().and_then(|step| step.trust_radius),
+            mean_bits: steps.last().and_then(|step| step.mean_bits),
         }
     }
 

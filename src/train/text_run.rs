@@ -163,6 +163,7 @@ fn adapt(loaded: Model, config: &TrainConfig) -> Result<Model> {
     let mut wanted = loaded.config.clone();
     if config.precision.is_some() || !config.use_quantization || !config.quantize_parameters {
         wanted.precision = config.weight_precision();
+        wanted.weight_forms.clear();
     }
     wanted.gradient_precision = config.gradient_precision;
     wanted.head_precision = config.head_precision(wanted.vocab_size);

@@ -7,19 +7,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::batches::BatchSampler;
+use super::batches::{Batch, BatchSampler};
 use super::checkpoint::sha256;
-use super::config::TrainConfig;
+use super::cluster_losses::ClusterLosses;
+use super::config::{ClusterFeatures, TrainConfig};
+use super::freezing::Freezing;
+use super::learned_scales::{LearnedScales, WeightScale};
 use super::metrics::{EvaluationMetrics, History, MetricsLog, StepMetrics};
 use super::objective::{Features, Objective};
 use super::parameter_report::ParameterReport;
 use super::run_directory::RunDirectory;
-use crate::cluster::{DataClustering, WindowBatch};
+use crate::cluster::DataClustering;
 use crate::dispatch::Context;
 use crate::nn::{ParamStore, StepRandomness};
 use crate::optim::{LearningRateSchedule, Optimizer, RadiusRule, TrainingState};
-use crate::quant::{GradientDraw, GradientQuantizer, quantize_gradients};
+use crate::quant::{GradientDraw, GradientQuantizer, OutputScale, quantize_gradients};
+use crate::tensor::RandomStream;
 use crate::{Error, Result};
+
+/// Random streams of the control of a random learning rate (see [`RandomStream::new`]).
+const RANDOM_MULTIPLIER_PURPOSE: u32 = 64;
 
 /// What a progress callback is told.
 #[derive(Clone, Copy, Debug)]
@@ -63,10 +70,14 @@ pub struct Trainer<O: Objective> {
     pub(super) baselines: Vec<(String, f64)>,
     /// Found when the run ends.
     pub(super) parameters: Vec<ParameterReport>,
+    pub(super) cluster_losses: ClusterLosses,
+    pub(super) learned_scales: LearnedScales,
+    pub(super) freezing: Freezing,
     schedule: LearningRateSchedule,
     sampler: BatchSampler,
-    /// The examples of the step that runs: kept, so that it allocates nothing.
-    batch: WindowBatch,
+    /// The examples of the step that runs, and their losses: kept, so that it allocates nothing.
+    batch: Batch,
+    example_losses: Vec<f64>,
 }
 
 /// Steps whose metrics have room from the start.
@@ -100,19 +111,27 @@ impl<O: Objective> Trainer<O> {
             let per_step = (config.batch_size * config.grad_accumulation) as f64;
             config.max_steps = (epochs * examples as f64 / per_step).ceil().max(1.0) as u64;
         }
-        let features = if config.clusters_data() { objective.features(&context)? } else { None };
-        let fit = |features: Features| {
-            let clusters = config.data_clusters.min(examples);
-            DataClustering::fit(&context, &features.values, features.dim, clusters, config.seed)
+        let fit = |features: Features| match config.cluster_features {
+            ClusterFeatures::Data => {
+                DataClustering::fit(&context, &features.values, features.dim, config.data_clusters, config.seed)
+            }
+            ClusterFeatures::Random => DataClustering::random(examples, config.data_clusters, config.seed),
         };
+        let features = if config.clusters_data() { objective.features(&context)? } else { None };
         let sampler = BatchSampler {
             seed: config.seed,
             examples,
             clusters: features.map(fit).transpose()?,
             strategy: config.batch_strategy,
+            by_loss: config.loss_aware_sampling,
             first_step: config.clustering_warmup_steps,
         };
         let optimizer = config.optimizer_config().build(objective.store())?;
+        let scale = OutputScale { least_squares: config.weight_scale != WeightScale::Absmean, factor: 1.0 };
+        let store = objective.store_mut();
+        for id in store.ids() {
+            store.set_output_scale(id, scale);
+        }
         objective.store_mut().quantize(&context)?;
         Ok(Trainer {
             history: History {
@@ -120,6 +139,10 @@ impl<O: Objective> Trainer<O> {
                 ..History::default()
             },
             schedule: config.learning_rate_schedule(),
+            cluster_losses: ClusterLosses::new(sampler.clusters.as_ref().map_or(0, DataClustering::clusters)),
+            learned_scales: LearnedScales::new(objective.store()),
+            freezing: Freezing::new(objective.store()),
+            example_losses: Vec::new(),
             context,
             config,
             objective,
@@ -137,7 +160,7 @@ impl<O: Objective> Trainer<O> {
             baselines: Vec::new(),
             parameters: Vec::new(),
             sampler,
-            batch: WindowBatch::default(),
+            batch: Batch::default(),
         })
     }
 
@@ -233,10 +256,12 @@ impl<O: Objective> Trainer<O> {
         let (config, step) = (&self.config, self.steps_done);
         let parts = config.grad_accumulation;
         let mut batch = std::mem::take(&mut self.batch);
-        self.sampler.draw(step, config.batch_size * parts, &mut batch);
+        self.sampler.draw(step, config.batch_size * parts, &self.cluster_losses, &mut batch);
         self.objective.store_mut().zero_gradients_on(&self.context);
         let scale = 1.0 / parts as f32;
-        let loss = batch_loss(&mut self.objective, &self.context, config, step, &batch.windows, scale)?;
+        self.example_losses.clear();
+        let loss =
+            batch_loss(&mut self.objective, &self.context, config, step, &batch, scale, &mut self.example_losses)?;
         let errors = self.objective.take_gradient_errors();
         let store = self.objective.store_mut();
         let grad_norm = match config.gradient_clip_norm {
@@ -249,7 +274,8 @@ impl<O: Objective> Trainer<O> {
         if config.quantizes_gradients() {
             quantize(&self.context, self.objective.store_mut(), config.seed, step as u32)?;
         }
-        let lr = self.schedule.learning_rate(config.base_learning_rate as f32, step, config.max_steps);
+        let scheduled = self.schedule.learning_rate(config.base_learning_rate as f32, step, config.max_steps);
+        let lr = scheduled * self.rate_factor(step, batch.cluster);
         let weight_decay = self.schedule.weight_decay(config.weight_decay as f32, step, config.max_steps);
         let state = TrainingState {
             step,
@@ -263,6 +289,9 @@ impl<O: Objective> Trainer<O> {
             log_reach: 0.0,
         };
         let (context, optimizer, store) = (&self.context, &mut self.optimizer, self.objective.store_mut());
+        if config.weight_scale == WeightScale::Learned {
+            self.learned_scales.update(context, store, lr, step);
+        }
         // Both work tensor by tensor: one hand-over to the threads instead of several for each.
         let (report, quantized) = context.install(|| -> Result<_> {
             let report = optimizer.step(context, store, &state)?;
@@ -270,11 +299,27 @@ impl<O: Objective> Trainer<O> {
         })?;
         let probes = config.trust_radius_rule == RadiusRule::ReductionRatio && config.use_trust_region;
         if probes && (step + 1).is_multiple_of(config.reduction_probe_interval) {
-            let after = batch_loss(&mut self.objective, &self.context, config, step, &batch.windows, 0.0)?;
+            let after = batch_loss(&mut self.objective, &self.context, config, step, &batch, 0.0, &mut Vec::new())?;
             self.objective.take_gradient_errors(); // counted with the step's own
             self.optimizer.observe_reduction((loss - after) as f32);
         }
-        let tokens = (batch.windows.len() * self.objective.tokens_per_example()) as u64;
+        let settles = config.freeze_flip_rate > 0.0 && step >= config.warmup_steps;
+        if settles {
+            let (threshold, patience) = (config.freeze_flip_rate as f32, config.freeze_patience);
+            self.freezing.observe(self.objective.store_mut(), threshold, patience);
+        }
+        let mut precisions = BTreeMap::new();
+        if config.adaptive_bits && (step + 1).is_multiple_of(config.precision_interval) && step + 1 < config.max_steps {
+            let randomness = StepRandomness { seed: config.seed, step: (step * parts as u64) as u32 };
+            let examples = &batch.examples[..config.batch_size.min(batch.examples.len())];
+            precisions = self.plan_precisions(examples, randomness)?;
+        }
+        if let Some(clusters) = self.sampler.clusters.as_ref().filter(|_| !self.example_losses.is_empty()) {
+            let labels = batch.examples.iter().map(|&example| clusters.labels()[example] as usize);
+            self.cluster_losses.observe(labels.zip(self.example_losses.iter().copied()));
+        }
+        let config = &self.config;
+        let tokens = (batch.examples.len() * self.objective.tokens_per_example()) as u64;
         let elapsed = start.elapsed().as_secs_f64();
         self.steps_done += 1;
         self.flip_rate = quantized.flip_rate;
@@ -296,6 +341,10 @@ impl<O: Objective> Trainer<O> {
             gradient_error: errors.largest,
             f32_gradients: errors.in_f32.iter().map(|&id| self.objective.store().spec(id).name.clone()).collect(),
             cluster: batch.cluster,
+            cluster_losses: self.cluster_losses.means.iter().map(|mean| mean.is_finite().then_some(*mean)).collect(),
+            mean_bits: config.adaptive_bits.then(|| self.mean_bits()),
+            precisions,
+            frozen: Freezing::frozen(self.objective.store()),
             seconds: self.seconds,
             tokens_per_s: tokens as f64 / elapsed.max(1e-9),
         };
@@ -341,6 +390,22 @@ impl<O: Objective> Trainer<O> {
         self.cancel.load(Ordering::Relaxed)
     }
 
+    /// Factor on the scheduled learning rate: of the batch's cluster, or of the control.
+    fn rate_factor(&self, step: u64, cluster: Option<usize>) -> f32 {
+        let of_cluster = match cluster.filter(|_| self.config.cluster_learning_rates) {
+            Some(cluster) => self.cluster_losses.rate_factor(cluster),
+            None => 1.0,
+        };
+        let random = match self.config.random_multiplier {
+            0.0 => 1.0,
+            std => {
+                let (low, high) = (step as u32, (step >> 32) as u32);
+                libm::exp(std * RandomStream::new(self.config.seed, RANDOM_MULTIPLIER_PURPOSE, low, high).normal())
+            }
+        };
+        (of_cluster * random) as f32
+    }
+
     fn not_finite(&self, step: u64, loss: f64, grad_norm: f64) -> Error {
         let what = if loss.is_finite() { format!("gradient norm {grad_norm}") } else { format!("loss {loss}") };
         let tensor = first_not_finite(self.objective.store());
@@ -350,21 +415,28 @@ impl<O: Objective> Trainer<O> {
 }
 
 /// Mean loss of a step's batch, taken in the parts of gradient accumulation; `scale` times each part's gradient is added to
-/// the store's.
+/// the store's. The losses of examples are appended to `losses`, where the objective knows them.
 fn batch_loss<O: Objective>(
     objective: &mut O,
     context: &Context,
     config: &TrainConfig,
     step: u64,
-    examples: &[usize],
+    batch: &Batch,
     scale: f32,
+    losses: &mut Vec<f64>,
 ) -> Result<f64> {
     let parts = config.grad_accumulation;
     let mut loss = 0.0;
-    for (part, examples) in examples.chunks(config.batch_size).enumerate() {
+    let mut weights = batch.weights.chunks(config.batch_size);
+    for (part, examples) in batch.examples.chunks(config.batch_size).enumerate() {
         let number = step * parts as u64 + part as u64;
         let randomness = StepRandomness { seed: config.seed, step: number as u32 };
-        loss += objective.loss_and_gradients(context, examples, randomness, scale)? / parts as f64;
+        loss += match weights.next() {
+            Some(weights) => objective.weighted_loss_and_gradients(context, examples, weights, randomness, scale)?,
+            None if scale == 0.0 => objective.loss(context, examples, randomness)?,
+            None => objective.loss_and_gradients(context, examples, randomness, scale)?,
+        } / parts as f64;
+        losses.extend_from_slice(objective.example_losses());
     }
     Ok(loss)
 }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::kernels::KernelTable;
-use crate::nn::IGNORED;
+use crate::nn::{Batch, IGNORED};
 use crate::{Error, Result};
 
 /// Losses of rows of `width` logits and, with a factor on it, the gradient in place of the logits. A row whose target is
@@ -29,6 +29,26 @@ pub(super) fn cross_entropy(
             loss.fill(0.0);
         } else {
             score(logits, target, loss);
+        }
+    }
+}
+
+/// Adds the losses of a chunk of tokens, the first of which is number `first` of its batch, to the sums of their sequences. Where
+/// the batch has weights, losses and gradients (rows of `width` in place of the logits) are then multiplied with them.
+pub(super) fn sum_by_sequence(
+    batch: Batch<'_>,
+    first: usize,
+    width: usize,
+    logits: &mut [f32],
+    losses: &mut [f32],
+    sums: &mut [f64],
+) {
+    for (token, loss) in losses.iter_mut().enumerate() {
+        let sequence = (first + token) / batch.length.max(1);
+        sums[sequence] += f64::from(*loss);
+        if let Some(&weight) = batch.weights.get(sequence) {
+            *loss *= weight;
+            logits[token * width..][..width].iter_mut().for_each(|gradient| *gradient *= weight);
         }
     }
 }

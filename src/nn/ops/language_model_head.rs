@@ -146,12 +146,15 @@ impl Operation for LanguageModelHead {
         }
         let rows = pass.buffers.rows(self.x);
         let counted = counted_targets(pass.batch.targets, rows, self.vocabulary, "the vocabulary's size")?;
+        pass.sequence_losses.resize(pass.batch.sequences, 0.0);
         let total = if pass.mode == Mode::Train && self.precision == HeadPrecision::Int8 {
             self.train_in_int8(pass, counted)
         } else {
             self.run_in_f32(pass, counted)
         };
         pass.loss = total / counted as f64;
+        let tokens = pass.batch.length as f64;
+        pass.sequence_losses.iter_mut().for_each(|loss| *loss /= tokens);
         Ok(())
     }
 

@@ -206,6 +206,9 @@ impl Linear {
 
     /// `dW[o][k] += sum over t of bf16(dY[t][o] * s[t]) * Xq[t][k]`, with the token scales `s` of the saved activations.
     fn bf16_weight_gradient(&self, pass: &mut Pass<'_>) {
+        if pass.store.is_frozen(self.weight) {
+            return; // nobody reads it
+        }
         let (tokens, outputs, inputs) = self.shape(pass);
         let (dy, x) = (pass.buffers.gradient(self.y), pass.buffers.quantized(self.x));
         let rounding = self.rounding(pass, KEPT_GRADIENT_PURPOSE);
@@ -218,6 +221,9 @@ impl Linear {
 
     /// `dW += dY^T * X` with the dequantized activations.
     fn f32_weight_gradient(&self, pass: &mut Pass<'_>) {
+        if pass.store.is_frozen(self.weight) {
+            return;
+        }
         let (tokens, outputs, inputs) = self.shape(pass);
         let (dy, x) = (pass.buffers.gradient(self.y), pass.buffers.quantized(self.x));
         let mut dense = pass.workspace.take_float(tokens * inputs);
@@ -289,7 +295,7 @@ impl Linear {
         if of_input {
             packed.matmul_transposed(context, &rows, tokens, &mut dx[..tokens * inputs]);
         }
-        if of_weight {
+        if of_weight && !pass.store.is_frozen(self.weight) {
             let a = Int8Matrix::transposed(by_column, outputs);
             let b = Int8Matrix::new(&x.values[..tokens * inputs], inputs);
             let rounding = self.rounding(pass, KEPT_GRADIENT_PURPOSE);
@@ -330,10 +336,8 @@ impl Linear {
             let mut scaled = pass.workspace.take_float(tokens * outputs);
             let rows = scaled[..dy.len()].chunks_mut(outputs).zip(dy.chunks(outputs));
             pass.context.for_each(rows, |(scaled, dy)| {
-                scaled
-                    .iter_mut()
-                    .zip(dy.iter().zip(&packed.scales))
-                    .for_each(|(scaled, (dy, scale))| *scaled = dy * scale);
+                let products = dy.iter().zip(&packed.scales).map(|(dy, scale)| dy * scale);
+                scaled.iter_mut().zip(products).for_each(|(scaled, product)| *scaled = product);
             });
             rounded.quantize_stochastic(pass.context, &scaled[..dy.len()], tokens, outputs, rounding);
             if watched {

@@ -17,6 +17,9 @@ use crate::formats::atomic_write;
 /// Most points of a curve: longer histories are averaged in as many parts, so that a report of a long run stays small.
 const POINTS: usize = 400;
 
+/// Most data clusters whose losses are drawn: as many as there are colours.
+const MOST_CLUSTERS: usize = plot::COLOURS.len();
+
 /// What a curve shows of a step.
 type Value = fn(&StepMetrics) -> f64;
 
@@ -79,8 +82,10 @@ fn page(
     for (name, value) in single {
         figure(&mut html, name, &[Curve { name, points: of(value) }]);
     }
+    cluster_losses(&mut html, history);
     html.push_str("</div>\n");
     comparison(&mut html, history, baselines);
+    precisions(&mut html, history);
     parameter_clusters(&mut html, config, parameters);
     html.push_str("<h2>Settings</h2>\n<div class=\"settings\">\n");
     for (name, value) in config.to_table() {
@@ -116,6 +121,38 @@ fn figure(html: &mut String, caption: &str, curves: &[Curve<'_>]) {
     if let Some(svg) = plot(curves) {
         let _ = writeln!(html, "<figure><figcaption>{caption}</figcaption>{svg}</figure>");
     }
+}
+
+/// Running means of the losses of the data's clusters.
+fn cluster_losses(html: &mut String, history: &History) {
+    let clusters = history.steps.last().map_or(0, |step| step.cluster_losses.len());
+    let names: Vec<String> = (0..clusters).map(|cluster| format!("cluster {cluster}")).collect();
+    let part = history.steps.len().div_ceil(POINTS).max(1);
+    // Running means already: one of each part of the steps is enough.
+    let points = |cluster: usize| {
+        let of = |step: &StepMetrics| Some((step.step as f64, (*step.cluster_losses.get(cluster)?)?));
+        history.steps.iter().step_by(part).filter_map(of).collect()
+    };
+    let curves: Vec<Curve<'_>> =
+        names.iter().enumerate().map(|(cluster, name)| Curve { name, points: points(cluster) }).collect();
+    if !curves.is_empty() && curves.len() <= MOST_CLUSTERS {
+        figure(html, "Loss of each data cluster (running mean)", &curves);
+    }
+}
+
+/// What the last plan gave each matrix.
+fn precisions(html: &mut String, history: &History) {
+    let Some(step) = history.steps.iter().rev().find(|step| !step.precisions.is_empty()) else { return };
+    let _ = write!(
+        html,
+        "<h2>Precisions</h2>\n<p>Planned after step {}, {:.3} bits a weight on average.</p>\n<div class=\"wide\"><table>",
+        step.step,
+        step.mean_bits.unwrap_or(f64::NAN)
+    );
+    for (name, precision) in &step.precisions {
+        let _ = writeln!(html, "<tr><td>{}</td><td>{precision}</td></tr>", escape(name));
+    }
+    html.push_str("</table></div>\n");
 }
 
 /// Our bits per byte beside the baselines'.

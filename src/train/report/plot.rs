@@ -18,13 +18,15 @@ const INK: RGBColor = RGBColor(1, 2, 3);
 const INK_HEX: &str = "#010203";
 
 /// Colours that can be told apart on light and dark ground, also without red-green sight.
-pub(in crate::train) const COLOURS: [RGBColor; 6] = [
+pub(in crate::train) const COLOURS: [RGBColor; 8] = [
     RGBColor(42, 120, 214),
     RGBColor(230, 126, 34),
     RGBColor(0, 158, 115),
     RGBColor(204, 121, 167),
     RGBColor(140, 140, 60),
     RGBColor(120, 90, 200),
+    RGBColor(200, 60, 60),
+    RGBColor(110, 110, 110),
 ];
 
 /// The plot of `curves`; `None` if none of them has a point, or if it cannot be drawn.
@@ -79,7 +81,9 @@ fn draw(
         }
     }
     if curves.len() > 1 {
-        chart.configure_series_labels().label_font(font).border_style(INK.mix(0.2)).draw()?;
+        // Losses fall: that corner is free.
+        let mut names = chart.configure_series_labels();
+        names.position(SeriesLabelPosition::UpperRight).label_font(font).border_style(INK.mix(0.2)).draw()?;
     }
     area.present()?;
     Ok(())

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use hybridq::dispatch::Context;
 use hybridq::kernels::Isa;
+use hybridq::nn::StepRandomness;
 use hybridq::optim::{Optimizer, OptimizerConfig, OptimizerKind, TrainingState};
 use hybridq::tensor::RandomStream;
 use hybridq::train::{LanguageModelTrainer, Objective, RunPlace, TrainConfig};
@@ -101,6 +102,14 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
         100.0 * cost / (total / arguments.steps as f64),
         "% of a step",
     )?;
+    let interval = trainer.config().reduction_probe_interval as f64;
+    let probe = probe_time(context, &mut trainer)? / interval;
+    line(
+        "reduction probes (trust_radius_rule = \"reduction-ratio\")",
+        Some(probe * 1e9),
+        100.0 * probe / (total / arguments.steps as f64),
+        "% of a step",
+    )?;
     Ok(())
 }
 
@@ -160,6 +169,19 @@ fn hybrid_cost(context: &Context, trainer: &mut LanguageModelTrainer) -> Result<
         });
     }
     Ok(median(&mut differences))
+}
+
+/// Seconds of one look at the loss of a step's batch: median of several.
+fn probe_time(context: &Context, trainer: &mut LanguageModelTrainer) -> Result<f64> {
+    let examples: Vec<usize> = (0..trainer.config().batch_size).map(|i| i % trainer.objective().examples()).collect();
+    let mut times = Vec::new();
+    for _ in 0..=LEAST_STEPS {
+        let start = Instant::now();
+        trainer.objective_mut().loss(context, &examples, StepRandomness::default())?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    // The first one makes its memory.
+    Ok(median(&mut times[1..]))
 }
 
 /// Time in each kind of operation so far, forward and backward apart.

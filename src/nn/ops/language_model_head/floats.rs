@@ -6,7 +6,7 @@
 use super::{BLOCK_ENTRIES, BLOCK_TOKENS, KEPT_GRADIENT_PURPOSE, LanguageModelHead, add_to_rows, dequantized};
 use crate::dispatch::Context;
 use crate::kernels::{DenseMatrix, StochasticRounding, dense_matmul};
-use crate::nn::ops::cross_entropy::cross_entropy;
+use crate::nn::ops::cross_entropy::{cross_entropy, sum_by_sequence};
 use crate::nn::ops::linear::{add_column_sums, add_gradient};
 use crate::nn::{Mode, Pass, Workspace};
 use crate::quant::{Stored, StoredMut};
@@ -51,6 +51,8 @@ impl LanguageModelHead {
                 add_to_rows(logits, bias.as_deref());
                 cross_entropy(kernels, logits, vocabulary, targets, losses, train.then_some(gradient_scale));
             });
+            let sums = &mut pass.sequence_losses[..];
+            sum_by_sequence(pass.batch, index * chunk, vocabulary, logits, losses, sums);
             total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
             if train {
                 input_gradient(pass.context, pass.workspace, logits, table, width, &mut dx[..tokens * width]);

@@ -9,7 +9,7 @@
 use super::{BLOCK_ENTRIES, BLOCK_TOKENS, KEPT_GRADIENT_PURPOSE, LanguageModelHead};
 use crate::dispatch::{Context, Gradient, Int8Matrix};
 use crate::kernels::StochasticRounding;
-use crate::nn::ops::cross_entropy::cross_entropy;
+use crate::nn::ops::cross_entropy::{cross_entropy, sum_by_sequence};
 use crate::nn::ops::linear::add_gradient;
 use crate::nn::{IGNORED, Pass, Scratch};
 use crate::quant::{BLOCK, Stored};
@@ -98,16 +98,23 @@ impl LanguageModelHead {
             }
 
             let kernels = context.kernels();
-            let rows = losses.chunks_mut(BLOCK_TOKENS).zip(of_targets.chunks_mut(BLOCK_TOKENS));
-            let rows = rows.zip(targets.chunks(BLOCK_TOKENS));
+            let rows = losses.chunks_mut(BLOCK_TOKENS).zip(targets.chunks(BLOCK_TOKENS));
             let blocks = logits.chunks_mut(BLOCK_TOKENS * vocabulary).zip(rows);
-            context.for_each(blocks, |(logits, ((losses, of_targets), targets))| {
+            context.for_each(blocks, |(logits, (losses, targets))| {
                 cross_entropy(kernels, logits, vocabulary, targets, losses, Some(gradient_scale));
-                let rows = logits.chunks_exact_mut(vocabulary);
-                for ((logits, of_target), &target) in rows.zip(of_targets).zip(targets) {
-                    *of_target = logits.get_mut(target as usize).map_or(0.0, std::mem::take);
-                }
             });
+            let sums = &mut pass.sequence_losses[..];
+            sum_by_sequence(pass.batch, index * chunk, vocabulary, logits, losses, sums);
+            let rows = of_targets.chunks_mut(BLOCK_TOKENS).zip(targets.chunks(BLOCK_TOKENS));
+            context.for_each(
+                logits.chunks_mut(BLOCK_TOKENS * vocabulary).zip(rows),
+                |(logits, (of_targets, targets))| {
+                    let rows = logits.chunks_exact_mut(vocabulary);
+                    for ((logits, of_target), &target) in rows.zip(of_targets).zip(targets) {
+                        *of_target = logits.get_mut(target as usize).map_or(0.0, std::mem::take);
+                    }
+                },
+            );
             total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
 
             // dX and dE, but for the targets' share of dX.

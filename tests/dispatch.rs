@@ -53,7 +53,7 @@ fn thresholds_decide() {
     let mut config = DispatchConfig { direct_tokens: Some(5), ..Default::default() };
     let small = Isa::Portable;
     *config.of_mut(Operation::Norm) =
-        Thresholds { serial_below: Some(100), small_below: Some(10), small_isa: Some(small), isa: None };
+        Thresholds { serial_below: Some(100), small_below: Some(10), small_isa: Some(small), ..Default::default() };
     let tuned = two.with_dispatch(config.clone()).unwrap();
     let at = |work| tuned.backend(Operation::Norm, work, 1);
     assert_eq!((at(9).isa, at(9).parallel), (small, false));

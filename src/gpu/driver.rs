@@ -96,6 +96,13 @@ unsafe impl Send for Device {}
 // SAFETY: as above.
 unsafe impl Sync for Device {}
 
+impl Drop for Device {
+    fn drop(&mut self) {
+        // The module is unloaded in the current context, whichever thread was the last to use the device.
+        let _ = self.enter();
+    }
+}
+
 /// What a device pointer points into.
 pub(super) struct Region {
     pub(super) device: usize,
@@ -149,6 +156,7 @@ impl Device {
         Ok(Device { launches, _module: module, context, ordinal, name: device.name()? })
     }
 
+    /// Makes its context the thread's current one.
     fn enter(&self) -> Result<()> {
         CurrentContext::set_current(&self.context).map_err(|error| error_of(&self.name, error))
     }

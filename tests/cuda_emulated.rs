@@ -62,6 +62,8 @@ fn has_compiler(folder: &Path) -> bool {
 
 /// Compiles the harness with the kernels in `cuda`; gives the program.
 fn build(folder: &Path, cuda: &Path, sources: &[&str]) -> Result<PathBuf, String> {
+    // What a fault leaves unused is no error.
+    let warnings = if cuda == root().join("cuda") { "-Werror" } else { "-w" };
     let mut work: Vec<(PathBuf, PathBuf)> = Vec::new();
     for source in sources {
         work.push((root().join(format!("tests/cuda_emulator/{source}.cpp")), folder.join(format!("{source}.o"))));
@@ -76,7 +78,7 @@ fn build(folder: &Path, cuda: &Path, sources: &[&str]) -> Result<PathBuf, String
         let cpp = source.extension().is_some_and(|e| e == "cpp");
         let mut command = if cpp { Command::new("g++") } else { Command::new("gcc") };
         command.args(if cpp { ["-std=c++17", "-O1"] } else { ["-std=c11", "-O2"] }).args(SANITIZERS);
-        command.args(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-I"]).arg(cuda);
+        command.args(["-Wall", "-Wextra", warnings, "-Wno-unknown-pragmas", "-I"]).arg(cuda);
         command.arg("-I").arg(root().join("tests/cuda_emulator")).arg("-I").arg(root().join("csrc"));
         run(command.arg("-c").arg(source).arg("-o").arg(object))
     })?;

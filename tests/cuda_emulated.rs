@@ -142,6 +142,34 @@ fn kernels() -> Vec<String> {
     names
 }
 
+/// Kernels are launched with the blocks that their sources are written for.
+#[test]
+fn blocks_are_those_of_the_sources() {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(root().join("cuda")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "cu") {
+            continue;
+        }
+        let text = std::fs::read_to_string(path).unwrap();
+        for kernel in text.split("__global__ void __launch_bounds__(").skip(1) {
+            let bound = kernel.split([',', ')']).next().unwrap();
+            // A number, or the name of one.
+            let value = bound.parse().unwrap_or_else(|_| {
+                let value = text.split(&format!("{bound} = ")).nth(1).unwrap();
+                value.split([',', ';']).next().unwrap().parse::<u32>().unwrap()
+            });
+            let name = &kernel[kernel.find("hqk_").unwrap()..];
+            found.push(format!("(\"{}\", {value})", name.split('(').next().unwrap()));
+        }
+    }
+    let driver = std::fs::read_to_string(root().join("src/gpu/driver.rs")).unwrap();
+    assert_eq!(found.len(), kernels().len());
+    for kernel in found {
+        assert!(driver.contains(&kernel), "src/gpu/driver.rs does not launch {kernel}");
+    }
+}
+
 /// Faults that the harness must find: file, text, what it becomes, source and part of the harness; by source.
 const FAULTS: [(&str, &str, &str, &str, &str); 19] = [
     ("matvec.cu", "step < steps ? weights", "step <= steps ? weights", "products", "products"),

@@ -27,6 +27,7 @@ fi
 
 out=${OUT:-$folder/results}
 mkdir -p "$out"
+: >"$out/summary.txt"
 failed=0
 note() { echo "$*" | tee -a "$out/summary.txt"; }
 # Runs a command for at most $1 seconds, and never beyond the whole's end.

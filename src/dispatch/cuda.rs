@@ -6,7 +6,7 @@
 //! k-means stays here for another reason: a device's sums round otherwise. What may go there has the same bits there.
 #![forbid(unsafe_code)]
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +82,7 @@ impl Operation {
 
 /// What does the calls of a device. Errors of kind [`Error::InvalidValue`] and [`Error::Shape`] mean that this call is the
 /// CPU's; all others, that the device is not to be asked again.
-pub(super) type Calls = Box<dyn Fn(HostCall<'_>) -> Result<()> + Send + Sync>;
+pub(super) type Calls = Box<dyn Fn(HostCall<'_>) -> Result<()> + Send>;
 
 /// Opens a device.
 pub(super) type Open = fn(u32) -> Result<Calls>;
@@ -108,7 +108,7 @@ pub(super) struct Cuda {
     costs: CudaDevice,
     choices: [Choice; Operation::ALL.len()],
     open: Open,
-    calls: OnceLock<Option<Calls>>,
+    calls: Mutex<Option<Calls>>,
     failure: OnceLock<String>,
 }
 
@@ -137,13 +137,13 @@ impl Cuda {
             };
         }
         let (Some(costs), Some(open)) = (config.cuda, open) else { return Ok(None) };
-        Ok(Some(Cuda { costs, choices, open, calls: OnceLock::new(), failure: OnceLock::new() }))
+        Ok(Some(Cuda { costs, choices, open, calls: Mutex::new(None), failure: OnceLock::new() }))
     }
 
     /// Whether a call is worth its copies.
     pub(super) fn pays(&self, operation: Operation, work: usize, traffic: Traffic) -> bool {
         let choice = self.choices[operation as usize];
-        if self.failure.get().is_some() || !operation.may_leave_the_cpu() {
+        if self.has_failed() || !operation.may_leave_the_cpu() {
             return false;
         }
         if let Some(from) = choice.from {
@@ -164,24 +164,27 @@ impl Cuda {
         self.pays(operation, work, Traffic::assumed(operation, work, depth))
     }
 
-    /// Runs a call on the device; false: the CPU is to do it. A device that fails is not asked again.
+    /// Runs a call on the device, one at a time; false: the CPU is to do it. A device that fails is closed, which frees its
+    /// memory, and not asked again.
     pub(super) fn run(&self, operation: Operation, call: HostCall<'_>) -> bool {
-        let opened =
-            self.calls.get_or_init(|| (self.open)(self.costs.device).map_err(|error| self.give_up(error)).ok());
-        let Some(calls) = opened else { return false };
-        match calls(call) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.has_failed() {
+            return false;
+        }
+        let opened = match &mut *calls {
+            Some(calls) => Ok(&*calls),
+            closed => (self.open)(self.costs.device).map(|calls| &*closed.insert(calls)),
+        };
+        match opened.and_then(|calls| calls(call)) {
             Ok(()) => true,
             Err(Error::InvalidValue { .. } | Error::Shape { .. }) => false,
             Err(error) => {
-                self.give_up(Error::Device(format!("{}: {error}", operation.name())));
+                let _ = self.failure.set(format!("{}: {error}", operation.name()));
+                *calls = None;
+                tracing::warn!("{}", self.status());
                 false
             }
         }
-    }
-
-    fn give_up(&self, error: Error) {
-        let _ = self.failure.set(error.to_string());
-        tracing::warn!("{}", self.status());
     }
 
     /// Which operations may go to which device, or why none does any more: one line.

@@ -13,9 +13,19 @@ const OPERATIONS: [Operation; 4] =
     [Operation::Int8Matmul, Operation::KmeansAssign, Operation::TernaryMatmul, Operation::TernaryMatmulTransposed];
 
 thread_local! {
-    /// Devices that this thread opened, and calls it made on them.
+    /// Devices that this thread opened, calls it made on them, and devices closed again.
     static OPENED: Cell<usize> = const { Cell::new(0) };
     static CALLED: Cell<usize> = const { Cell::new(0) };
+    static CLOSED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Held by a device.
+struct Held;
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        plus_one(&CLOSED);
+    }
 }
 
 fn plus_one(count: &'static std::thread::LocalKey<Cell<usize>>) {
@@ -58,7 +68,9 @@ fn pretender(_device: u32) -> Result<Calls> {
 /// Spoils what a failed call may spoil, and fails as `error` says.
 fn failing(error: fn() -> Error) -> Result<Calls> {
     plus_one(&OPENED);
+    let held = Held;
     Ok(Box::new(move |call| {
+        let _ = &held;
         plus_one(&CALLED);
         match call {
             HostCall::TernaryMatmul { y, .. } => y.fill(f32::NAN),
@@ -224,13 +236,14 @@ fn a_device_that_fails_is_not_asked_again() {
         for operation in OPERATIONS {
             OPENED.set(0);
             CALLED.set(0);
+            CLOSED.set(0);
             let two = context(2);
             let there = two.with_devices(forced(), Some(open)).unwrap();
             there.set_metrics(true);
             for _ in 0..3 {
                 assert_eq!(digest(operation, &there), digest(operation, &two), "{operation:?}");
             }
-            assert_eq!((OPENED.get(), CALLED.get()), (opened, called), "{reason}");
+            assert_eq!((OPENED.get(), CALLED.get(), CLOSED.get()), (opened, called, called), "{reason}");
             assert!(!there.backend(operation, 1 << 50, 2).cuda);
             assert!(there.metrics().iter().all(|found| !found.backend.cuda && found.count == 3));
             let advice = there.advice();

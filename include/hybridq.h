@@ -722,7 +722,7 @@ typedef struct {
   uint32_t struct_size;
   // 1: on the context's threads; 0: on the calling one alone.
   uint32_t parallel;
-  // Name of the instruction set ("avx2"). Static storage.
+  // Name of the instruction set ("avx2"), or "cuda" for a call on a CUDA device. Static storage.
   const char *isa;
   // 1: a ternary product straight from the packed weights instead of through unpacked panels.
   uint32_t direct;
@@ -1987,7 +1987,8 @@ hq_status hq_model_translate(hq_model *model,
                              double *log_probability);
 
 // Where a call of `operation` ("norm", "ternary_matmul"; the error of a wrong name lists all) with `work` runs in this context. `work` counts multiply-adds for products and k-means, else
-// elements; `tokens` matters to ternary products. HQ_INVALID_VALUE: no such operation.
+// elements; `tokens` (centroids for k-means) matters to ternary products and where a CUDA device may be chosen, whose copies are
+// counted as those of square weights, or of points with 64 coordinates. HQ_INVALID_VALUE: no such operation.
 hq_status hq_dispatch_choose(const hq_context *context,
                              const char *operation,
                              uint64_t work,
@@ -2005,14 +2006,22 @@ hq_status hq_dispatch_metrics(const hq_context *context, hq_metrics_callback cal
 hq_status hq_dispatch_metrics_clear(const hq_context *context);
 
 // The thresholds of a context that differ from the defaults, as TOML: `direct_tokens` and, for each operation, a table
-// `[operations.NAME]` of `serial_below`, `isa`, `small_below`, `small_isa`. `length` gets the bytes without the NUL;
+// `[operations.NAME]` of `serial_below`, `isa`, `small_below`, `small_isa`; for a CUDA device a table `[cuda]` of `device`,
+// `latency_ns`, `upload_per_s`, `download_per_s` (bytes), and for each operation `cuda_from` (work from which it goes there), or
+// `cuda_work_per_s` and `cpu_work_per_s`, from which that is reckoned. A build without CUDA keeps them and uses the CPU. `length` gets the bytes without the NUL;
 // `buffer` (`capacity` bytes, or NULL to ask for the length) gets the text with it.
-hq_status hq_dispatch_thresholds(const hq_context *context, char *buffer, size_t capacity, size_t *length);
+hq_status hq_dispatch_thresholds(const hq_context *context,
+                                 char *buffer,
+                                 size_t capacity,
+                                 size_t *length);
 
 // Makes a context that shares the threads of `context` and chooses by the thresholds in `toml` (the form of
 // `hq_dispatch_thresholds`; what is left out has its default, "" is all defaults). `context` stays as it is; both are
-// freed. HQ_INVALID_VALUE: not such TOML, or an instruction set beyond the context's.
-hq_status hq_dispatch_configure(const hq_context *context, const char *toml, hq_context **out);
+// freed. HQ_INVALID_VALUE: not such TOML, an instruction set beyond the context's, or `cuda_from` of an operation that stays on
+// the CPU.
+hq_status hq_dispatch_configure(const hq_context *context,
+                                const char *toml,
+                                hq_context **out);
 
 // As `hq_dispatch_configure`, with the thresholds that the cache file `path` keeps for this machine. `path` NULL: the file
 // HYBRIDQ_DISPATCH_CACHE names, or the usual one (`hq_context_new` has read it already, if it could). HQ_IO: the file

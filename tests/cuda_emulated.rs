@@ -62,6 +62,8 @@ fn has_compiler(folder: &Path) -> bool {
 
 /// Compiles the harness with the kernels in `cuda`; gives the program.
 fn build(folder: &Path, cuda: &Path, sources: &[&str]) -> Result<PathBuf, String> {
+    // What a fault leaves unused is no error.
+    let warnings = if cuda == root().join("cuda") { "-Werror" } else { "-w" };
     let mut work: Vec<(PathBuf, PathBuf)> = Vec::new();
     for source in sources {
         work.push((root().join(format!("tests/cuda_emulator/{source}.cpp")), folder.join(format!("{source}.o"))));
@@ -76,7 +78,7 @@ fn build(folder: &Path, cuda: &Path, sources: &[&str]) -> Result<PathBuf, String
         let cpp = source.extension().is_some_and(|e| e == "cpp");
         let mut command = if cpp { Command::new("g++") } else { Command::new("gcc") };
         command.args(if cpp { ["-std=c++17", "-O1"] } else { ["-std=c11", "-O2"] }).args(SANITIZERS);
-        command.args(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-I"]).arg(cuda);
+        command.args(["-Wall", "-Wextra", warnings, "-Wno-unknown-pragmas", "-I"]).arg(cuda);
         command.arg("-I").arg(root().join("tests/cuda_emulator")).arg("-I").arg(root().join("csrc"));
         run(command.arg("-c").arg(source).arg("-o").arg(object))
     })?;
@@ -140,8 +142,36 @@ fn kernels() -> Vec<String> {
     names
 }
 
-/// Faults that the harness must find: file, text, what it becomes, source and part of the harness.
-const FAULTS: [(&str, &str, &str, &str, &str); 14] = [
+/// Kernels are launched with the blocks that their sources are written for.
+#[test]
+fn blocks_are_those_of_the_sources() {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(root().join("cuda")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "cu") {
+            continue;
+        }
+        let text = std::fs::read_to_string(path).unwrap();
+        for kernel in text.split("__global__ void __launch_bounds__(").skip(1) {
+            let bound = kernel.split([',', ')']).next().unwrap();
+            // A number, or the name of one.
+            let value = bound.parse().unwrap_or_else(|_| {
+                let value = text.split(&format!("{bound} = ")).nth(1).unwrap();
+                value.split([',', ';']).next().unwrap().parse::<u32>().unwrap()
+            });
+            let name = &kernel[kernel.find("hqk_").unwrap()..];
+            found.push(format!("(\"{}\", {value})", name.split('(').next().unwrap()));
+        }
+    }
+    let driver = std::fs::read_to_string(root().join("src/gpu/driver.rs")).unwrap();
+    assert_eq!(found.len(), kernels().len());
+    for kernel in found {
+        assert!(driver.contains(&kernel), "src/gpu/driver.rs does not launch {kernel}");
+    }
+}
+
+/// Faults that the harness must find: file, text, what it becomes, source and part of the harness; by source.
+const FAULTS: [(&str, &str, &str, &str, &str); 19] = [
     ("matvec.cu", "step < steps ? weights", "step <= steps ? weights", "products", "products"),
     ("matvec.cu", "        __syncthreads();\n        size_t row", "        size_t row", "products", "products"),
     ("matvec.cu", "odd & 0x03000300", "odd & 0x01000100", "products", "products"),
@@ -151,6 +181,13 @@ const FAULTS: [(&str, &str, &str, &str, &str); 14] = [
         "ternary.cu",
         "token0 + token < tokens && k < cols ? cols - k : 0",
         "k < cols ? cols - k : 0",
+        "products",
+        "products",
+    ),
+    (
+        "ternary.cu",
+        "write(to, token0 + token, row0 + row, total);\n        __syncthreads();",
+        "write(to, token0 + token, row0 + row, total);",
         "products",
         "products",
     ),
@@ -170,6 +207,8 @@ const FAULTS: [(&str, &str, &str, &str, &str); 14] = [
     ),
     ("ternary_pack.cu", "if (col + c < cols) to[c]", "if (col + c <= cols) to[c]", "packing", "packing"),
     ("ternary_pack.cu", "word |= __shfl_xor_sync(ALL_LANES, word, 2);", "", "packing", "packing"),
+    ("pack5.cu", "256 * v + 242", "256 * v", "packing", "packing"),
+    ("int8.cu", "accumulate ? *to + value : value", "value", "rows", "weight_gradients"),
     ("int8.cu", "i % 2 * 4 + n % 4", "i % 2 + n % 4 * 2", "rows", "weight_gradients"),
     (
         "norm.cu",
@@ -178,6 +217,7 @@ const FAULTS: [(&str, &str, &str, &str, &str); 14] = [
         "rows",
         "sums",
     ),
+    ("norm.cu", "norm > max && norm <= 1.7976931348623157e308", "norm > max", "rows", "sums"),
     (
         "activation_quant.cu",
         "i = 4 * quads + threadIdx.x; i < width",
@@ -185,7 +225,8 @@ const FAULTS: [(&str, &str, &str, &str, &str); 14] = [
         "rows",
         "rows",
     ),
-    ("kmeans.cu", "!(leaders[i].second < leaders[i].best - error)", "false", "clusters", "kmeans"),
+    ("kmeans.cu", "leaders[i].best - error)", "leaders[i].best + error)", "clusters", "kmeans"),
+    ("kmeans.cu", "        if (sums)\n            for (", "            for (", "clusters", "kmeans"),
 ];
 
 /// The harness can fail: each fault, put into a copy of the kernels, is found. Minutes long, so not part of every run.
@@ -199,8 +240,13 @@ fn faults_are_found() {
     build(folder.path(), &root().join("cuda"), &SOURCES).unwrap_or_else(|error| panic!("{error}"));
     let cuda = folder.path().join("cuda");
     std::fs::create_dir(&cuda).unwrap();
-    let mut missed = Vec::new();
+    let (mut missed, mut faulty) = (Vec::new(), None);
     for (file, text, fault, source, part) in FAULTS {
+        if let Some(before) = faulty.filter(|before| *before != source) {
+            // The fault before was in another source: that one is whole again first.
+            build(folder.path(), &root().join("cuda"), &[before]).unwrap_or_else(|error| panic!("{error}"));
+        }
+        faulty = Some(source);
         for entry in std::fs::read_dir(root().join("cuda")).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "cu" || e == "cuh") {
@@ -213,10 +259,14 @@ fn faults_are_found() {
         let program = build(folder.path(), &cuda, &[source]).unwrap_or_else(|error| panic!("{error}"));
         match run(Command::new(&program).arg(part)) {
             Ok(_) => missed.push((file, fault)),
-            Err(message) => println!("{file}: {fault:?} found: {}", message.lines().nth(1).unwrap_or_default()),
+            Err(message) => {
+                // The sanitizer's first line says that it does not know the emulator's way of switching threads.
+                let mut lines = message.lines().skip(1);
+                let reason = lines.find(|line| !line.contains("makecontext") && line.chars().any(char::is_alphabetic));
+                println!("{file}: {fault:?} found: {}", reason.unwrap_or_default());
+            }
         }
-        // The next fault may be in another source: this one is whole again first.
-        build(folder.path(), &root().join("cuda"), &[source]).unwrap_or_else(|error| panic!("{error}"));
     }
+    println!("{} of {} faults found", FAULTS.len() - missed.len(), FAULTS.len());
     assert!(missed.is_empty(), "not found: {missed:?}");
 }

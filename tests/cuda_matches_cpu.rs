@@ -2,8 +2,8 @@
 //! `HYBRIDQ_NO_GPU=1`: then each says that it was not run.
 
 use hybridq::Error;
-use hybridq::dispatch::{Context, Int8Matrix, Lloyd};
-use hybridq::gpu::{Device, DeviceActivations, DeviceBuffer, KmeansIteration, Packing, Stream};
+use hybridq::dispatch::{Context, CudaDevice, DispatchConfig, Int8Matrix, Lloyd, Operation, Size, Workload};
+use hybridq::gpu::{Device, DeviceActivations, DeviceBuffer, DeviceSlice, KmeansIteration, Packing, Stream};
 use hybridq::kernels::{KernelTable, ternary_packed_len};
 use hybridq::tensor::RandomStream;
 
@@ -111,9 +111,13 @@ fn ternary_products() {
     for (turn, (rows, cols)) in SIZES.into_iter().flat_map(|rows| SIZES.map(|cols| (rows, cols))).enumerate() {
         check_products(&stream, &context, (rows, cols, [1, 2, 17, 33, 130][turn % 5]));
     }
-    for shape in LARGE {
-        check_products(&stream, &context, shape);
-    }
+}
+
+#[test]
+fn large_ternary_products() {
+    let Some(stream) = stream("large_ternary_products") else { return };
+    let context = context();
+    LARGE.into_iter().for_each(|shape| check_products(&stream, &context, shape));
 }
 
 #[test]
@@ -178,20 +182,33 @@ fn five_trits_times_one_token() {
 fn weight_gradients() {
     let Some(stream) = stream("weight_gradients") else { return };
     let context = context();
-    for (tokens, m, n) in [(1, 1, 1), (33, 17, 5), (70, 65, 131), (257, 128, 144), (1000, 300, 200), (70_000, 3, 5)] {
-        let (a, b, scales, before) = (bytes(tokens * m, 1), bytes(tokens * n, 2), floats(m, 3), floats(m * n, 4));
-        for accumulate in [false, true] {
-            let mut expected = before.clone();
-            let (left, right) = (Int8Matrix::transposed(&a, m), Int8Matrix::new(&b, n));
-            context.int8_matmul((m, n, tokens), left, right, &scales, accumulate, &mut expected, n);
-            let (a, b, scales) = (on(&stream, &a), on(&stream, &b), on(&stream, &scales));
-            let mut c = on(&stream, &before);
-            let (a, b, shape) = (a.as_ref(), b.as_ref(), (tokens, m, n));
-            stream.int8_matmul_tn(a, b, shape, scales.as_ref(), accumulate, c.as_mut()).unwrap();
-            let mut found = vec![0.0; m * n];
-            stream.download(c.as_ref(), &mut found).unwrap();
-            assert_eq!(bits(&found), bits(&expected), "{tokens} tokens, {m} x {n}, accumulate {accumulate}");
-        }
+    for (tokens, m, n) in [(1, 1, 1), (33, 17, 5), (70, 65, 131), (257, 128, 144)] {
+        check_weight_gradients(&stream, &context, (tokens, m, n));
+    }
+}
+
+#[test]
+fn large_weight_gradients() {
+    let Some(stream) = stream("large_weight_gradients") else { return };
+    let context = context();
+    for (tokens, m, n) in [(1000, 300, 200), (70_000, 3, 5)] {
+        check_weight_gradients(&stream, &context, (tokens, m, n));
+    }
+}
+
+fn check_weight_gradients(stream: &Stream, context: &Context, (tokens, m, n): (usize, usize, usize)) {
+    let (a, b, scales, before) = (bytes(tokens * m, 1), bytes(tokens * n, 2), floats(m, 3), floats(m * n, 4));
+    for accumulate in [false, true] {
+        let mut expected = before.clone();
+        let (left, right) = (Int8Matrix::transposed(&a, m), Int8Matrix::new(&b, n));
+        context.int8_matmul((m, n, tokens), left, right, &scales, accumulate, &mut expected, n);
+        let (a, b, scales) = (on(stream, &a), on(stream, &b), on(stream, &scales));
+        let mut c = on(stream, &before);
+        let (a, b, shape) = (a.as_ref(), b.as_ref(), (tokens, m, n));
+        stream.int8_matmul_tn(a, b, shape, scales.as_ref(), accumulate, c.as_mut()).unwrap();
+        let mut found = vec![0.0; m * n];
+        stream.download(c.as_ref(), &mut found).unwrap();
+        assert_eq!(bits(&found), bits(&expected), "{tokens} tokens, {m} x {n}, accumulate {accumulate}");
     }
 }
 
@@ -275,25 +292,137 @@ fn kmeans() {
     }
 }
 
+/// The operations that the dispatcher sends to the device, with their operands in host memory.
+#[test]
+fn host_memory() {
+    let Some(_stream) = stream("host_memory") else { return };
+    let context = context();
+    let mut config = DispatchConfig { cuda: Some(CudaDevice::default()), ..Default::default() };
+    for operation in Operation::ALL.into_iter().filter(|operation| operation.may_leave_the_cpu()) {
+        config.of_mut(operation).cuda_from = Some(0);
+    }
+    let there = context.with_dispatch(config).unwrap();
+    there.set_metrics(true);
+    let mut calls = 0;
+    // Sizes that grow and shrink: memory of an earlier call is used again.
+    for (rows, cols, depth) in [(67, 33, 5), (257, 130, 40), (16, 16, 2), (300, 96, 33)] {
+        for operation in Operation::ALL.into_iter().filter(|operation| operation.may_leave_the_cpu()) {
+            let digest = |context: &Context| {
+                let mut workload = Workload::new(operation, Size { rows, cols, depth });
+                workload.run(context);
+                workload.digest()
+            };
+            assert_eq!(digest(&there), digest(&context), "{operation:?} {rows} x {cols} x {depth}");
+            calls += 1;
+        }
+    }
+    // Added to what is there.
+    let (a, b, scales, before) = (bytes(70 * 9, 1), bytes(70 * 11, 2), floats(9, 3), floats(9 * 11, 4));
+    let sum = |context: &Context| {
+        let mut c = before.clone();
+        context.int8_matmul(
+            (9, 11, 70),
+            Int8Matrix::transposed(&a, 9),
+            Int8Matrix::new(&b, 11),
+            &scales,
+            true,
+            &mut c,
+            11,
+        );
+        bits(&c)
+    };
+    assert_eq!(sum(&there), sum(&context));
+    let on_device: u64 = there.metrics().iter().filter(|found| found.backend.cuda).map(|found| found.count).sum();
+    assert_eq!(on_device, calls + 1, "{:?} {:?}", there.cuda(), there.metrics());
+    // Points that are not finite are the CPU's, and the device stays in use.
+    let points = [1.0, f32::NAN, 2.0, 3.0];
+    let nearest = |context: &Context| {
+        let (mut labels, mut distances) = ([9; 2], [0.0; 2]);
+        context.kmeans_assign(&points, 2, 2, &[1.0, 1.0, 2.0, 3.0], 2, &mut labels, &mut distances);
+        (labels, bits(&distances))
+    };
+    assert_eq!(nearest(&there), nearest(&context));
+    assert!(there.backend(Operation::KmeansAssign, 1, 2).cuda, "{:?}", there.cuda());
+}
+
+fn is_shape<T>(result: Result<T, Error>) -> bool {
+    matches!(result, Err(Error::Shape { .. }))
+}
+
+fn is_invalid<T>(result: Result<T, Error>, part: &str) -> bool {
+    result.is_err_and(|error| matches!(&error, Error::InvalidValue { .. }) && error.to_string().contains(part))
+}
+
 #[test]
 fn wrong_calls_are_refused() {
     let Some(stream) = stream("wrong_calls_are_refused") else { return };
     let device = stream.device();
-    let (x, short) = (on(&stream, &[1.0f32; 64]), on(&stream, &[0u8; 16]));
+    let (x, short, one) = (on(&stream, &[1.0f32; 64]), on(&stream, &[0u8; 16]), on(&stream, &[0.5f32]));
+    let (values, sums, nan) = (on(&stream, &[1i8; 64]), on(&stream, &[0i32; 8]), on(&stream, &[f32::NAN; 64]));
     let mut packed = DeviceBuffer::<u8>::new(&device, 16).unwrap();
-    let threshold = on(&stream, &[0.5f32]);
-    let wrong = stream.quantize_pack(Packing::TwoBits, x.as_ref(), (8, 8), threshold.as_ref(), packed.as_mut());
-    assert!(matches!(wrong, Err(Error::Shape { .. })), "{wrong:?}");
-    assert!(matches!(stream.download(short.as_ref(), &mut [0u8; 15]), Err(Error::Shape { .. })));
-    let here = [0u8; 64];
-    // SAFETY: refused before it is used.
-    let host = unsafe { hybridq::gpu::DeviceSlice::from_raw(&stream, "x", here.as_ptr(), 64) };
-    assert!(host.err().is_some_and(|error| error.to_string().contains("host memory")));
+    let mut whole = DeviceBuffer::<u8>::new(&device, Packing::TwoBits.bytes(8, 8)).unwrap();
+    let mut y = DeviceBuffer::<f32>::new(&device, 63).unwrap();
+    let mut labels = DeviceBuffer::<u32>::new(&device, 8).unwrap();
+    let mut distances = DeviceBuffer::<f32>::new(&device, 8).unwrap();
+    let shape = (8, 8);
+    // A packed form too short, weights too few, a scale too many, an output too short.
+    assert!(is_shape(stream.quantize_pack(Packing::TwoBits, x.as_ref(), shape, one.as_ref(), packed.as_mut())));
+    assert!(is_shape(stream.quantize_pack(Packing::TwoBits, x.as_ref(), (8, 9), one.as_ref(), whole.as_mut())));
+    assert!(is_shape(stream.quantize_pack(
+        Packing::TwoBits,
+        x.as_ref(),
+        (usize::MAX, 2),
+        one.as_ref(),
+        whole.as_mut()
+    )));
+    assert!(is_shape(stream.unpack(Packing::TwoBits, short.as_ref(), shape, on(&stream, &[0i8; 64]).as_mut())));
+    let tokens = |scales| DeviceActivations { values: values.as_ref(), scales, sums: sums.as_ref() };
+    let eight = tokens(x.as_ref().first(8));
+    let product = |scales, x, y: &mut DeviceBuffer<f32>| {
+        stream.ternary_matmul(Packing::TwoBits, whole.as_ref(), shape, scales, x, y.as_mut())
+    };
+    assert!(is_shape(product(one.as_ref(), eight, &mut y)));
+    assert!(is_shape(product(x.as_ref().first(7), eight, &mut on(&stream, &[0.0; 64]))));
+    assert!(is_shape(product(one.as_ref(), tokens(x.as_ref().first(7)), &mut on(&stream, &[0.0; 56]))));
+    assert!(is_shape(stream.ternary_matmul_transposed(whole.as_ref(), shape, eight, y.as_mut())));
+    let (a, scales) = (values.as_ref(), x.as_ref());
+    assert!(is_shape(stream.int8_matmul_tn(a, a, (8, 8, 9), scales.first(8), false, y.as_mut())));
+    assert!(is_shape(stream.int8_matmul_tn(a, a, (8, 8, 8), scales, false, y.as_mut())));
+    assert!(is_shape(stream.kmeans_assign(x.as_ref(), 7, one.as_ref(), labels.as_mut(), distances.as_mut())));
+    assert!(is_shape(stream.kmeans_assign(x.as_ref(), 0, x.as_ref(), labels.as_mut(), distances.as_mut())));
+    assert!(is_invalid(
+        stream.kmeans_assign(nan.as_ref(), 8, x.as_ref(), labels.as_mut(), distances.as_mut()),
+        "finite"
+    ));
+    assert!(is_invalid(
+        stream.kmeans_assign(x.as_ref(), 8, nan.as_ref(), labels.as_mut(), distances.as_mut()),
+        "finite"
+    ));
+    assert!(is_shape(stream.download(short.as_ref(), &mut [0u8; 15])));
+    // Addresses: of the host, none at all, between two floats, beyond the end, no multiple of 16.
+    let (here, there) = ([0u8; 64], x.as_ref().address());
+    // SAFETY: all are refused before they are used, but for the last, which is memory of `longer`.
+    unsafe {
+        assert!(is_invalid(DeviceSlice::from_raw(&stream, "x", here.as_ptr(), 64), "host memory"));
+        assert!(is_invalid(DeviceSlice::from_raw(&stream, "x", std::ptr::null::<f32>(), 1), "NULL"));
+        assert!(is_invalid(DeviceSlice::from_raw(&stream, "x", (there + 2) as *const f32, 1), "multiple of 4"));
+        assert!(is_shape(DeviceSlice::from_raw(&stream, "x", there as *const f32, 1 << 40)));
+        let len = whole.len();
+        let longer = DeviceBuffer::<u8>::new(&device, len + 1).unwrap();
+        let odd = (longer.as_ref().address() + 1) as *const u8;
+        let odd = DeviceSlice::from_raw(&stream, "packed", odd, len).unwrap();
+        assert!(is_invalid(
+            stream.unpack(Packing::TwoBits, odd, shape, on(&stream, &[0i8; 64]).as_mut()),
+            "multiple of 16"
+        ));
+    }
     assert!(matches!(Device::open(999), Err(Error::NoDevice(_))));
     let (free, total) = device.memory().unwrap();
     assert!(matches!(DeviceBuffer::<u8>::new(&device, total.saturating_mul(2)), Err(Error::DeviceMemory(_))));
     assert!(matches!(DeviceBuffer::<u64>::new(&device, usize::MAX / 2), Err(Error::DeviceMemory(_))));
     assert!(device.memory().unwrap().0 + (64 << 20) >= free, "a refused allocation has leaked");
+    // None of it has hurt the device.
+    assert_eq!(stream.abs_sum(x.as_ref()).unwrap(), 64.0);
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub struct hq_backend {
     pub struct_size: u32,
     /// 1: on the context's threads; 0: on the calling one alone.
     pub parallel: u32,
-    /// Name of the instruction set ("avx2"). Static storage.
+    /// Name of the instruction set ("avx2"), or "cuda" for a call on a CUDA device. Static storage.
     pub isa: *const c_char,
     /// 1: a ternary product straight from the packed weights instead of through unpacked panels.
     pub direct: u32,
@@ -62,11 +62,11 @@ pub struct hq_backend_metrics {
 pub type hq_metrics_callback =
     Option<unsafe extern "C" fn(metrics: *const hq_backend_metrics, user_data: *mut c_void) -> i32>;
 
-/// `name`, one of an operation or a level, with a NUL, for ever.
+/// `name`, one of an operation or a backend, with a NUL, for ever.
 fn static_name(name: &str) -> *const c_char {
     static NAMES: LazyLock<Vec<CString>> = LazyLock::new(|| {
         let levels = Isa::ALL.iter().map(|isa| isa.name());
-        let names = Operation::ALL.iter().map(|operation| operation.name()).chain(levels);
+        let names = Operation::ALL.iter().map(|operation| operation.name()).chain(levels).chain(["cuda"]);
         names.map(|name| CString::new(name).unwrap_or_default()).collect()
     });
     let found = NAMES.iter().find(|known| known.to_bytes() == name.as_bytes());
@@ -74,7 +74,8 @@ fn static_name(name: &str) -> *const c_char {
 }
 
 /// Where a call of `operation` ("norm", "ternary_matmul"; the error of a wrong name lists all) with `work` runs in this context. `work` counts multiply-adds for products and k-means, else
-/// elements; `tokens` matters to ternary products. HQ_INVALID_VALUE: no such operation.
+/// elements; `tokens` (centroids for k-means) matters to ternary products and where a CUDA device may be chosen, whose copies are
+/// counted as those of square weights, or of points with 64 coordinates. HQ_INVALID_VALUE: no such operation.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.
@@ -100,7 +101,7 @@ pub unsafe extern "C" fn hq_dispatch_choose(
         backend.write(hq_backend {
             struct_size: 0,
             parallel: found.parallel.into(),
-            isa: static_name(found.isa.name()),
+            isa: static_name(found.name()),
             direct: found.direct.into(),
         });
         Ok(())
@@ -139,7 +140,7 @@ pub unsafe extern "C" fn hq_dispatch_metrics(
                 struct_size: size_of::<hq_backend_metrics>() as u32,
                 parallel: found.backend.parallel.into(),
                 operation: static_name(found.operation.name()),
-                isa: static_name(found.backend.isa.name()),
+                isa: static_name(found.backend.name()),
                 direct: found.backend.direct.into(),
                 count: found.count,
                 total_ns: found.total_ns,
@@ -170,7 +171,10 @@ pub unsafe extern "C" fn hq_dispatch_metrics_clear(context: *const hq_context) -
 }
 
 /// The thresholds of a context that differ from the defaults, as TOML: `direct_tokens` and, for each operation, a table
-/// `[operations.NAME]` of `serial_below`, `serial_below_inside`, `isa`, `small_below`, `small_isa`. `length` gets the bytes without the NUL;
+/// `[operations.NAME]` of `serial_below`, `serial_below_inside` (of calls on the context's own threads), `isa`, `small_below`,
+/// `small_isa`; for a CUDA device a table `[cuda]` of `device`, `latency_ns`, `upload_per_s`, `download_per_s` (bytes), and for
+/// each operation `cuda_from` (work from which it goes there), or `cuda_work_per_s` and `cpu_work_per_s`, from which that is
+/// reckoned. A build without CUDA keeps them and uses the CPU. `length` gets the bytes without the NUL;
 /// `buffer` (`capacity` bytes, or NULL to ask for the length) gets the text with it.
 ///
 /// # Safety
@@ -195,7 +199,8 @@ fn under(value: &ContextValue, config: DispatchConfig) -> Result<*mut hq_context
 
 /// Makes a context that shares the threads of `context` and chooses by the thresholds in `toml` (the form of
 /// `hq_dispatch_thresholds`; what is left out has its default, "" is all defaults). `context` stays as it is; both are
-/// freed. HQ_INVALID_VALUE: not such TOML, or an instruction set beyond the context's.
+/// freed. HQ_INVALID_VALUE: not such TOML, an instruction set beyond the context's, or `cuda_from` of an operation that stays on
+/// the CPU.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.

@@ -39,10 +39,17 @@ impl Context {
                 break;
             }
         }
-        if Path::new("/proc/driver/nvidia/version").exists() {
+        advice.extend(self.cuda().filter(|_| self.cuda_has_failed()));
+        let (named, built) = (self.dispatch_config().cuda.is_some(), cfg!(feature = "cuda"));
+        if named && !built {
             advice.push(
-                "an NVIDIA GPU is here: models run on CPUs only, feature cuda has kernels for it (module gpu)".into(),
+                "the thresholds name a CUDA device, this build lacks feature cuda: no call leaves the CPU".into(),
             );
+        } else if !named && Path::new("/proc/driver/nvidia/version").exists() {
+            let how = if built { "" } else { "a build with feature cuda and " };
+            advice.push(format!(
+                "an NVIDIA GPU is here: {how}hybridq bench --calibrate lets large products go to it, module gpu has the rest"
+            ));
         }
         if let Some(cores) = cores_beyond(self.threads()) {
             advice.push(format!(

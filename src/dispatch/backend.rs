@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::config::{DispatchConfig, NEVER};
+use super::cuda::{Cuda, Open};
 use super::metrics::{Metrics, Slot};
 use super::operation::Operation;
 use crate::kernels::{Isa, KernelTable};
@@ -20,22 +21,40 @@ pub struct Backend {
     pub parallel: bool,
     /// Ternary products: straight from the packed weights, token by token, instead of through panels.
     pub direct: bool,
+    /// On the context's CUDA device; the other fields say nothing then.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cuda: bool,
 }
 
 impl Backend {
-    pub(super) const COUNT: usize = 4 * Isa::ALL.len();
+    pub(super) const CUDA: Self = Backend { isa: Isa::Portable, parallel: false, direct: false, cuda: true };
+    pub(super) const COUNT: usize = 4 * Isa::ALL.len() + 1;
+
+    /// The instruction set level, or "cuda".
+    pub fn name(self) -> &'static str {
+        if self.cuda { "cuda" } else { self.isa.name() }
+    }
 
     pub(super) fn index(self) -> usize {
+        if self.cuda {
+            return Self::COUNT - 1;
+        }
         4 * self.isa as usize + 2 * usize::from(self.direct) + usize::from(self.parallel)
     }
 
     pub(super) fn from_index(index: usize) -> Self {
-        Backend { isa: Isa::ALL[index / 4], direct: index & 2 != 0, parallel: index & 1 != 0 }
+        if index == Self::COUNT - 1 {
+            return Self::CUDA;
+        }
+        Backend { isa: Isa::ALL[index / 4], direct: index & 2 != 0, parallel: index & 1 != 0, cuda: false }
     }
 }
 
 impl std::fmt::Display for Backend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.cuda {
+            return f.write_str("cuda");
+        }
         let threads = if self.parallel { "threads" } else { "serial" };
         write!(f, "{} {threads}{}", self.isa.name(), if self.direct { " direct" } else { "" })
     }
@@ -67,13 +86,20 @@ pub(super) struct Dispatcher {
     choices: [Choice; Operation::ALL.len()],
     /// Whether there is another thread to share work with.
     shares: bool,
+    pub(super) cuda: Option<Cuda>,
     pub(super) config: DispatchConfig,
     pub(super) metrics: Metrics,
 }
 
 impl Dispatcher {
-    /// Errors: a level that this CPU or build lacks, or that lies above the cap `table`.
-    pub(super) fn new(table: &'static KernelTable, threads: usize, config: DispatchConfig) -> Result<Self> {
+    /// `open`: of CUDA devices, where the build has them. Errors: a level that this CPU or build lacks, or that lies above the
+    /// cap `table`; a CUDA threshold of an operation that stays on the CPU.
+    pub(super) fn new(
+        table: &'static KernelTable,
+        threads: usize,
+        config: DispatchConfig,
+        open: Option<Open>,
+    ) -> Result<Self> {
         let mut choices =
             [Choice { serial_below: NEVER, serial_below_inside: NEVER, small_below: 0, small: table, large: table };
                 Operation::ALL.len()];
@@ -89,7 +115,8 @@ impl Dispatcher {
                 large,
             };
         }
-        Ok(Dispatcher { choices, shares: threads > 1, config, metrics: Metrics::new() })
+        let cuda = Cuda::of(&config, open)?;
+        Ok(Dispatcher { choices, shares: threads > 1, cuda, config, metrics: Metrics::new() })
     }
 
     /// The choice for `operation` with `work`, called from this thread; `direct`: whether packed weights are read as they are.
@@ -136,7 +163,7 @@ pub(super) struct Call<'a> {
 
 impl Call<'_> {
     pub(super) fn backend(&self) -> Backend {
-        Backend { isa: self.kernels.isa(), parallel: self.parallel, direct: self.direct }
+        Backend { isa: self.kernels.isa(), parallel: self.parallel, direct: self.direct, cuda: false }
     }
 }
 

@@ -5,8 +5,10 @@
 use std::time::{Duration, Instant};
 
 use super::config::{DispatchConfig, NEVER, Thresholds};
-use super::{Backend, Context, Operation, Size, Workload};
+use super::cuda::DRIVER;
+use super::{Backend, Context, Operation, Size, Workload, cuda_calibration};
 use crate::Result;
+use crate::gpu::device_count;
 use crate::kernels::{Isa, KernelTable};
 
 /// Sizes an operation is timed at.
@@ -30,7 +32,7 @@ pub struct Candidate {
 }
 
 impl Context {
-    /// The different backends of `operation` within this context: levels that share their kernels count once, as the
+    /// The different backends of `operation` on the CPU within this context: levels that share their kernels count once, as the
     /// highest of them.
     pub fn candidates(&self, operation: Operation) -> Result<Vec<Candidate>> {
         let cap = self.kernels();
@@ -55,7 +57,7 @@ impl Context {
                     continue;
                 }
                 for &direct in directs {
-                    let backend = Backend { isa: level.isa(), parallel, direct };
+                    let backend = Backend { isa: level.isa(), parallel, direct, cuda: false };
                     found.push(Candidate { backend, context: self.forced(operation, backend)? });
                 }
             }
@@ -165,7 +167,8 @@ impl Timed {
 }
 
 /// The thresholds of this context's level and threads, learned by timing. `progress` is told each operation before it is
-/// timed; an error of its own ends the work. A minute or so; wants a quiet machine. Errors: `progress`'s.
+/// timed; an error of its own ends the work. What the first CUDA device costs is learned too, where there is one. A minute or
+/// so; wants a quiet machine. Errors: `progress`'s.
 pub fn calibrate(context: &Context, mut progress: impl FnMut(Operation) -> Result<()>) -> Result<DispatchConfig> {
     let (mut config, top) = (DispatchConfig::default(), context.kernels().isa());
     for operation in Operation::ALL {
@@ -200,6 +203,12 @@ pub fn calibrate(context: &Context, mut progress: impl FnMut(Operation) -> Resul
         if thresholds != Thresholds::default() {
             *config.of_mut(operation) = thresholds;
         }
+    }
+    if let Some(open) = DRIVER
+        && device_count().is_ok()
+        && let Err(error) = cuda_calibration::learn(context, 0, open, cuda_calibration::large, &mut config)
+    {
+        tracing::warn!("{error}; no call will leave the CPU");
     }
     Ok(config)
 }
@@ -242,6 +251,7 @@ fn choose(sizes: &[Timed], top: Isa, threads: bool) -> Thresholds {
         isa: (large != top).then_some(large),
         small_below: (small_count > 0).then(|| boundary(sizes, small_count)),
         small_isa: (small_count > 0).then_some(small),
+        ..Default::default()
     }
 }
 
@@ -300,9 +310,10 @@ mod tests {
                 for isa in [Isa::Avx512, Isa::Avx2] {
                     let slower = if (isa == Isa::Avx2) == (work < 64) { 1.0 } else { 1.5 };
                     let time = work as f64 * slower;
-                    backends.push((Backend { isa, parallel: false, direct: false }, time));
+                    backends.push((Backend { isa, parallel: false, direct: false, cuda: false }, time));
                     if threads {
-                        backends.push((Backend { isa, parallel: true, direct: false }, 1000.0 + time / 2.0));
+                        backends
+                            .push((Backend { isa, parallel: true, direct: false, cuda: false }, 1000.0 + time / 2.0));
                     }
                 }
                 Timed { work, backends }
@@ -326,8 +337,8 @@ mod tests {
         for timed in &mut sizes {
             let work = timed.work as f64;
             timed.backends = vec![
-                (Backend { isa: Isa::Avx512, parallel: false, direct: false }, work),
-                (Backend { isa: Isa::Avx2, parallel: false, direct: false }, 0.998 * work),
+                (Backend { isa: Isa::Avx512, parallel: false, direct: false, cuda: false }, work),
+                (Backend { isa: Isa::Avx2, parallel: false, direct: false, cuda: false }, 0.998 * work),
             ];
         }
         assert_eq!(choose(&sizes, Isa::Avx512, false), Thresholds::default());

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::cuda::CudaDevice;
 use super::operation::Operation;
 use crate::kernels::Isa;
 
@@ -18,6 +19,10 @@ pub struct DispatchConfig {
     /// panels first. Default: what suits the kernels ([`crate::kernels::KernelTable::ternary_direct_tokens`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct_tokens: Option<u32>,
+    /// The CUDA device that large calls may go to, and the cost of going there. Default: none, every call stays on the CPU. A
+    /// build without feature `cuda` keeps it and does not use it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<CudaDevice>,
     /// Settings of single operations.
     pub operations: BTreeMap<Operation, Thresholds>,
 }
@@ -42,6 +47,16 @@ pub struct Thresholds {
     /// Instruction set of small calls. Default: that of large ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub small_isa: Option<Isa>,
+    /// With [`DispatchConfig::cuda`]: a call of this work or more goes to the device, one of less does not, whatever the rates
+    /// say. Default: the rates decide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cuda_from: Option<u64>,
+    /// Work a second on the device, copies not counted. Default: not known, so no call goes there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cuda_work_per_s: Option<u64>,
+    /// Work a second of large calls on the CPU. Default: not known, so no call leaves it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_work_per_s: Option<u64>,
 }
 
 /// A threshold no call reaches (TOML has no larger integer).
@@ -82,7 +97,13 @@ mod tests {
             isa: Some(Isa::Avx512Vnni),
             small_below: Some(64),
             small_isa: Some(Isa::NeonDotprod),
+            ..Default::default()
         };
+        let costs = CudaDevice { device: 1, latency_ns: 50_000, upload_per_s: 12_000_000_000, download_per_s: 11 };
+        config.cuda = Some(costs);
+        let product = config.of_mut(Operation::TernaryMatmul);
+        (product.cuda_work_per_s, product.cpu_work_per_s) = (Some(NEVER), Some(3));
+        config.of_mut(Operation::KmeansAssign).cuda_from = Some(0);
         let text = config.to_toml();
         assert!(text.contains("[operations.norm]") && text.contains("isa = \"avx512vnni\""), "{text}");
         assert_eq!(DispatchConfig::from_toml(&text).unwrap(), config);

@@ -3,12 +3,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::backend::{Backend, Call, Dispatcher};
 use super::cache::{ConfigSource, config_for};
 use super::config::DispatchConfig;
+use super::cuda::{Cuda, DRIVER, Open, Traffic};
 use super::metrics::BackendMetrics;
 use super::operation::Operation;
+use crate::gpu::HostCall;
 use crate::kernels::{Isa, KernelTable};
 use crate::{Error, Result};
 
@@ -53,11 +56,11 @@ impl Context {
             None => KernelTable::best()?,
         };
         let (config, mut source) = config_for(table.isa(), threads, cache);
-        let dispatcher = Dispatcher::new(table, threads, config).or_else(|error| {
+        let dispatcher = Dispatcher::new(table, threads, config, DRIVER).or_else(|error| {
             // A cache file that somebody edited.
             tracing::warn!("{error}; the dispatcher uses its defaults");
             source = ConfigSource::Defaults;
-            Dispatcher::new(table, threads, DispatchConfig::default())
+            Dispatcher::new(table, threads, DispatchConfig::default(), DRIVER)
         })?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -70,7 +73,12 @@ impl Context {
     /// This context's threads under other thresholds and with metrics of its own. Errors: a level that this CPU or
     /// build lacks, or that lies above this context's.
     pub fn with_dispatch(&self, config: DispatchConfig) -> Result<Self> {
-        let dispatcher = Arc::new(Dispatcher::new(self.table, self.threads(), config)?);
+        self.with_devices(config, DRIVER)
+    }
+
+    /// The same with other CUDA devices than the driver's.
+    pub(super) fn with_devices(&self, config: DispatchConfig, open: Option<Open>) -> Result<Self> {
+        let dispatcher = Arc::new(Dispatcher::new(self.table, self.threads(), config, open)?);
         Ok(Context { dispatcher, source: ConfigSource::Given, ..self.clone() })
     }
 
@@ -84,8 +92,13 @@ impl Context {
         &self.source
     }
 
-    /// Where a call of `operation` with `work` (in [`Operation::unit`]) from this thread runs. `tokens`: of a ternary product.
+    /// Where a call of `operation` with `work` (in [`Operation::unit`]) from this thread runs. `tokens`: of a product, or the
+    /// centroids of k-means. Where a CUDA device may be chosen, its copies are counted as those of square weights or of points with 64
+    /// coordinates; a call counts its own.
     pub fn backend(&self, operation: Operation, work: usize, tokens: usize) -> Backend {
+        if self.dispatcher.cuda.as_ref().is_some_and(|cuda| cuda.would_pay(operation, work, tokens)) {
+            return Backend::CUDA;
+        }
         self.dispatcher.choose(operation, work, self.is_direct(operation, tokens)).backend()
     }
 
@@ -111,6 +124,31 @@ impl Context {
     #[inline]
     pub(super) fn product_call(&self, operation: Operation, work: usize, tokens: usize) -> Call<'_> {
         self.dispatcher.call(operation, work, self.is_direct(operation, tokens))
+    }
+
+    /// Runs a call on the CUDA device if there is one and it is worth its copies. False: it is the CPU's, whatever outputs hold.
+    #[inline]
+    pub(super) fn on_cuda(&self, operation: Operation, work: usize, traffic: Traffic, call: HostCall<'_>) -> bool {
+        let Some(cuda) = &self.dispatcher.cuda else { return false };
+        if !cuda.pays(operation, work, traffic) {
+            return false;
+        }
+        let (metrics, start) = (&self.dispatcher.metrics, Instant::now());
+        let done = cuda.run(operation, call);
+        if done && metrics.is_enabled() {
+            metrics.slot(operation, Backend::CUDA).record(start.elapsed());
+        }
+        done
+    }
+
+    /// Which operations go to a CUDA device where it pays, or that it has failed; None: no call leaves the CPU.
+    pub fn cuda(&self) -> Option<String> {
+        self.dispatcher.cuda.as_ref().map(Cuda::status)
+    }
+
+    /// Whether a CUDA device was asked and has failed.
+    pub(super) fn cuda_has_failed(&self) -> bool {
+        self.dispatcher.cuda.as_ref().is_some_and(Cuda::has_failed)
     }
 
     /// Runs `calls` on the context's threads if one of `operation` with `work` would use them: several calls then share one

@@ -4,7 +4,9 @@
 use std::cell::RefCell;
 
 use super::backend::Call;
+use super::cuda::Traffic;
 use super::{Context, Operation};
+use crate::gpu::HostCall;
 use crate::kernels::KernelTable;
 use crate::tensor::AlignedBuffer;
 
@@ -137,7 +139,17 @@ impl Context {
         }
         assert!(a.holds(m, k), "int8_matmul: a is not m x k");
         assert!(b.holds(k, n), "int8_matmul: b is not k x n");
-        let call = self.call(Operation::Int8Matmul, (m * n).saturating_mul(k));
+        let work = (m * n).saturating_mul(k);
+        // A device takes the form of weight gradients, rows without gaps.
+        let dense = a.transposed && !b.transposed && (a.stride, b.stride, c_stride) == (m, n, n);
+        if dense {
+            let (a, b, c) = (&a.data[..k * m], &b.data[..k * n], &mut c[..m * n]);
+            let call = HostCall::Int8MatmulTn { a, b, shape: (k, m, n), scales: row_scales, accumulate, c };
+            if self.on_cuda(Operation::Int8Matmul, work, Traffic::int8(m, n, k, accumulate), call) {
+                return;
+            }
+        }
+        let call = self.call(Operation::Int8Matmul, work);
         let mut sections = || {
             let mut panels = PANELS.take();
             for first in (0..k).step_by(SECTION) {

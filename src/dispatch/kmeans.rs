@@ -1,7 +1,9 @@
 //! k-means on the context's threads: nearest centroids and distances.
 #![forbid(unsafe_code)]
 
+use super::cuda::Traffic;
 use super::{Context, Operation};
+use crate::gpu::HostCall;
 
 /// Points of one parallel block of work that nothing is kept of.
 pub(super) const BLOCK_POINTS: usize = 384;
@@ -24,7 +26,13 @@ impl Context {
         distances: &mut [f32],
     ) {
         assert!(points.len() == n * dim && labels.len() == n && distances.len() == n, "kmeans_assign: lengths");
-        let call = self.call(Operation::KmeansAssign, n.saturating_mul(k).saturating_mul(dim));
+        assert!(k > 0 && centroids.len() == k * dim, "kmeans_assign: {} values for {k} x {dim}", centroids.len());
+        let (operation, work) = (Operation::KmeansAssign, n.saturating_mul(k).saturating_mul(dim));
+        let call = HostCall::KmeansAssign { points, dim, centroids, labels, distances };
+        if self.on_cuda(operation, work, Traffic::kmeans(n, dim, k), call) {
+            return;
+        }
+        let call = self.call(operation, work);
         let kernels = call.kernels;
         let packed = kernels.pack_centroids(centroids, k, dim, 1);
         type Block<'a> = (usize, (&'a mut [u32], &'a mut [f32]));

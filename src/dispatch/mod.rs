@@ -3,7 +3,8 @@
 //! Every operation of a [`Context`] chooses, call by call: the calling thread or all threads, an instruction set level,
 //! and for ternary products whether packed weights are read as they are or unpacked into panels. The choice compares the
 //! call's work with thresholds ([`DispatchConfig`]): defaults, or what [`calibrate`] learned on this machine and a cache
-//! file keeps ([`cache_path`]). No choice changes a bit of a result.
+//! file keeps ([`cache_path`]). Products of many tokens and nearest centroids may go to a CUDA device as well, where one was
+//! learned and the call is worth its copies ([`CudaDevice`]). No choice changes a bit of a result.
 
 mod activation_quant;
 mod advice;
@@ -13,6 +14,10 @@ mod cache;
 mod calibration;
 mod config;
 mod context;
+mod cuda;
+mod cuda_calibration;
+#[cfg(test)]
+mod cuda_tests;
 mod dense;
 mod five_level;
 mod gguf_ternary;
@@ -35,6 +40,7 @@ pub use cache::{CACHE_VARIABLE, CacheKey, ConfigSource, cache_path, load_cached,
 pub use calibration::{Caller, Candidate, calibrate, time_candidates};
 pub use config::{DispatchConfig, NEVER, Thresholds};
 pub use context::{Context, ContextOptions};
+pub use cuda::CudaDevice;
 pub use int8::Int8Matrix;
 pub use lloyd::Lloyd;
 pub use metrics::BackendMetrics;

@@ -5,7 +5,9 @@
 use std::cell::RefCell;
 
 use super::backend::Call;
+use super::cuda::Traffic;
 use super::{Context, Operation};
+use crate::gpu::HostCall;
 use crate::kernels::{
     Activations, KernelTable, MatrixMut, TERNARY_BLOCK_ROWS, panels_len, ternary_block_len, ternary_packed_len,
 };
@@ -117,7 +119,13 @@ impl Context {
             return;
         }
         let operation = if tokens == 1 { Operation::TernaryMatvec } else { Operation::TernaryMatmul };
-        let call = self.product_call(operation, y.len().saturating_mul(cols), tokens);
+        let work = y.len().saturating_mul(cols);
+        let traffic = Traffic::ternary(packed.len(), cols, rows, tokens);
+        let call = HostCall::TernaryMatmul { packed, shape: (rows, cols), weight_scales, x, y };
+        if self.on_cuda(operation, work, traffic, call) {
+            return;
+        }
+        let call = self.product_call(operation, work, tokens);
         let kernels = call.kernels;
         if tokens == 1 {
             return self.ternary_matvec(&call, packed, cols, weight_scales, x, y);
@@ -245,7 +253,16 @@ impl Context {
             return;
         }
         let operation = Operation::TernaryMatmulTransposed;
-        let call = self.call(operation, dx.len().saturating_mul(rows));
+        let (work, traffic) = (dx.len().saturating_mul(rows), Traffic::ternary(packed_len, rows, cols, tokens));
+        if self.on_cuda(
+            operation,
+            work,
+            traffic,
+            HostCall::TernaryMatmulTransposed { packed, shape: (rows, cols), dy, dx },
+        ) {
+            return;
+        }
+        let call = self.call(operation, work);
         let kernels = call.kernels;
         let tile = |dx: MatrixMut<'_, f32>, token: usize, col: usize| {
             with_workspace(panels_len(rows), |panels| {

@@ -106,6 +106,56 @@ impl Stream {
         }
     }
 
+    /// Label of the nearest centroid `[k, dim]` and squared distance to it for each point `[n, dim]`: bit for bit
+    /// [`crate::dispatch::Context::kmeans_assign`]. Waits for a first look at the numbers. Errors: sizes that do not fit, points
+    /// or centroids that are not finite.
+    pub fn kmeans_assign(
+        &self,
+        points: DeviceSlice<'_, f32>,
+        dim: usize,
+        centroids: DeviceSlice<'_, f32>,
+        labels: DeviceSliceMut<'_, u32>,
+        distances: DeviceSliceMut<'_, f32>,
+    ) -> Result<()> {
+        const NAME: &str = "kmeans_assign";
+        let (n, k) = (labels.len, centroids.len.checked_div(dim).unwrap_or(0));
+        if k == 0 || n >= u32::MAX as usize || k >= u32::MAX as usize {
+            return Err(Error::shape(NAME, "centroids", "1 or more, fewer than 2^32 - 1 points", k));
+        }
+        self.expect(NAME, "points", points, n.saturating_mul(dim))?;
+        self.expect(NAME, "centroids", centroids, k * dim)?;
+        self.expect(NAME, "labels", labels.as_ref(), n)?;
+        self.expect(NAME, "distances", distances.as_ref(), n)?;
+        let (points, centroids, labels, distances) =
+            (points.address, centroids.address, labels.address, distances.address);
+        self.with_scratch(WORDS + 4 * (n + k), |scratch| {
+            let (max_norm, max_bits, norms) = (scratch, scratch + 16, scratch + WORDS as u64);
+            let half_norms = norms + 4 * n as u64;
+            let (none, mut words) = (0u64, [0u64; 3]);
+            // SAFETY: the kernels' parameters, as cuda/kmeans.cu has them: without sums nothing is added up or counted. Sizes
+            // are checked, and the words live until the wait is over.
+            unsafe {
+                self.inner.clear(scratch, WORDS)?;
+                self.inner.launch("hqk_kmeans_norms_cuda", arguments![points, n, dim, norms, max_bits])?;
+                self.inner.launch("hqk_kmeans_prepare_cuda", arguments![centroids, k, dim, half_norms, max_norm])?;
+                self.inner.download((&raw mut words).cast(), scratch, size_of_val(&words))?;
+            }
+            self.synchronize()?;
+            if !f64::from_bits(words[0]).is_finite() || words[2] as i32 >= INFINITY_BITS {
+                return Err(Error::invalid("points", "finite coordinates of points and centroids", "one that is not"));
+            }
+            let assign = arguments![
+                points, norms, n, dim, centroids, half_norms, max_norm, k, max_bits, labels, none, none, none
+            ];
+            let measure = arguments![points, n, dim, centroids, labels, distances];
+            // SAFETY: as above; the labels are those of centroids by then.
+            unsafe {
+                self.inner.launch("hqk_kmeans_iteration_cuda", assign)?;
+                self.inner.launch("hqk_kmeans_distances_cuda", measure)
+            }
+        })
+    }
+
     /// Squared distance in f64, rounded, of each point to the centroid of its label, bit for bit the CPU's. Labels are below
     /// the number of centroids: the caller has seen to it.
     ///

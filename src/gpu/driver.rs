@@ -22,31 +22,31 @@ struct Aligned<T: ?Sized>(T);
 /// cuda/kernels.cu for every target of build.rs.
 static FATBIN: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("HYBRIDQ_FATBIN")));
 
-/// Kernel names: those of the module, of which every one is looked up when a device is opened.
-const KERNELS: [&str; 23] = [
-    "hqk_block_abs_sums_cuda",
-    "hqk_block_square_sums_cuda",
-    "hqk_clip_norm_cuda",
-    "hqk_int8_matmul_tn_cuda",
-    "hqk_kmeans_distances_cuda",
-    "hqk_kmeans_finish_cuda",
-    "hqk_kmeans_iteration_cuda",
-    "hqk_kmeans_norms_cuda",
-    "hqk_kmeans_prepare_cuda",
-    "hqk_pack5_cuda",
-    "hqk_pack5_matvec_cuda",
-    "hqk_quantize_pack5_cuda",
-    "hqk_quantize_rows_cuda",
-    "hqk_scale_cuda",
-    "hqk_sum_in_order_cuda",
-    "hqk_ternary_few_cuda",
-    "hqk_ternary_matmul_cuda",
-    "hqk_ternary_matvec_cuda",
-    "hqk_ternary_pack_cuda",
-    "hqk_ternary_quantize_pack_cuda",
-    "hqk_ternary_transposed_cuda",
-    "hqk_ternary_unpack_cuda",
-    "hqk_unpack5_cuda",
+/// The kernels of the module, each with the threads of a block that its source is written for (tests/cuda_emulated.rs compares).
+const KERNELS: [(&str, u32); 23] = [
+    ("hqk_block_abs_sums_cuda", 64),
+    ("hqk_block_square_sums_cuda", 64),
+    ("hqk_clip_norm_cuda", 256),
+    ("hqk_int8_matmul_tn_cuda", 128),
+    ("hqk_kmeans_distances_cuda", 256),
+    ("hqk_kmeans_finish_cuda", 256),
+    ("hqk_kmeans_iteration_cuda", 256),
+    ("hqk_kmeans_norms_cuda", 256),
+    ("hqk_kmeans_prepare_cuda", 256),
+    ("hqk_pack5_cuda", 256),
+    ("hqk_pack5_matvec_cuda", 256),
+    ("hqk_quantize_pack5_cuda", 256),
+    ("hqk_quantize_rows_cuda", 256),
+    ("hqk_scale_cuda", 256),
+    ("hqk_sum_in_order_cuda", 32),
+    ("hqk_ternary_few_cuda", 256),
+    ("hqk_ternary_matmul_cuda", 256),
+    ("hqk_ternary_matvec_cuda", 256),
+    ("hqk_ternary_pack_cuda", 256),
+    ("hqk_ternary_quantize_pack_cuda", 256),
+    ("hqk_ternary_transposed_cuda", 256),
+    ("hqk_ternary_unpack_cuda", 256),
+    ("hqk_unpack5_cuda", 256),
 ];
 
 fn error_of(what: &str, error: CudaError) -> Error {
@@ -72,7 +72,7 @@ fn check(what: &str, result: sys::cudaError_enum) -> Result<()> {
     })
 }
 
-/// How a kernel is launched: the block its source declares, and as many blocks as the device holds at once (kernels go over
+/// How a kernel is launched: the block its source is written for, and as many blocks as the device holds at once (kernels go over
 /// their work in strides of the grid).
 #[derive(Clone, Copy)]
 struct Launch {
@@ -95,6 +95,13 @@ pub(super) struct Device {
 unsafe impl Send for Device {}
 // SAFETY: as above.
 unsafe impl Sync for Device {}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // The module is unloaded in the current context, whichever thread was the last to use the device.
+        let _ = self.enter();
+    }
+}
 
 /// What a device pointer points into.
 pub(super) struct Region {
@@ -137,9 +144,11 @@ impl Device {
         let module = Module::from_fatbin(&FATBIN.0, &[])?;
         let multiprocessors = device.get_attribute(DeviceAttribute::MultiprocessorCount)? as u32;
         let mut launches = HashMap::new();
-        for name in KERNELS {
+        for (name, threads) in KERNELS {
             let function = module.get_function(name)?;
-            let threads = function.get_attribute(FunctionAttribute::MaxThreadsPerBlock)? as u32;
+            if (function.get_attribute(FunctionAttribute::MaxThreadsPerBlock)? as u32) < threads {
+                return Err(CudaError::LaunchOutOfResources);
+            }
             let resident = function.max_active_blocks_per_multiprocessor(BlockSize::x(threads), 0)?;
             let blocks = multiprocessors * resident.max(1);
             launches.insert(name, Launch { function: function.to_raw(), blocks, threads });
@@ -147,6 +156,7 @@ impl Device {
         Ok(Device { launches, _module: module, context, ordinal, name: device.name()? })
     }
 
+    /// Makes its context the thread's current one.
     fn enter(&self) -> Result<()> {
         CurrentContext::set_current(&self.context).map_err(|error| error_of(&self.name, error))
     }

@@ -115,6 +115,11 @@ impl<'a, T: Pod> DeviceSlice<'a, T> {
         DeviceSlice { len, ..self }
     }
 
+    /// Where it begins; 0 where there is nothing.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
     /// Device memory that another library allocated. Errors: host memory, memory of another device, less than `len` values.
     ///
     /// # Safety

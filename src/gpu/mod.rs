@@ -11,6 +11,7 @@
 #[cfg_attr(not(feature = "cuda"), path = "absent.rs")]
 mod backend;
 mod clusters;
+mod host;
 mod memory;
 mod products;
 mod vectors;
@@ -18,6 +19,7 @@ mod vectors;
 use std::sync::{Arc, Mutex};
 
 pub use clusters::KmeansIteration;
+pub use host::{HostCall, HostCalls};
 pub use memory::{DeviceBuffer, DeviceSlice, DeviceSliceMut};
 pub use products::{DeviceActivations, Packing};
 

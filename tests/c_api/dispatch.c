@@ -36,6 +36,26 @@ static void choices(const hq_context *context) {
     CHECK(choice(again, "norm", 999, 1).parallel == 0);
     CHECK(hq_dispatch_configure(tuned, "", &defaults) == HQ_OK && choice(defaults, "norm", 999, 1).parallel == 0);
     CHECK(hq_dispatch_thresholds(defaults, toml, sizeof toml, &length) == HQ_OK && strstr(toml, "1000") == NULL);
+    /* Where there is no CUDA device, thresholds for one are kept and change nothing. */
+    hq_context *cuda = NULL;
+    const char *const device = "[cuda]\ndevice = 0\n[operations.int8_matmul]\ncuda_from = 0";
+    CHECK(hq_dispatch_configure(context, device, &cuda) == HQ_OK);
+    CHECK(hq_dispatch_thresholds(cuda, toml, sizeof toml, &length) == HQ_OK && strstr(toml, "cuda_from = 0"));
+    float sum = 0.0f;
+    const int8_t a[3] = {1, 2, 3}, b[3] = {4, 5, -6};
+    const float scale = 2.0f;
+    CHECK(hq_int8_matmul_tn(cuda, a, b, 3, 1, 1, &scale, false, &sum) == HQ_OK && sum == -8.0f);
+    size_t devices = 0;
+    const char *const where = choice(cuda, "int8_matmul", 1, 3).isa;
+    if (hq_device_count(&devices) == HQ_OK) {
+        CHECK(devices > 0 && strcmp(where, "cuda") == 0);
+    } else {
+        CHECK(devices == 0 && strcmp(where, hq_context_isa(context)) == 0);
+    }
+    hq_context *never = NULL;
+    CHECK(hq_dispatch_configure(context, "[operations.norm]\ncuda_from = 0", &never) == HQ_INVALID_VALUE);
+    CHECK(strstr(hq_last_error(), "operations.norm.cuda_from") && never == NULL);
+    hq_context_free(cuda);
     /* Contexts on shared threads may end in any order. */
     hq_context_free(tuned);
     CHECK(choice(again, "norm", 1000, 1).parallel == (uint32_t)threads);

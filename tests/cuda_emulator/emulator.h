@@ -1,4 +1,5 @@
-/* Runs CUDA kernels on a CPU: a block's threads are fibers that run one after the other from barrier to barrier.
+/* Runs CUDA kernels on a CPU: a block's threads are fibers. A warp runs as far as it comes, to a barrier of the block or its
+ * end, before the next one moves: it is far ahead of the one and far behind the other of two between which a barrier is missing.
  *
  * What the kernels of cuda/ use is here with the meaning the CUDA manuals give it: barriers, shuffles, matrix products with
  * the documented fragments, asynchronous copies, atomics. It is strict where a GPU is not: a barrier or a warp instruction that
@@ -155,13 +156,17 @@ inline void run_block() {
     }
     while (left > 0) {
         bool moved = false;
-        for (size_t i = 0; i < count; i++) {
-            Thread &thread = *threads[schedule == Schedule::late ? count - 1 - i : i];
-            if (thread.done || (thread.waits_for && thread.waits_for->generation == thread.generation)) continue;
-            current = &thread;
-            thread.fiber.enter();
-            moved = true, left -= thread.done;
-        }
+        for (size_t first = 0; first < count; first += 32)
+            for (bool again = true; again; moved |= again) {
+                again = false;
+                for (size_t i = first; i < first + 32; i++) {
+                    Thread &thread = *threads[schedule == Schedule::late ? count - 1 - i : i];
+                    if (thread.done || (thread.waits_for && thread.waits_for->generation == thread.generation)) continue;
+                    current = &thread;
+                    thread.fiber.enter();
+                    again = true, left -= thread.done;
+                }
+            }
         if (!moved) fail("threads wait at a barrier that not all of them reach");
     }
 }

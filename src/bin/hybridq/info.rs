@@ -26,6 +26,7 @@ struct Report {
     threads: usize,
     gpu: String,
     dispatch: String,
+    dispatch_cuda: String,
     advice: Vec<String>,
 }
 
@@ -53,6 +54,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
             ConfigSource::Cache(path) => format!("thresholds learned on this machine, {}", path.display()),
             ConfigSource::Defaults | ConfigSource::Given => "default thresholds".into(),
         },
+        dispatch_cuda: context.cuda().unwrap_or_else(|| "no call leaves the CPU".into()),
         advice: context.advice(),
     };
     if arguments.json {
@@ -71,7 +73,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     }
     text += &format!("threads          {}\n", report.threads);
     text += &format!("GPU              {}\n", report.gpu);
-    text += &format!("dispatcher       {}\n", report.dispatch);
+    text += &format!("dispatcher       {}; {}\n", report.dispatch, report.dispatch_cuda);
     for advice in &report.advice {
         text += &format!("advice           {advice}\n");
     }

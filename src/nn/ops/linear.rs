@@ -198,10 +198,7 @@ impl Linear {
             return self.int8_backward(pass, dx);
         }
         self.bf16_weight_gradient(pass);
-        if !self.int8_input_gradient(pass, dx) {
-            self.f32_input_gradient(pass, dx)?;
-        }
-        Ok(())
+        if self.int8_input_gradient(pass, dx) { Ok(()) } else { self.f32_input_gradient(pass, dx) }
     }
 
     /// `dW[o][k] += sum over t of bf16(dY[t][o] * s[t]) * Xq[t][k]`, with the token scales `s` of the saved activations.

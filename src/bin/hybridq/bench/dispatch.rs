@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hybridq::Result;
 use hybridq::dispatch::{
-    CacheKey, Caller, Candidate, Context, Operation, Size, Workload, cache_path, calibrate, store_cached,
-    time_candidates,
+    CacheKey, Caller, Candidate, Context, DispatchConfig, Operation, Size, Workload, cache_path, calibrate,
+    store_cached, time_candidates,
 };
 use hybridq::kernels::KernelTable;
 
@@ -44,7 +44,9 @@ pub fn learn(report: &Report, context: &Context, cache: Option<&std::path::Path>
     Ok(learned)
 }
 
+/// The choices among the CPU's backends.
 pub fn run(report: &Report, context: &Context) -> Result<()> {
+    let context = &context.with_dispatch(DispatchConfig { cuda: None, ..context.dispatch_config().clone() })?;
     overhead(report, context)?;
     report.expect(Operation::ALL.len());
     let mut sums = Vec::new();

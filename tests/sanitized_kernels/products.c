@@ -1,6 +1,8 @@
 /* Products and k-means. */
 #include "harness.h"
 
+#include <string.h>
+
 /* Packed bytes of any values: every byte is sound input to a product. */
 static uint8_t *packed_matrix(size_t rows, size_t cols) {
     size_t n = round_up(rows, 64) / 64 * (round_up(cols, 16) / 16) * 256;
@@ -97,6 +99,9 @@ static void int8_product(size_t tokens) {
             int8_t *a = bytes(tokens ? (tokens - 1) * stride + rows : 0);
             int8_t *b = bytes(tokens ? (tokens - 1) * stride + cols : 0);
             uint8_t *a_panel = unset(widths[0] * (4 + values)), *b_panel = unset(widths[1] * (4 + values));
+            /* No columns fill no panel, and the product adds up what it finds. */
+            if (!rows) memset(a_panel, 0, widths[0] * (4 + values));
+            if (!cols) memset(b_panel, 0, widths[1] * (4 + values));
             float *scales = floats(rows), *c = floats(rows && cols ? (rows - 1) * c_stride + cols : 0);
             RUN(int8_pack_a, a, tokens, stride, rows, a_panel);
             RUN(int8_pack_b, b, tokens, stride, cols, b_panel);

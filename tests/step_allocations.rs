@@ -77,8 +77,8 @@ fn steps_after_the_second_allocate_their_metrics_alone() {
         for _ in 0..2 {
             trainer.step().unwrap();
         }
-        // The clusters' losses, in a step's metrics and in the history's copy of them.
-        let of_metrics = 2;
+        // The clusters' losses, in the metrics of one of the ten steps and in the history's copy of them.
+        let of_metrics = 1;
         let of_rayon = usize::from(threads > 1);
         let most = of_metrics + of_rayon + if of_gemm > 0 { MOST_SPECTRAL + 8 * of_gemm } else { 0 };
         // A thread's scratch memory grows with the largest task it has met, and which task it meets is chance: of several

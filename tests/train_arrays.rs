@@ -299,7 +299,9 @@ fn odd_clusters_train() {
                 let objective = ArrayObjective::new(data.clone(), None, &[4, 2], Precision::Ternary, 3).unwrap();
                 let mut trainer = Trainer::new(context(1), config, objective).unwrap();
                 trainer.run().unwrap();
-                let last = trainer.history().steps.last().unwrap();
+                let steps = &trainer.history().steps;
+                assert!(steps.iter().all(|step| step.cluster_losses.is_empty() == (step.step % 10 != 0)));
+                let last = steps.last().unwrap();
                 assert_eq!(last.cluster_losses.len(), clusters.min(30));
                 assert!(last.loss.is_finite(), "{clusters} {by_loss}");
                 assert!(last.cluster_losses.iter().flatten().all(|loss| loss.is_finite()));

@@ -47,7 +47,7 @@ pub struct StepMetrics {
     pub f32_gradients: Vec<String>,
     /// Cluster the batch came from, where it came from one.
     pub cluster: Option<usize>,
-    /// Running mean of each data cluster's loss; none without clusters.
+    /// Running mean of each data cluster's loss, every `log_interval` steps; none without clusters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cluster_losses: Vec<Option<f64>>,
     /// Bits a weight of the quantized matrices, with `adaptive_bits`.

@@ -341,7 +341,10 @@ impl<O: Objective> Trainer<O> {
             gradient_error: errors.largest,
             f32_gradients: errors.in_f32.iter().map(|&id| self.objective.store().spec(id).name.clone()).collect(),
             cluster: batch.cluster,
-            cluster_losses: self.cluster_losses.means.iter().map(|mean| mean.is_finite().then_some(*mean)).collect(),
+            cluster_losses: match self.steps_done.is_multiple_of(config.log_interval) {
+                true => self.cluster_losses.means.iter().map(|mean| mean.is_finite().then_some(*mean)).collect(),
+                false => Vec::new(),
+            },
             mean_bits: config.adaptive_bits.then(|| self.mean_bits()),
             precisions,
             frozen: Freezing::frozen(self.objective.store()),

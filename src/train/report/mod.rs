@@ -125,13 +125,14 @@ fn figure(html: &mut String, caption: &str, curves: &[Curve<'_>]) {
 
 /// Running means of the losses of the data's clusters.
 fn cluster_losses(html: &mut String, history: &History) {
-    let clusters = history.steps.last().map_or(0, |step| step.cluster_losses.len());
+    let told: Vec<&StepMetrics> = history.steps.iter().filter(|step| !step.cluster_losses.is_empty()).collect();
+    let clusters = told.last().map_or(0, |step| step.cluster_losses.len());
     let names: Vec<String> = (0..clusters).map(|cluster| format!("cluster {cluster}")).collect();
-    let part = history.steps.len().div_ceil(POINTS).max(1);
-    // Running means already: one of each part of the steps is enough.
+    let part = told.len().div_ceil(POINTS).max(1);
+    // Running means already: one of each part of them is enough.
     let points = |cluster: usize| {
-        let of = |step: &StepMetrics| Some((step.step as f64, (*step.cluster_losses.get(cluster)?)?));
-        history.steps.iter().step_by(part).filter_map(of).collect()
+        let of = |step: &&StepMetrics| Some((step.step as f64, (*step.cluster_losses.get(cluster)?)?));
+        told.iter().step_by(part).filter_map(of).collect()
     };
     let curves: Vec<Curve<'_>> =
         names.iter().enumerate().map(|(cluster, name)| Curve { name, points: points(cluster) }).collect();

@@ -242,6 +242,12 @@ fn help_and_version_go_to_stdout() {
         assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
         assert!(!output.stdout.is_empty());
     }
+    for arguments in [&["--help"][..], &["bench", "--help"], &["--version"], &["info"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader); // as `| head` does
+        let output = Command::new(env!("CARGO_BIN_EXE_hybridq")).args(arguments).stdout(writer).output().unwrap();
+        assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{arguments:?}");
+    }
     let info: serde_json::Value = serde_json::from_slice(&hybridq(folder.path(), &["info", "--json"]).stdout).unwrap();
     assert!(info["isas_available"].as_array().unwrap().iter().any(|isa| isa == "portable"));
 }

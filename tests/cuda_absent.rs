@@ -23,7 +23,7 @@ fn context(threads: usize) -> Context {
 
 /// Every call that may goes to the device.
 fn forced() -> DispatchConfig {
-    let costs = CudaDevice { device: 0, latency_ns: 1, upload_per_s: 1 << 40, download_per_s: 1 << 40 };
+    let costs = CudaDevice { latency_ns: 1, upload_per_s: 1 << 40, download_per_s: 1 << 40, ..Default::default() };
     let mut config = DispatchConfig { cuda: Some(costs), ..Default::default() };
     for operation in Operation::ALL.into_iter().filter(|operation| operation.may_leave_the_cpu()) {
         let thresholds = config.of_mut(operation);

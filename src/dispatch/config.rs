@@ -99,7 +99,13 @@ mod tests {
             small_isa: Some(Isa::NeonDotprod),
             ..Default::default()
         };
-        let costs = CudaDevice { device: 1, latency_ns: 50_000, upload_per_s: 12_000_000_000, download_per_s: 11 };
+        let costs = CudaDevice {
+            device: 1,
+            name: "NVIDIA H200".into(),
+            latency_ns: 50_000,
+            upload_per_s: 12_000_000_000,
+            download_per_s: 11,
+        };
         config.cuda = Some(costs);
         let product = config.of_mut(Operation::TernaryMatmul);
         (product.cuda_work_per_s, product.cpu_work_per_s) = (Some(NEVER), Some(3));

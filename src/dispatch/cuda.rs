@@ -21,11 +21,13 @@ const WORTH: f64 = 0.8;
 
 /// A CUDA device and what a call on it costs beside its work. Numbers that are 0 are not known: then only
 /// [`super::Thresholds::cuda_from`] sends calls there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CudaDevice {
     /// Its number.
     pub device: u32,
+    /// The name of the device that the numbers were learned on; a device of another name is not used. Empty: any.
+    pub name: String,
     /// Nanoseconds of the smallest call: copies of a few bytes, launches, waits.
     pub latency_ns: u64,
     /// Bytes a second from host memory to the device.
@@ -84,15 +86,22 @@ impl Operation {
 /// CPU's; all others, that the device is not to be asked again.
 pub(super) type Calls = Box<dyn Fn(HostCall<'_>) -> Result<()> + Send>;
 
+/// A device that was opened.
+pub(super) struct OpenDevice {
+    pub(super) name: String,
+    pub(super) calls: Calls,
+}
+
 /// Opens a device.
-pub(super) type Open = fn(u32) -> Result<Calls>;
+pub(super) type Open = fn(u32) -> Result<OpenDevice>;
 
 /// The driver's devices; None where the build has no driver's place.
 pub(super) const DRIVER: Option<Open> = if cfg!(feature = "cuda") { Some(open) } else { None };
 
-fn open(device: u32) -> Result<Calls> {
-    let calls = HostCalls::new(&Device::open(device as usize)?)?;
-    Ok(Box::new(move |call| calls.run(call)))
+fn open(device: u32) -> Result<OpenDevice> {
+    let device = Device::open(device as usize)?;
+    let calls = HostCalls::new(&device)?;
+    Ok(OpenDevice { name: device.name().into(), calls: Box::new(move |call| calls.run(call)) })
 }
 
 /// How one operation chooses: from so much work on, or by the rates of both sides, in work a second.
@@ -108,7 +117,7 @@ pub(super) struct Cuda {
     costs: CudaDevice,
     choices: [Choice; Operation::ALL.len()],
     open: Open,
-    calls: Mutex<Option<Calls>>,
+    opened: Mutex<Option<OpenDevice>>,
     failure: OnceLock<String>,
 }
 
@@ -136,8 +145,8 @@ impl Cuda {
                 cpu_rate: wanted.cpu_work_per_s.unwrap_or(0),
             };
         }
-        let (Some(costs), Some(open)) = (config.cuda, open) else { return Ok(None) };
-        Ok(Some(Cuda { costs, choices, open, calls: Mutex::new(None), failure: OnceLock::new() }))
+        let (Some(costs), Some(open)) = (config.cuda.clone(), open) else { return Ok(None) };
+        Ok(Some(Cuda { costs, choices, open, opened: Mutex::new(None), failure: OnceLock::new() }))
     }
 
     /// Whether a call is worth its copies.
@@ -149,7 +158,7 @@ impl Cuda {
         if let Some(from) = choice.from {
             return work as u64 >= from;
         }
-        let CudaDevice { latency_ns, upload_per_s, download_per_s, .. } = self.costs;
+        let &CudaDevice { latency_ns, upload_per_s, download_per_s, .. } = &self.costs;
         if [upload_per_s, download_per_s, choice.device_rate, choice.cpu_rate].contains(&0) {
             return false;
         }
@@ -167,24 +176,37 @@ impl Cuda {
     /// Runs a call on the device, one at a time; false: the CPU is to do it. A device that fails is closed, which frees its
     /// memory, and not asked again.
     pub(super) fn run(&self, operation: Operation, call: HostCall<'_>) -> bool {
-        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if self.has_failed() {
             return false;
         }
-        let opened = match &mut *calls {
-            Some(calls) => Ok(&*calls),
-            closed => (self.open)(self.costs.device).map(|calls| &*closed.insert(calls)),
+        let device = match &mut *opened {
+            Some(device) => Ok(&*device),
+            closed => self.open_device().map(|device| &*closed.insert(device)),
         };
-        match opened.and_then(|calls| calls(call)) {
+        match device.and_then(|device| (device.calls)(call)) {
             Ok(()) => true,
             Err(Error::InvalidValue { .. } | Error::Shape { .. }) => false,
             Err(error) => {
                 let _ = self.failure.set(format!("{}: {error}", operation.name()));
-                *calls = None;
+                *opened = None;
                 tracing::warn!("{}", self.status());
                 false
             }
         }
+    }
+
+    fn open_device(&self) -> Result<OpenDevice> {
+        let CudaDevice { device, name, .. } = &self.costs;
+        let opened = (self.open)(*device)?;
+        if name.is_empty() || *name == opened.name {
+            return Ok(opened);
+        }
+        let why = format!(
+            "what calls cost was learned on {name:?}, this is {:?}; hybridq bench --calibrate learns it anew",
+            opened.name
+        );
+        Err(Error::Device(why))
     }
 
     /// Which operations may go to which device, or why none does any more: one line.

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::config::DispatchConfig;
-use super::cuda::{CudaDevice, Open, Traffic};
+use super::cuda::{CudaDevice, Open, OpenDevice, Traffic};
 use super::{Context, Operation, Size, Workload};
 use crate::gpu::HostCall;
 use crate::kernels::ternary_packed_len;
@@ -76,7 +76,7 @@ pub(super) fn learn(
         })
     };
 
-    let calls = open(device)?;
+    let OpenDevice { name, calls } = open(device)?;
     let mut bytes = vec![1u8; COPIED];
     let upload = rate(COPIED as f64, shortest(|| calls(HostCall::Upload(&bytes)))?);
     let download = rate(COPIED as f64, shortest(|| calls(HostCall::Download(&mut bytes)))?);
@@ -100,7 +100,7 @@ pub(super) fn learn(
         rates.push((operation, rate(work, kernel), rate(work, cpu)));
     }
     let latency_ns = (latency * 1e9) as u64;
-    config.cuda = Some(CudaDevice { device, latency_ns, upload_per_s: upload, download_per_s: download });
+    config.cuda = Some(CudaDevice { device, name, latency_ns, upload_per_s: upload, download_per_s: download });
     for (operation, device_rate, cpu_rate) in rates {
         let thresholds = config.of_mut(operation);
         (thresholds.cuda_work_per_s, thresholds.cpu_work_per_s) = (Some(device_rate), Some(cpu_rate));

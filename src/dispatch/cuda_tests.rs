@@ -4,7 +4,7 @@
 use std::cell::Cell;
 
 use super::config::{DispatchConfig, NEVER};
-use super::cuda::{Calls, Cuda, CudaDevice, Open, Traffic};
+use super::cuda::{Cuda, CudaDevice, Open, OpenDevice, Traffic};
 use super::{Backend, Context, ContextOptions, Int8Matrix, Operation, Size, Workload};
 use crate::gpu::HostCall;
 use crate::{Error, Result};
@@ -37,11 +37,18 @@ fn context(threads: usize) -> Context {
     context.with_dispatch(DispatchConfig::default()).unwrap()
 }
 
+/// The name of every device here.
+const NAME: &str = "Pretended";
+
+fn opened(calls: impl Fn(HostCall<'_>) -> Result<()> + Send + 'static) -> Result<OpenDevice> {
+    Ok(OpenDevice { name: NAME.into(), calls: Box::new(calls) })
+}
+
 /// A device that does the calls on one thread of the CPU.
-fn pretender(_device: u32) -> Result<Calls> {
+fn pretender(_device: u32) -> Result<OpenDevice> {
     plus_one(&OPENED);
     let here = context(1);
-    Ok(Box::new(move |call| {
+    opened(move |call| {
         plus_one(&CALLED);
         match call {
             HostCall::TernaryMatmul { packed, shape: (rows, cols), weight_scales, x, y } => {
@@ -62,14 +69,14 @@ fn pretender(_device: u32) -> Result<Calls> {
             HostCall::Download(bytes) => bytes.fill(1),
         }
         Ok(())
-    }))
+    })
 }
 
 /// Spoils what a failed call may spoil, and fails as `error` says.
-fn failing(error: fn() -> Error) -> Result<Calls> {
+fn failing(error: fn() -> Error) -> Result<OpenDevice> {
     plus_one(&OPENED);
     let held = Held;
-    Ok(Box::new(move |call| {
+    opened(move |call| {
         let _ = &held;
         plus_one(&CALLED);
         match call {
@@ -83,22 +90,22 @@ fn failing(error: fn() -> Error) -> Result<Calls> {
             _ => {}
         }
         Err(error())
-    }))
+    })
 }
 
-fn lost(_device: u32) -> Result<Calls> {
+fn lost(_device: u32) -> Result<OpenDevice> {
     failing(|| Error::Device("unspecified launch failure".into()))
 }
 
-fn full(_device: u32) -> Result<Calls> {
+fn full(_device: u32) -> Result<OpenDevice> {
     failing(|| Error::DeviceMemory("cuda:0: 64 bytes wanted, 0 free".into()))
 }
 
-fn choosy(_device: u32) -> Result<Calls> {
+fn choosy(_device: u32) -> Result<OpenDevice> {
     failing(|| Error::invalid("points", "finite coordinates", "one that is not"))
 }
 
-fn absent(_device: u32) -> Result<Calls> {
+fn absent(_device: u32) -> Result<OpenDevice> {
     plus_one(&OPENED);
     Err(Error::NoDevice("no CUDA device".into()))
 }
@@ -118,8 +125,8 @@ fn digest(operation: Operation, context: &Context) -> u64 {
 
 /// An H200's figures, about, beside two threads of a CPU with AVX-512.
 fn learned() -> DispatchConfig {
-    let costs =
-        CudaDevice { device: 0, latency_ns: 60_000, upload_per_s: 12_000_000_000, download_per_s: 10_000_000_000 };
+    let (upload_per_s, download_per_s) = (12_000_000_000, 10_000_000_000);
+    let costs = CudaDevice { latency_ns: 60_000, upload_per_s, download_per_s, ..Default::default() };
     let mut config = DispatchConfig { cuda: Some(costs), ..Default::default() };
     for operation in OPERATIONS {
         let thresholds = config.of_mut(operation);
@@ -153,7 +160,13 @@ fn a_call_pays_where_its_work_outweighs_its_copies() {
 #[test]
 fn the_model_is_what_it_says() {
     let mut config = DispatchConfig {
-        cuda: Some(CudaDevice { device: 3, latency_ns: 1_000_000_000, upload_per_s: 10, download_per_s: 5 }),
+        cuda: Some(CudaDevice {
+            device: 3,
+            latency_ns: 1_000_000_000,
+            upload_per_s: 10,
+            download_per_s: 5,
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let thresholds = config.of_mut(Operation::TernaryMatmul);
@@ -253,6 +266,21 @@ fn a_device_that_fails_is_not_asked_again() {
     }
 }
 
+/// Thresholds learned on another device say nothing about this one.
+#[test]
+fn a_device_of_another_name_is_not_used() {
+    let two = context(2);
+    for (name, calls) in [(NAME, 1), ("", 1), ("Another", 0)] {
+        CALLED.set(0);
+        let cuda = CudaDevice { name: name.into(), ..forced().cuda.unwrap() };
+        let there = two.with_devices(DispatchConfig { cuda: Some(cuda), ..forced() }, Some(pretender)).unwrap();
+        assert_eq!(digest(Operation::TernaryMatmul, &there), digest(Operation::TernaryMatmul, &two));
+        assert_eq!((CALLED.get(), there.cuda_has_failed()), (calls, calls == 0), "{name}");
+        let status = there.cuda().unwrap();
+        assert_eq!(status.contains("learned on \"Another\", this is \"Pretended\""), calls == 0, "{status}");
+    }
+}
+
 /// A sum that the device was to add to is added once.
 #[test]
 fn a_failed_sum_is_added_once() {
@@ -319,7 +347,8 @@ fn what_calls_cost_is_learned() {
     let mut config = DispatchConfig { direct_tokens: Some(9), ..Default::default() };
     config.of_mut(Operation::TernaryMatmul).serial_below = Some(77);
     super::cuda_calibration::learn(&two, 2, pretender, small, &mut config).unwrap();
-    let costs = config.cuda.unwrap();
+    let costs = config.cuda.clone().unwrap();
+    assert_eq!(costs.name, NAME);
     assert!(costs.device == 2 && costs.latency_ns > 0 && costs.upload_per_s > 0 && costs.download_per_s > 0);
     for operation in OPERATIONS {
         let learned = config.of(operation);

@@ -165,6 +165,8 @@ static void products(void) {
     COUNT(panel_matmul_i32, "12 tokens, 64 x 320", TOKENS * AREA, panels, ROWS, COLS, x, COLS, TOKENS, sums, y_i32, ROWS);
     COUNT(ternary_matmul, "12 tokens, 64 x 320", TOKENS * AREA, packed, ROWS, COLS, x, COLS, TOKENS, x_scales, sums, &one, 0,
           y, ROWS);
+    COUNT(ternary_matmul_transposed, "12 tokens, 64 x 320", TOKENS * AREA, packed, ROWS, COLS, 0, COLS, x, ROWS, TOKENS,
+          x_scales, sums, y, COLS);
     COUNT(ternary_matmul_i32, "12 tokens, 64 x 320", TOKENS * AREA, packed, ROWS, COLS, x, COLS, TOKENS, sums, y_i32, ROWS);
     size_t shape[4] = {0};
     void (*geometry)(size_t *) = (void (*)(size_t *))find("int8_geometry");

@@ -113,7 +113,11 @@ HQK_EVERY_ISA(HQK_TERNARY_PACK)
                                   size_t y_stride);                                                              \
     void hqk_ternary_matmul_i32_##isa(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x,          \
                                       size_t x_stride, size_t tokens, const int32_t *x_sums, int32_t *y,         \
-                                      size_t y_stride);
+                                      size_t y_stride);                                                          \
+    void hqk_ternary_matmul_transposed_##isa(const uint8_t *packed, size_t rows, size_t cols, size_t first_col,  \
+                                             size_t outputs, const int8_t *x, size_t x_stride, size_t tokens,    \
+                                             const float *x_scales, const int32_t *x_sums, float *y,             \
+                                             size_t y_stride);
 HQK_EVERY_ISA(HQK_TERNARY)
 
 /* matvec: one token of int8 activations times ternary weights, straight from a packed layout (csrc/README.md). */

@@ -96,6 +96,16 @@ impl Products<'_> {
         y.into_iter().map(i64::from).collect()
     }
 
+    /// Straight from the packed form, all columns at once: the floats that integers and scales ask for.
+    fn transposed_packed(&self, x: Activations<'_>) -> Vec<f32> {
+        let tokens = x.sums.len();
+        let mut y = vec![CANARY; (tokens + 2) * (self.cols + 2)];
+        let window = MatrixMut::new(&mut y, tokens + 2, self.cols + 2).split_rows_at(1).1.split_rows_at(tokens).0;
+        let window = window.split_cols_at(1).1.split_cols_at(self.cols).0;
+        self.table.ternary_matmul_transposed(self.packed, self.rows, self.cols, 0, x, window);
+        y
+    }
+
     fn matvec(&self, x: Activations<'_>) -> Vec<i64> {
         let mut y = vec![i32::MIN; self.rows];
         self.table.ternary_matvec_i32(self.packed, self.cols, x, &mut y);
@@ -114,6 +124,12 @@ fn check_products(w: &[i8], rows: usize, cols: usize, tokens: usize, x: &[i8], d
         assert_eq!(products.matmul(input.activations(), false), forward, "matmul {at}");
         assert_eq!(products.matmul_packed(input.activations()), forward, "matmul from the packed form {at}");
         assert_eq!(products.matmul(gradient.activations(), true), backward, "transposed {at}");
+        let mut scaled = vec![CANARY; (tokens + 2) * (cols + 2)];
+        for (i, &sum) in backward.iter().enumerate() {
+            let (t, c) = (i / cols, i % cols);
+            scaled[(t + 1) * (cols + 2) + c + 1] = sum as i32 as f32 * gradient.scales[t];
+        }
+        assert_eq!(products.transposed_packed(gradient.activations()), scaled, "transposed from the packed form {at}");
         for t in 0..tokens.min(2) {
             let y = products.matvec(input.activations().tokens(t..t + 1, cols));
             assert_eq!(y, forward[t * rows..(t + 1) * rows], "matvec {at}");
@@ -190,6 +206,11 @@ fn more_than_2_to_the_31_weights_are_indexed_right() {
         table.panel_matmul_i32(&panels[1..], rows, gradient.activations(), window);
         let y: Vec<i64> = y.into_iter().map(i64::from).collect();
         assert_eq!(y, backward, "transposed, {}", table.isa().name());
+        let mut y = vec![0.0; tail_cols];
+        let window = MatrixMut::new(&mut y, 1, tail_cols);
+        table.ternary_matmul_transposed(&packed, rows, cols, last_col, gradient.activations(), window);
+        let scaled: Vec<f32> = backward.iter().map(|&sum| sum as i32 as f32 * gradient.scales[0]).collect();
+        assert_eq!(y, scaled, "transposed from the packed form, {}", table.isa().name());
         for y in [products.matmul_packed(input.activations()), products.matvec(input.activations())] {
             assert!(y[..last_row].iter().all(|&y| y == -sum_x), "first rows, {}", table.isa().name());
             assert_eq!(y[last_row..], last_sums, "last rows, {}", table.isa().name());
@@ -267,6 +288,9 @@ fn packed_matrices_give_the_same_bits_at_every_thread_count() {
             packed.matmul(&ctx, &x, 2, &mut one);
             packed.matmul_transposed(&ctx, &dy, tokens, &mut dx);
             assert_eq!(one, y[..2 * rows], "one token and many give the same");
+            let mut few = vec![0.0; 20 * cols];
+            packed.matmul_transposed(&ctx, &dy, 20, &mut few);
+            assert_eq!(few, dx[..20 * cols], "few tokens and many give the same");
             let q = packed.unpack(&ctx);
             let sums = reference::ternary_matmul_transposed(&q, &dy.values, rows, cols, tokens);
             let expected = |(i, &sum): (usize, &i64)| sum as f32 * dy.scales[i / cols];

@@ -20,6 +20,7 @@ HQK_ALWAYS_INLINE vector widen(vector pairs) { return _mm512_madd_epi16(pairs, _
 #define NAME(kernel) hqk_##kernel##_avx512
 #include "products.h"
 #include "product_entries.h"
+#include "turned.h"
 
 /* Lane f counts 2f: the shift of field f. */
 static inline __m512i field_shifts(void) {

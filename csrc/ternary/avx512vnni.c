@@ -21,3 +21,4 @@ HQK_ALWAYS_INLINE vector widen(vector acc) { return acc; }
 #define NAME(kernel) hqk_##kernel##_avx512vnni
 #include "products.h"
 #include "product_entries.h"
+#include "turned.h"

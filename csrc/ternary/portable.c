@@ -80,3 +80,14 @@ void hqk_ternary_matmul_portable(const uint8_t *packed, size_t rows, size_t cols
         hqk_ternary_matvec_portable(packed, rows, cols, x + t * x_stride, x_scales[t], x_sums[t], weight_scales,
                                     weight_scale_stride, y + t * y_stride);
 }
+
+void hqk_ternary_matmul_transposed_portable(const uint8_t *packed, size_t rows, size_t cols, size_t first_col,
+                                            size_t outputs, const int8_t *x, size_t x_stride, size_t tokens,
+                                            const float *x_scales, const int32_t *x_sums, float *y, size_t y_stride) {
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t o = 0; o < outputs; o++) {
+            int32_t acc = 0;
+            for (size_t r = 0; r < rows; r++) acc += (int32_t)load_code(packed, r, first_col + o, cols) * x[t * x_stride + r];
+            y[t * y_stride + o] = (float)hqk_centered(acc, x_sums[t]) * x_scales[t];
+        }
+}

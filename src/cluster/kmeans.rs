@@ -63,10 +63,9 @@ impl KMeans {
     /// Errors: `dim`, `clusters` or `max_iterations` is zero, more clusters than points, `points` is no multiple of
     /// `dim`, a coordinate that is not finite (named by its point and its index in `points`).
     pub fn fit(context: &Context, points: &[f32], dim: usize, options: &KMeansOptions) -> Result<Self> {
-        let n = check_points(context, points, dim)?;
-        check_options(options, n)?;
+        let start = start(context, points, dim, options)?;
         let centroids = context.install(|| seed_centroids(context, points, dim, options.clusters, options.seed));
-        Ok(context.install(|| lloyd(context, points, dim, centroids, options)))
+        Ok(context.install(|| iterate(context, points, dim, start, centroids, options)))
     }
 
     /// As [`KMeans::fit`], from the caller's centroids `[clusters, dim]` instead of seeding; `seed` is not read.
@@ -79,14 +78,13 @@ impl KMeans {
         centroids: &[f32],
         options: &KMeansOptions,
     ) -> Result<Self> {
-        let n = check_points(context, points, dim)?;
-        check_options(options, n)?;
+        let start = start(context, points, dim, options)?;
         if centroids.len() != options.clusters * dim {
             let expected = format!("{} x {dim} numbers", options.clusters);
             return Err(Error::shape("kmeans", "centroids", expected, centroids.len()));
         }
         check_finite(context, "centroids", centroids, dim)?;
-        Ok(context.install(|| lloyd(context, points, dim, centroids.to_vec(), options)))
+        Ok(context.install(|| iterate(context, points, dim, start, centroids.to_vec(), options)))
     }
 
     /// The nearest centroid of each of `points` `[n, dim]`; of equal distances the lowest number.
@@ -152,18 +150,35 @@ impl KMeans {
 
 /// The number of points; errors of [`KMeans::fit`].
 pub(super) fn check_points(context: &Context, points: &[f32], dim: usize) -> Result<usize> {
+    let n = count_points(points, dim)?;
+    check_finite(context, "points", points, dim)?;
+    Ok(n)
+}
+
+fn count_points(points: &[f32], dim: usize) -> Result<usize> {
     if dim == 0 {
         return Err(Error::invalid("dim", "at least 1", 0));
     }
     if !points.len().is_multiple_of(dim) {
         return Err(Error::shape("kmeans", "points", format!("a multiple of {dim} numbers"), points.len()));
     }
-    check_finite(context, "points", points, dim)?;
     let n = points.len() / dim;
     if n >= u32::MAX as usize {
         return Err(Error::invalid("points", format!("fewer than {} points", u32::MAX), n));
     }
     Ok(n)
+}
+
+/// Checked points before the first assignment; errors of [`KMeans::fit`]. The points are read once: a coordinate that is not finite
+/// shows in the length of its point (as does one so large that its square is not, which is fine).
+fn start<'a>(context: &Context, points: &'a [f32], dim: usize, options: &KMeansOptions) -> Result<Lloyd<'a>> {
+    let n = count_points(points, dim)?;
+    check_options(options, n)?;
+    let lloyd = context.install(|| Lloyd::new(context, points, dim, options.clusters, options.pruning));
+    for (row, _) in lloyd.norms().iter().enumerate().filter(|(_, norm)| !norm.is_finite()) {
+        name_non_finite("points", points, dim, row * dim..(row + 1) * dim)?;
+    }
+    Ok(lloyd)
 }
 
 /// Numbers of one block of [`check_finite`].
@@ -173,11 +188,15 @@ fn check_finite(context: &Context, what: &str, values: &[f32], dim: usize) -> Re
     // A sum of finite magnitudes is finite in f64: one that is not tells of a block to look through.
     let strange = |block: &[f32]| !context.kernels().abs_sum(block).is_finite();
     let block = context.map(values.chunks(CHECKED_BLOCK), strange).into_iter().position(|strange| strange);
-    let first = block.map_or(values.len(), |block| block * CHECKED_BLOCK);
-    match values[first..].iter().position(|value| !value.is_finite()) {
+    block.map_or(Ok(()), |block| name_non_finite(what, values, dim, block * CHECKED_BLOCK..values.len()))
+}
+
+/// Error: a value of the range is not finite (the first of them is named).
+fn name_non_finite(what: &str, values: &[f32], dim: usize, range: std::ops::Range<usize>) -> Result<()> {
+    match values[range.clone()].iter().position(|value| !value.is_finite()) {
         None => Ok(()),
         Some(place) => {
-            let index = first + place;
+            let index = range.start + place;
             Err(Error::NonFinite { tensor: format!("{what}, row {}", index / dim), index, value: values[index] })
         }
     }
@@ -194,8 +213,14 @@ fn check_options(options: &KMeansOptions, n: usize) -> Result<()> {
 }
 
 /// Lloyd's iterations from given centroids.
-fn lloyd(context: &Context, points: &[f32], dim: usize, mut centroids: Vec<f32>, options: &KMeansOptions) -> KMeans {
-    let mut lloyd = Lloyd::new(context, points, dim, options.clusters, options.pruning);
+fn iterate(
+    context: &Context,
+    points: &[f32],
+    dim: usize,
+    mut lloyd: Lloyd<'_>,
+    mut centroids: Vec<f32>,
+    options: &KMeansOptions,
+) -> KMeans {
     let mut distances = vec![0.0; points.len() / dim];
     lloyd.assign(&centroids);
     let mut repaired = repair_empty(context, &mut lloyd, points, dim, &mut centroids, &mut distances);

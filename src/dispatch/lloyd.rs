@@ -17,6 +17,9 @@ const TILE_POINTS: usize = 32;
 const GROUP_CENTROIDS: usize = 12;
 /// While bounds do not pay, every so many-th block keeps them all the same, to tell when they would.
 const PROBE_EVERY: usize = 16;
+/// From this number of coordinates on, keeping bounds costs next to nothing beside a search: all blocks keep them, to use
+/// them as soon as they pay.
+const KEPT_COORDINATES: usize = 128;
 /// Bounds pay where they leave fewer than this share of the points to search; they are given up above the second.
 const PAYING_SHARE: f64 = 0.6;
 const FAILING_SHARE: f64 = 0.8;
@@ -162,7 +165,8 @@ impl<'a> Lloyd<'a> {
         type Stores<'a> = Option<((&'a mut [f32], &'a mut [f32]), Option<&'a mut [f32]>)>;
         type Work<'a> = (((&'a mut Block, &'a [f32]), (&'a mut [u32], &'a [f32])), Stores<'a>);
         let search = |(index, (((block, points), (labels, norms)), stores)): (usize, Work<'_>)| {
-            let stores = stores.filter(|_| bounds_pay || index % PROBE_EVERY == 0);
+            let used = bounds_pay || index % PROBE_EVERY == 0;
+            let stores = stores.filter(|_| used || dim >= KEPT_COORDINATES);
             let bounds = stores.map(|((upper, lower), group_lower)| DistanceBounds {
                 upper,
                 lower,
@@ -173,11 +177,11 @@ impl<'a> Lloyd<'a> {
             });
             block.clear(dim);
             match bounds {
-                Some(mut bounds) if block.bounded => {
+                Some(mut bounds) if block.bounded && used => {
                     block.search_doubtful(kernels, points, norms, &packed, &mut bounds, labels);
                 }
                 mut bounds => {
-                    // Bounds of an earlier time say nothing any more.
+                    // All is searched: what was known leaves nothing out.
                     if let Some(bounds) = &mut bounds {
                         bounds.upper.fill(f32::INFINITY);
                     }
@@ -238,6 +242,11 @@ impl<'a> Lloyd<'a> {
                 bounds.group_lower[point * self.groups..][..self.groups].fill(0.0);
             }
         }
+    }
+
+    /// Squared length of each point.
+    pub(crate) fn norms(&self) -> &[f32] {
+        &self.norms
     }
 
     /// Label of each point.

@@ -264,6 +264,18 @@ impl Context {
         }
         let call = self.call(operation, work);
         let kernels = call.kernels;
+        if tokens <= kernels.ternary_direct_transposed_tokens() {
+            let tile = |dx: MatrixMut<'_, f32>, token: usize, col: usize| {
+                let dy = dy.tokens(token..token + dx.rows(), rows);
+                kernels.ternary_matmul_transposed(packed, rows, cols, col, dy, dx);
+            };
+            return self.run_tiles(
+                &call,
+                self.direct_tile(cols, rows, tokens),
+                MatrixMut::new(dx, tokens, cols),
+                &tile,
+            );
+        }
         let tile = |dx: MatrixMut<'_, f32>, token: usize, col: usize| {
             with_workspace(panels_len(rows), |panels| {
                 kernels.ternary_panels_transposed(packed, rows, cols, col, panels);

@@ -1395,6 +1395,22 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_ternary_matmul_transposed_portable(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        outputs: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_ternary_panels_avx2(block: *const u8, cols: usize, panels: *mut u8);
 }
 unsafe extern "C" {
@@ -1461,6 +1477,22 @@ unsafe extern "C" {
         tokens: usize,
         x_sums: *const i32,
         y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_transposed_avx2(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        outputs: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        y: *mut f32,
         y_stride: usize,
     );
 }
@@ -1535,6 +1567,22 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_ternary_matmul_transposed_avxvnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        outputs: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_ternary_panels_avx512(block: *const u8, cols: usize, panels: *mut u8);
 }
 unsafe extern "C" {
@@ -1601,6 +1649,22 @@ unsafe extern "C" {
         tokens: usize,
         x_sums: *const i32,
         y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_transposed_avx512(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        outputs: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        y: *mut f32,
         y_stride: usize,
     );
 }
@@ -1675,6 +1739,22 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_ternary_matmul_transposed_avx512vnni(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        outputs: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_ternary_panels_avx512bf16(block: *const u8, cols: usize, panels: *mut u8);
 }
 unsafe extern "C" {
@@ -1741,6 +1821,22 @@ unsafe extern "C" {
         tokens: usize,
         x_sums: *const i32,
         y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_transposed_avx512bf16(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        outputs: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        y: *mut f32,
         y_stride: usize,
     );
 }
@@ -1815,6 +1911,22 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_ternary_matmul_transposed_neon(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        outputs: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_ternary_panels_neondotprod(block: *const u8, cols: usize, panels: *mut u8);
 }
 unsafe extern "C" {
@@ -1885,6 +1997,22 @@ unsafe extern "C" {
     );
 }
 unsafe extern "C" {
+    pub fn hqk_ternary_matmul_transposed_neondotprod(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        outputs: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        y: *mut f32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_ternary_panels_neoni8mm(block: *const u8, cols: usize, panels: *mut u8);
 }
 unsafe extern "C" {
@@ -1951,6 +2079,22 @@ unsafe extern "C" {
         tokens: usize,
         x_sums: *const i32,
         y: *mut i32,
+        y_stride: usize,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_ternary_matmul_transposed_neoni8mm(
+        packed: *const u8,
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        outputs: usize,
+        x: *const i8,
+        x_stride: usize,
+        tokens: usize,
+        x_scales: *const f32,
+        x_sums: *const i32,
+        y: *mut f32,
         y_stride: usize,
     );
 }

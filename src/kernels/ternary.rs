@@ -41,6 +41,20 @@ type Matmul = unsafe extern "C" fn(
     *mut f32,
     usize,
 );
+type MatmulTransposed = unsafe extern "C" fn(
+    *const u8,
+    usize,
+    usize,
+    usize,
+    usize,
+    *const i8,
+    usize,
+    usize,
+    *const f32,
+    *const i32,
+    *mut f32,
+    usize,
+);
 type MatmulI32 = unsafe extern "C" fn(*const u8, usize, usize, *const i8, usize, usize, *const i32, *mut i32, usize);
 
 /// The ternary family of one ISA.
@@ -54,6 +68,9 @@ pub(super) struct TernaryKernels {
     panel_matmul_i32: MatmulI32,
     matmul: Matmul,
     matmul_i32: MatmulI32,
+    /// Most tokens for which `matmul_transposed` is faster than `panels_transposed` and `panel_matmul`; 0 where it is portable C.
+    direct_transposed_tokens: usize,
+    matmul_transposed: MatmulTransposed,
 }
 
 impl TernaryKernels {
@@ -66,6 +83,8 @@ impl TernaryKernels {
             panel_matmul_i32: c::hqk_panel_matmul_i32_portable,
             matmul: c::hqk_ternary_matmul_portable,
             matmul_i32: c::hqk_ternary_matmul_i32_portable,
+            direct_transposed_tokens: 0,
+            matmul_transposed: c::hqk_ternary_matmul_transposed_portable,
         };
         #[cfg(hqk_avx2)]
         if isa.includes(Isa::Avx2) {
@@ -77,6 +96,7 @@ impl TernaryKernels {
                 panel_matmul_i32: c::hqk_panel_matmul_i32_avx2,
                 matmul: c::hqk_ternary_matmul_avx2,
                 matmul_i32: c::hqk_ternary_matmul_i32_avx2,
+                ..kernels
             };
         }
         #[cfg(hqk_avxvnni)]
@@ -100,6 +120,8 @@ impl TernaryKernels {
                 panel_matmul_i32: c::hqk_panel_matmul_i32_avx512,
                 matmul: c::hqk_ternary_matmul_avx512,
                 matmul_i32: c::hqk_ternary_matmul_i32_avx512,
+                direct_transposed_tokens: 32,
+                matmul_transposed: c::hqk_ternary_matmul_transposed_avx512,
             };
         }
         #[cfg(hqk_avx512vnni)]
@@ -110,6 +132,7 @@ impl TernaryKernels {
                 panel_matmul_i32: c::hqk_panel_matmul_i32_avx512vnni,
                 matmul: c::hqk_ternary_matmul_avx512vnni,
                 matmul_i32: c::hqk_ternary_matmul_i32_avx512vnni,
+                matmul_transposed: c::hqk_ternary_matmul_transposed_avx512vnni,
                 ..kernels
             };
         }
@@ -123,6 +146,7 @@ impl TernaryKernels {
                 panel_matmul_i32: c::hqk_panel_matmul_i32_neon,
                 matmul: c::hqk_ternary_matmul_neon,
                 matmul_i32: c::hqk_ternary_matmul_i32_neon,
+                ..kernels
             };
         }
         #[cfg(hqk_neondotprod)]
@@ -330,6 +354,53 @@ impl KernelTable {
         unsafe {
             let (start, stride) = (y.as_mut_ptr(), y.stride());
             (self.ternary.matmul_i32)(packed.as_ptr(), rows, cols, values, cols, tokens, sums, start, stride);
+        }
+    }
+
+    /// Up to this many tokens [`KernelTable::ternary_matmul_transposed`] is faster than panels.
+    pub fn ternary_direct_transposed_tokens(&self) -> usize {
+        self.ternary.direct_transposed_tokens
+    }
+
+    /// `y[t][o] = (f32)(sum_r w[r][first_col + o] * x[t][r]) * x_scale[t]`, straight from the packed matrix `[rows, cols]`, without
+    /// panels: `y.cols()` columns from `first_col` (a multiple of 64) on.
+    ///
+    /// # Panics
+    /// If a size does not fit.
+    pub fn ternary_matmul_transposed(
+        &self,
+        packed: &[u8],
+        rows: usize,
+        cols: usize,
+        first_col: usize,
+        x: Activations<'_>,
+        mut y: MatrixMut<'_, f32>,
+    ) {
+        let (tokens, outputs) = (y.rows(), y.cols());
+        x.check(tokens, rows);
+        assert_eq!(
+            packed.len(),
+            ternary_packed_len(rows, cols),
+            "ternary_matmul_transposed: length of the packed matrix"
+        );
+        let fits = first_col.is_multiple_of(TERNARY_BLOCK_ROWS) && first_col <= cols && outputs <= cols - first_col;
+        assert!(fits, "ternary_matmul_transposed: {outputs} columns from {first_col} on of {cols}");
+        // SAFETY: weights, activations and columns were checked above; `y` is a window of its rows and columns.
+        unsafe {
+            (self.ternary.matmul_transposed)(
+                packed.as_ptr(),
+                rows,
+                cols,
+                first_col,
+                outputs,
+                x.values.as_ptr(),
+                rows,
+                tokens,
+                x.scales.as_ptr(),
+                x.sums.as_ptr(),
+                y.as_mut_ptr(),
+                y.stride(),
+            );
         }
     }
 }

@@ -58,6 +58,17 @@ static void direct(size_t rows, size_t cols, size_t tokens) {
     free_all();
 }
 
+static void direct_transposed(size_t rows, size_t cols, size_t tokens) {
+    size_t x_stride = rows + 3, y_stride = cols + 2;
+    uint8_t *packed = packed_matrix(rows, cols);
+    int8_t *x = bytes(tokens ? (tokens - 1) * x_stride + rows : 0);
+    float *x_scales = floats(tokens), *y = floats(tokens && cols ? (tokens - 1) * y_stride + cols : 0);
+    int32_t *sums = NEW(int32_t, tokens);
+    for (size_t t = 0; t < tokens; t++) sums[t] = (int32_t)draw();
+    RUN(ternary_matmul_transposed, packed, rows, cols, 0, cols, x, x_stride, tokens, x_scales, sums, y, y_stride);
+    free_all();
+}
+
 static void q8_0(size_t rows, size_t blocks) {
     size_t cols = 32 * blocks;
     uint8_t *weights = (uint8_t *)bytes(rows * blocks * 34);
@@ -167,7 +178,10 @@ void run_products(void) {
     for (size_t r = 0; r < COUNT(rows); r++)
         for (size_t c = 0; c < COUNT(lengths); c++) {
             matrix(rows[r], lengths[c]);
-            for (size_t tokens = 0; tokens < 14; tokens++) direct(rows[r], lengths[c], tokens);
+            for (size_t tokens = 0; tokens < 14; tokens++) {
+                direct(rows[r], lengths[c], tokens);
+                direct_transposed(lengths[c], rows[r], tokens);
+            }
         }
     for (size_t r = 0; r < COUNT(rows); r++)
         for (size_t blocks = 0; blocks < 10; blocks++) q8_0(rows[r], blocks);

@@ -42,18 +42,53 @@ fn steps_take_no_more_scratch_than_planned() {
                     ModelConfig { precision, gradient_precision: gradients, head_precision: head, ..config.clone() };
                 let mut model = Model::new(config, 1).unwrap();
                 model.store.quantize(&context).unwrap();
-                for blocks in [0, 1, 2] {
+                for (blocks, batches) in [(0, 1), (1, 1), (2, 1), (0, 2)] {
+                    if batches > 1 {
+                        model.sum_batches();
+                    }
                     let mut executor = Executor::with_checkpoints(&model.plan, blocks, 70);
                     let planned = executor.planned_bytes();
-                    for step in 0..2 {
+                    for step in 0..4 {
+                        if step % batches == 0 {
+                            model.store.zero_gradients();
+                        }
                         let randomness = StepRandomness { seed: 1, step };
                         executor.step(&model.plan, &context, &mut model.store, batch, randomness, 1.0).unwrap();
                     }
                     let name = format!("{:?} {precision} {gradients:?}, checkpoints {blocks}", model.config.model_type);
-                    assert_eq!(executor.planned_bytes(), planned, "{name}");
+                    assert_eq!(executor.planned_bytes(), planned, "{name}, {batches} batches a step");
                 }
             }
         }
+    }
+}
+
+/// The integer head works in the layers' gradients while they are zero, and gives the same bits in memory of its own.
+#[test]
+fn the_heads_memory_changes_no_bit() {
+    let context = Context::new(ContextOptions { threads: Some(2), isa: None }).unwrap();
+    let tokens: Vec<u32> = (0..70).map(|i| i * 31 % 97).collect();
+    let batch = Batch { tokens: &tokens, targets: &tokens, sequences: 2, length: 35, ..Batch::default() };
+    for config in small_models().filter(|config| config.validate().is_ok()) {
+        let config =
+            ModelConfig { gradient_precision: GradPrecision::Int8, head_precision: HeadPrecision::Int8, ..config };
+        let run = |is_touched: bool| {
+            let mut model = Model::new(config.clone(), 1).unwrap();
+            model.store.quantize(&context).unwrap();
+            let mut executor = Executor::with_checkpoints(&model.plan, 0, 70);
+            let planned = executor.planned_bytes();
+            if is_touched {
+                model.store.gradients_mut();
+            }
+            let randomness = StepRandomness { seed: 1, step: 3 };
+            let loss = executor.step(&model.plan, &context, &mut model.store, batch, randomness, 1.0).unwrap();
+            let bits: Vec<u32> = model.store.gradients().iter().map(|gradient| gradient.to_bits()).collect();
+            (loss, bits, executor.planned_bytes() - planned)
+        };
+        let ((loss, bits, more), (own_loss, own_bits, own)) = (run(false), run(true));
+        let model_type = &config.model_type;
+        assert!(loss == own_loss && bits == own_bits, "{model_type:?}");
+        assert!(more == 0 && own > 0, "{model_type:?}: {more} and {own} bytes more");
     }
 }
 

@@ -62,6 +62,11 @@ impl Model {
         self.plan.keep_in_bf16(&mut self.store, weights, gradients, seed);
     }
 
+    /// Several batches are summed into the gradients of a step: see [`Plan::sum_batches`].
+    pub fn sum_batches(&mut self) {
+        self.plan.sum_batches();
+    }
+
     fn with_zeros(config: ModelConfig) -> Result<Self> {
         config.validate()?;
         let Declaration { plan, parameters, .. } = Model::declare(&config);

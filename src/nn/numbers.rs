@@ -111,6 +111,15 @@ impl Numbers {
         }
     }
 
+    /// A tensor to change, and the longer of what lies in f32 before and behind it: none if the tensor is not kept in f32.
+    pub fn stored_mut_and_rest(&mut self, tensor: usize) -> (StoredMut<'_>, &mut [f32]) {
+        let (KeptPrecision::F32, range) = &self.places[tensor] else { return (self.stored_mut(tensor), &mut []) };
+        let (before, rest) = self.floats.split_at_mut(range.start);
+        let (tensor, behind) = rest.split_at_mut(range.len());
+        let behind = behind.get_mut(range.len().next_multiple_of(ALIGN_FLOATS) - range.len()..).unwrap_or_default();
+        (StoredMut::F32(tensor), if before.len() > behind.len() { before } else { behind })
+    }
+
     /// A tensor's numbers in f32.
     pub fn values(&self, tensor: usize) -> Cow<'_, [f32]> {
         match self.stored(tensor) {

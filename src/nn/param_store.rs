@@ -110,6 +110,8 @@ pub struct ParamStore {
     decoded: AlignedBuffer<f32>,
     /// Of the rounding of weights in bf16.
     seed: u64,
+    /// Whether nothing has had the gradients to change since they became zero.
+    gradients_are_zero: bool,
 }
 
 impl ParamStore {
@@ -124,7 +126,8 @@ impl ParamStore {
         let (quantized, latent) = (specs.iter().map(|_| None).collect(), vec![true; specs.len()]);
         let [weights, gradients] = [(); 2].map(|()| Numbers::zeroed(&forms));
         let (forms, decoded) = (vec![Form::default(); specs.len()], AlignedBuffer::default());
-        Ok(ParamStore { specs, weights, gradients, quantized, latent, forms, decoded, seed: 0 })
+        let gradients_are_zero = true;
+        Ok(ParamStore { specs, weights, gradients, quantized, latent, forms, decoded, seed: 0, gradients_are_zero })
     }
 
     /// A store to compute with, not to train: a parameter has the packed form given for it, in the order of `specs`, or
@@ -255,6 +258,7 @@ impl ParamStore {
         // The old memory goes before the new one comes.
         self.gradients = Numbers::default();
         self.gradients = Numbers::zeroed(&of_gradients);
+        self.gradients_are_zero = true;
         self.weights = self.weights.in_forms(&of_weights);
         let is_decoded = |id: &ParamId| {
             matches!(self.stored_weight(*id), Stored::Bf16(_)) && self.spec(*id).precision != Precision::F32
@@ -292,6 +296,7 @@ impl ParamStore {
 
     /// The gradient to add to, where it is kept in f32.
     pub fn gradient_mut(&mut self, id: ParamId) -> &mut [f32] {
+        self.gradients_are_zero = false;
         self.gradients.floats_mut(id.0)
     }
 
@@ -302,12 +307,14 @@ impl ParamStore {
 
     /// A parameter's weights to change beside its gradient, where both are kept in f32: what an optimizer works on.
     pub fn weight_and_gradient_mut(&mut self, id: ParamId) -> (&mut [f32], &mut [f32]) {
+        self.gradients_are_zero = false;
         (self.weights.floats_mut(id.0), self.gradients.floats_mut(id.0))
     }
 
     /// A parameter's weights beside its gradient to add to, where both are kept in f32: what a backward pass works on. The
     /// quantized copy comes third.
     pub fn backward_view(&mut self, id: ParamId) -> (&[f32], &mut [f32], Option<&QuantizedWeight>) {
+        self.gradients_are_zero = false;
         (self.weights.floats(id.0), self.gradients.floats_mut(id.0), self.quantized[id.0].as_ref())
     }
 
@@ -333,7 +340,16 @@ impl ParamStore {
 
     /// As [`ParamStore::backward_view`], however they are kept.
     pub(crate) fn stored_for_backward(&mut self, id: ParamId) -> (Stored<'_>, StoredMut<'_>, Option<&QuantizedWeight>) {
+        self.gradients_are_zero = false;
         (self.weights.stored(id.0), self.gradients.stored_mut(id.0), self.quantized[id.0].as_ref())
+    }
+
+    /// A parameter's weights beside its gradient to add to, however they are kept; and, while all gradients are zero, memory
+    /// of others' in f32 to work in, which is to be zero again afterwards.
+    pub(crate) fn stored_and_idle_gradients(&mut self, id: ParamId) -> (Stored<'_>, StoredMut<'_>, &mut [f32]) {
+        let (gradient, rest) = self.gradients.stored_mut_and_rest(id.0);
+        let are_zero = std::mem::replace(&mut self.gradients_are_zero, false);
+        (self.weights.stored(id.0), gradient, if are_zero { rest } else { &mut [] })
     }
 
     /// How the weights of a parameter are rounded at `step`, where they are not kept in f32.
@@ -349,17 +365,20 @@ impl ParamStore {
 
     /// All gradients that are kept in f32, to scale.
     pub fn gradients_mut(&mut self) -> &mut [f32] {
+        self.gradients_are_zero = false;
         self.gradients.all_floats_mut()
     }
 
     /// Sets every gradient to zero.
     pub fn zero_gradients(&mut self) {
         self.gradients.clear();
+        self.gradients_are_zero = true;
     }
 
     /// Sets every gradient to zero, on the context's threads.
     pub fn zero_gradients_on(&mut self, context: &Context) {
         self.gradients.clear_on(context);
+        self.gradients_are_zero = true;
     }
 
     /// The Euclidean norm of all gradients. NaN if an element is NaN, else infinite if one is.

@@ -130,6 +130,7 @@ pub struct Plan {
     pub(super) blocks: Vec<Range<usize>>,
     /// Whether weights, and gradients, are kept in bf16 where all operations take that.
     in_bf16: [bool; 2],
+    sums_batches: bool,
 }
 
 impl Plan {
@@ -163,6 +164,17 @@ impl Plan {
     /// Whether a parameter that `operation` takes in bf16 has its weights, and its gradient, so.
     pub(super) fn in_bf16(&self) -> [bool; 2] {
         self.in_bf16
+    }
+
+    /// Several batches are summed into the gradients before they become zero again: executors made from here on take memory
+    /// of their own for what else lies in gradients that nothing has been added to yet.
+    pub fn sum_batches(&mut self) {
+        self.sums_batches = true;
+    }
+
+    /// Whether the gradients in f32 are zero when a forward pass begins.
+    pub(super) fn begins_at_zero(&self) -> bool {
+        !self.sums_batches
     }
 
     /// Whether the model has an encoder for a source of its own.
@@ -216,6 +228,11 @@ impl PlanBuilder {
     /// The declaration of a parameter, for shape checks while building.
     pub fn parameter_spec(&self, id: ParamId) -> &ParamSpec {
         &self.parameters[id.0]
+    }
+
+    /// Elements of the parameters declared before one, and of those declared after it so far.
+    pub(super) fn elements_around(&self, id: ParamId) -> [usize; 2] {
+        [&self.parameters[..id.0], &self.parameters[id.0 + 1..]].map(|part| part.iter().map(ParamSpec::len).sum())
     }
 
     /// Declares a buffer with a row for each token.
@@ -273,6 +290,6 @@ impl PlanBuilder {
     pub fn finish(mut self) -> (Plan, Vec<ParamSpec>) {
         self.end_block();
         let Self { operations, buffers, blocks, parameters, .. } = self;
-        (Plan { operations, buffers, blocks, in_bf16: [false; 2] }, parameters)
+        (Plan { operations, buffers, blocks, in_bf16: [false; 2], sums_batches: false }, parameters)
     }
 }

@@ -125,6 +125,9 @@ pub(super) fn make_model(context: &Context, config: &TrainConfig, tokenizer: &To
     if weights || gradients {
         model.keep_in_bf16(weights, gradients, config.seed);
     }
+    if config.grad_accumulation > 1 {
+        model.sum_batches();
+    }
     Ok(model)
 }
 

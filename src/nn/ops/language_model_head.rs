@@ -51,6 +51,8 @@ pub struct LanguageModelHead {
     every_token: bool,
     vocabulary: usize,
     precision: HeadPrecision,
+    /// Elements of the gradients in one piece beside the table's.
+    idle_gradients: usize,
     dx: BufferId,
 }
 
@@ -84,7 +86,8 @@ impl PlanBuilder {
             assert_eq!(precision, HeadPrecision::F32, "language_model_head: precision of a head with a bias");
         }
         let dx = self.buffer_beside(x, BufferKind::Float, width);
-        self.push(LanguageModelHead { x, table, bias, every_token, vocabulary, precision, dx });
+        let idle_gradients = self.elements_around(table).into_iter().max().unwrap_or(0);
+        self.push(LanguageModelHead { x, table, bias, every_token, vocabulary, precision, idle_gradients, dx });
     }
 }
 
@@ -115,7 +118,10 @@ impl Operation for LanguageModelHead {
         let [weights, gradients] = plan.in_bf16();
         match (mode, self.precision) {
             (Mode::Generate, _) => Vec::new(),
-            (Mode::Train, HeadPrecision::Int8) => vec![int8::scratch(width, vocabulary, chunk, of_block(gradients))],
+            (Mode::Train, HeadPrecision::Int8) => {
+                let idle = if gradients || !plan.begins_at_zero() { 0 } else { self.idle_gradients };
+                vec![int8::scratch(width, vocabulary, chunk, of_block(gradients), idle)]
+            }
             _ => {
                 let floats = vec![chunk * vocabulary, chunk, of_block(weights || (gradients && mode == Mode::Train))];
                 let products = [(chunk, vocabulary, width), (chunk, width, vocabulary), (vocabulary, width, chunk)];

@@ -5,6 +5,9 @@
 //! rounded twice, by token for `dX` and by vocabulary entry for `dE`, some entries at a time: only their integers exist at
 //! once. Its entry of the target dwarfs the others of its row: it is left out there, and its share of both gradients added in
 //! f32. All roundings but that of `x` for the logits are stochastic: the gradients at these logits are unbiased.
+//!
+//! Where a chunk's logits and the rounded table fit, they lie in the gradients of the layers, which a step's first batch
+//! has yet to compute.
 
 use super::{BLOCK_ENTRIES, BLOCK_TOKENS, KEPT_GRADIENT_PURPOSE, LanguageModelHead};
 use crate::dispatch::{Context, Gradient, Int8Matrix};
@@ -23,15 +26,24 @@ const X_PURPOSE: u32 = 56;
 const BLOCK_COLUMNS: usize = 128;
 
 /// What [`LanguageModelHead::train_in_int8`] takes from the workspace for chunks of `chunk` tokens. `of_sum`: elements of the
-/// table's gradient that are computed at a time where their sum is not kept in f32.
-pub(super) fn scratch(width: usize, vocabulary: usize, chunk: usize, of_sum: usize) -> Scratch {
+/// table's gradient that are computed at a time where their sum is not kept in f32. `idle_gradients`: elements of gradients in
+/// f32 that are free.
+pub(super) fn scratch(width: usize, vocabulary: usize, chunk: usize, of_sum: usize, idle_gradients: usize) -> Scratch {
     let (entries, maxima) = (BLOCK_ENTRIES.min(vocabulary), Context::gradient_scratch(vocabulary));
+    let [logits, table] = logits_and_table(chunk, width, vocabulary);
+    let large = if logits + table > idle_gradients { vec![logits, table] } else { Vec::new() };
+    let small = [vocabulary, vocabulary, maxima, chunk * width, width, 3 * chunk, of_sum];
     Scratch {
-        floats: vec![chunk * vocabulary, vocabulary, vocabulary, maxima, chunk * width, width, 3 * chunk, of_sum],
-        quantized: vec![(vocabulary, width), (chunk, width), (chunk, entries), (chunk, entries)],
+        floats: large.into_iter().chain(small).collect(),
+        quantized: vec![(chunk, width), (chunk, entries), (chunk, entries)],
         int8_products: vec![(chunk, entries, width), (chunk, width, entries), (entries, width, chunk)],
         ..Scratch::default()
     }
+}
+
+/// Lengths in floats of a chunk's logits, up to where a vector begins, and of the rounded table.
+fn logits_and_table(chunk: usize, width: usize, vocabulary: usize) -> [usize; 2] {
+    [(chunk * vocabulary).next_multiple_of(16), (vocabulary * width).div_ceil(4)]
 }
 
 impl LanguageModelHead {
@@ -48,24 +60,29 @@ impl LanguageModelHead {
             StochasticRounding::new(randomness.seed, purpose, randomness.step, stream)
         };
         // As `scratch` lists it.
-        let mut logits = pass.workspace.take_float(chunk * vocabulary);
+        let lengths @ [of_logits, of_table] = logits_and_table(chunk, width, vocabulary);
+        let (table, mut d_table, idle) = pass.store.stored_and_idle_gradients(self.table);
+        let is_in_gradients = of_logits + of_table <= idle.len();
+        let mut own = if is_in_gradients { None } else { Some(lengths.map(|len| pass.workspace.take_float(len))) };
+        let (logits, table_rounded) = match &mut own {
+            None => idle[..of_logits + of_table].split_at_mut(of_logits),
+            Some([logits, table]) => (&mut logits[..], &mut table[..of_table]),
+        };
         let mut of_entries = pass.workspace.take_float(vocabulary);
         let mut ones_kept = pass.workspace.take_float(vocabulary);
         let mut maxima = pass.workspace.take_float(Context::gradient_scratch(vocabulary));
         let mut folded = pass.workspace.take_float(chunk * width);
         let mut of_columns = pass.workspace.take_float(width);
         let mut of_tokens = pass.workspace.take_float(3 * chunk);
-        let mut table_rounded = pass.workspace.take_quantized(vocabulary, width);
         let mut x_rounded = pass.workspace.take_quantized(chunk, width);
         let block_entries = BLOCK_ENTRIES.min(vocabulary);
         let mut by_token = pass.workspace.take_quantized(chunk, block_entries);
         let mut by_entry = pass.workspace.take_quantized(chunk, block_entries);
         let mut dx = pass.buffers.take_float(self.dx);
         let x = pass.buffers.float(self.x);
-        let (table, mut d_table, _) = pass.store.stored_for_backward(self.table);
 
         let (column_scales, entry_scales) = (&mut of_columns[..width], &mut of_entries[..vocabulary]);
-        let table8 = &mut table_rounded.values[..vocabulary * width];
+        let table8: &mut [i8] = &mut bytemuck::cast_slice_mut(table_rounded)[..vocabulary * width];
         let ones = &mut ones_kept[..vocabulary];
         ones.fill(1.0);
         let stream = rounding(TABLE_PURPOSE, 0);
@@ -175,10 +192,14 @@ impl LanguageModelHead {
             }
         }
         pass.buffers.put_float(self.dx, dx);
-        for kept in [logits, of_entries, ones_kept, maxima, folded, of_columns, of_tokens] {
+        match own {
+            Some(own) => own.into_iter().for_each(|kept| pass.workspace.put_float(kept)),
+            None => context.for_each(idle[..of_logits + of_table].chunks_mut(BLOCK), |block| block.fill(0.0)),
+        }
+        for kept in [of_entries, ones_kept, maxima, folded, of_columns, of_tokens] {
             pass.workspace.put_float(kept);
         }
-        for kept in [table_rounded, x_rounded, by_token, by_entry] {
+        for kept in [x_rounded, by_token, by_entry] {
             pass.workspace.put_quantized(kept);
         }
         total

@@ -6,9 +6,6 @@
 
 #include <immintrin.h>
 
-/* Bytes read ahead in each of four rows, as in ternary_pack. */
-#define AHEAD 2048
-
 /* Codes of 8 weights. */
 static inline __m256i codes_of(const float *w, float inner, float outer) {
     __m256 v = _mm256_loadu_ps(w);
@@ -23,7 +20,7 @@ static inline __m256i codes_of(const float *w, float inner, float outer) {
 HQK_ALWAYS_INLINE void pack_rows(const float *w, size_t stride, const float inner[4], const float outer[4], size_t row,
                                  uint8_t *step) {
     __m256i pairs[4];
-    HQK_UNROLL(4) for (size_t i = 0; i < 4; i++) hqk_prefetch(w + i * stride, AHEAD);
+    HQK_UNROLL(4) for (size_t i = 0; i < 4; i++) hqk_prefetch(w + i * stride, 4 * stride * sizeof *w); /* the next four rows */
     HQK_UNROLL(2) for (size_t i = 0; i < 2; i++)
         HQK_UNROLL(2) for (size_t h = 0; h < 2; h++)
             pairs[2 * i + h] =

@@ -6,9 +6,6 @@
 
 #include <immintrin.h>
 
-/* Bytes read ahead in each of four rows, as in ternary_pack. */
-#define AHEAD 2048
-
 HQK_ALWAYS_INLINE void pack_rows(const float *w, size_t cols, size_t count, __mmask16 mask, const float inner[4],
                                  const float outer[4], size_t row, uint8_t *step) {
     __m512i codes[4], one = _mm512_set1_epi32(1), two = _mm512_set1_epi32(2);
@@ -16,7 +13,7 @@ HQK_ALWAYS_INLINE void pack_rows(const float *w, size_t cols, size_t count, __mm
         codes[i] = two;
         if (i >= count) continue;
         __m512 v = _mm512_maskz_loadu_ps(mask, w + i * cols);
-        hqk_prefetch(w + i * cols, AHEAD);
+        hqk_prefetch(w + i * cols, 4 * cols * sizeof *w); /* the next four rows */
         __m512i code = _mm512_mask_add_epi32(two, _mm512_cmp_ps_mask(v, _mm512_set1_ps(inner[i]), _CMP_GT_OQ), two, one);
         code = _mm512_mask_add_epi32(code, _mm512_cmp_ps_mask(v, _mm512_set1_ps(outer[i]), _CMP_GT_OQ), code, one);
         code = _mm512_mask_sub_epi32(code, _mm512_cmp_ps_mask(v, _mm512_set1_ps(-inner[i]), _CMP_LT_OQ), code, one);

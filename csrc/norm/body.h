@@ -3,21 +3,14 @@
  * whatever the width. */
 #include "../hqk.h"
 #include "../lanes.h"
-#include "../prefetch.h"
 
 #include <math.h>
-
-/* Bytes ahead, measured from DRAM: for sums, and where the lines are written back. */
-#define SUM_AHEAD 8192
-#define SCALE_AHEAD 2048
 
 void HQK_NAME(hqk_abs_sum)(const float *x, size_t n, double *out) {
     double lane[HQK_LANES] = {0};
     size_t i = 0;
-    for (; i + HQK_LANES <= n; i += HQK_LANES) {
-        hqk_prefetch(x + i, SUM_AHEAD);
+    for (; i + HQK_LANES <= n; i += HQK_LANES)
         for (int l = 0; l < HQK_LANES; l++) lane[l] += (double)fabsf(x[i + l]);
-    }
     for (int l = 0; i < n; i++, l++) lane[l] += (double)fabsf(x[i]);
     *out = hqk_sum_lanes(lane);
 }
@@ -25,10 +18,8 @@ void HQK_NAME(hqk_abs_sum)(const float *x, size_t n, double *out) {
 void HQK_NAME(hqk_sum_squares)(const float *x, size_t n, double *out) {
     double lane[HQK_LANES] = {0};
     size_t i = 0;
-    for (; i + HQK_LANES <= n; i += HQK_LANES) {
-        hqk_prefetch(x + i, SUM_AHEAD);
+    for (; i + HQK_LANES <= n; i += HQK_LANES)
         for (int l = 0; l < HQK_LANES; l++) lane[l] += (double)x[i + l] * (double)x[i + l];
-    }
     for (int l = 0; i < n; i++, l++) lane[l] += (double)x[i] * (double)x[i];
     *out = hqk_sum_lanes(lane);
 }
@@ -36,10 +27,8 @@ void HQK_NAME(hqk_sum_squares)(const float *x, size_t n, double *out) {
 void HQK_NAME(hqk_dot)(const float *x, const float *y, size_t n, double *out) {
     double lane[HQK_LANES] = {0};
     size_t i = 0;
-    for (; i + HQK_LANES <= n; i += HQK_LANES) {
-        hqk_prefetch(x + i, SUM_AHEAD);
+    for (; i + HQK_LANES <= n; i += HQK_LANES)
         for (int l = 0; l < HQK_LANES; l++) lane[l] += (double)x[i + l] * (double)y[i + l];
-    }
     for (int l = 0; i < n; i++, l++) lane[l] += (double)x[i] * (double)y[i];
     *out = hqk_sum_lanes(lane);
 }
@@ -47,14 +36,12 @@ void HQK_NAME(hqk_dot)(const float *x, const float *y, size_t n, double *out) {
 void HQK_NAME(hqk_abs_and_square_sums)(const float *x, size_t n, double *out) {
     double magnitude[HQK_LANES] = {0}, square[HQK_LANES] = {0};
     size_t i = 0;
-    for (; i + HQK_LANES <= n; i += HQK_LANES) {
-        hqk_prefetch(x + i, SUM_AHEAD);
+    for (; i + HQK_LANES <= n; i += HQK_LANES)
         for (int l = 0; l < HQK_LANES; l++) {
             double wide = (double)fabsf(x[i + l]);
             magnitude[l] += wide;
             square[l] += wide * wide;
         }
-    }
     for (int l = 0; i < n; i++, l++) {
         double wide = (double)fabsf(x[i]);
         magnitude[l] += wide;
@@ -65,11 +52,5 @@ void HQK_NAME(hqk_abs_and_square_sums)(const float *x, size_t n, double *out) {
 }
 
 void HQK_NAME(hqk_scale)(float *x, size_t n, float factor) {
-    enum { CHUNK = 256, LINE = 16 };
-    size_t i = 0;
-    for (; i + CHUNK <= n; i += CHUNK) {
-        for (int l = 0; l < CHUNK; l += LINE) hqk_prefetch(x + i + l, SCALE_AHEAD);
-        for (int l = 0; l < CHUNK; l++) x[i + l] *= factor;
-    }
-    for (; i < n; i++) x[i] *= factor;
+    for (size_t i = 0; i < n; i++) x[i] *= factor;
 }

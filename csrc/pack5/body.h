@@ -5,17 +5,9 @@
  * Trits move between rows and digits four at a time, the four columns of a byte group; the rest is loops over the 64
  * bytes of a tile, which compilers vectorize. */
 #include "../hqk.h"
+#include "layout.h"
 
 #include <string.h>
-
-#define ROWS 64
-#define TILE_ROWS 16
-#define DIGITS 5
-#define STEP_K 20
-#define STEP_BYTES 256
-#define TILE_BYTES 64
-
-static inline size_t at_most(size_t n, size_t limit) { return n < limit ? n : limit; }
 
 static inline void bytes_of(int8_t trits[DIGITS][TILE_BYTES], uint8_t *tile) {
     for (int b = 0; b < TILE_BYTES; b++) {
@@ -27,7 +19,7 @@ static inline void bytes_of(int8_t trits[DIGITS][TILE_BYTES], uint8_t *tile) {
 }
 
 void HQK_NAME(hqk_pack5)(const int8_t *trits, size_t rows, size_t cols, uint8_t *packed) {
-    size_t steps = (cols + STEP_K - 1) / STEP_K;
+    size_t steps = steps_of(cols);
     for (size_t r0 = 0; r0 < rows; r0 += ROWS, packed += steps * STEP_BYTES)
         for (size_t q = 0; q < ROWS / TILE_ROWS; q++) {
             size_t first = r0 + q * TILE_ROWS, count = first < rows ? at_most(rows - first, TILE_ROWS) : 0;
@@ -57,7 +49,7 @@ static inline void trits_of(const uint8_t *tile, int8_t trits[DIGITS][TILE_BYTES
 }
 
 void HQK_NAME(hqk_unpack5)(const uint8_t *packed, size_t rows, size_t cols, int8_t *trits) {
-    size_t steps = (cols + STEP_K - 1) / STEP_K;
+    size_t steps = steps_of(cols);
     for (size_t r0 = 0; r0 < rows; r0 += ROWS, packed += steps * STEP_BYTES)
         for (size_t first = r0; first < at_most(rows, r0 + ROWS); first += TILE_ROWS) {
             size_t count = at_most(rows - first, TILE_ROWS);

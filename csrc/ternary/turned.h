@@ -6,6 +6,8 @@
 #ifndef HQK_TERNARY_TURNED_H
 #define HQK_TERNARY_TURNED_H
 
+/* Tokens at a time: with six, sums, quads and weights are more than 32 registers. */
+#define TURNED_TOKENS 5
 /* Blocks that are fetched ahead: each lies a whole row of blocks from the last. */
 #define BLOCKS_AHEAD 2
 
@@ -45,7 +47,7 @@ HQK_ALWAYS_INLINE void multiply_rows(const uint8_t *tile, size_t ahead, size_t s
 HQK_ALWAYS_INLINE void multiply_columns(const uint8_t *tile, size_t rows, size_t cols, size_t steps, const int8_t *x,
                                         size_t x_stride, int tokens, size_t first_token, size_t first, const target *to) {
     size_t block = hqk_block_bytes(cols), ahead = BLOCKS_AHEAD * block;
-    int8_t tail[TOKENS_AT_ONCE][HQK_TILE_ROWS] = {{0}};
+    int8_t tail[TURNED_TOKENS][HQK_TILE_ROWS] = {{0}};
     sums total;
     fetch_outputs(to, first_token, tokens, first, hqk_min(to->outputs, first + VECTORS * LANES));
     clear(VECTORS, tokens, total);
@@ -84,12 +86,11 @@ void NAME(ternary_matmul_transposed)(const uint8_t *packed, size_t rows, size_t 
                                      const int32_t *x_sums, float *y, size_t y_stride) {
     const float one = 1;
     target to = {x_scales, x_sums, &one, 0, y, NULL, y_stride, outputs};
-    size_t groups = (tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE;
+    size_t groups = (tokens + TURNED_TOKENS - 1) / TURNED_TOKENS;
     for (size_t t = 0, count; groups; t += count, groups--) {
         const int8_t *from = x + t * x_stride;
         count = (tokens - t + groups - 1) / groups;
         switch (count) {
-        case 6: multiply_token_group(packed, rows, cols, first_col, from, x_stride, 6, t, &to); break;
         case 5: multiply_token_group(packed, rows, cols, first_col, from, x_stride, 5, t, &to); break;
         case 4: multiply_token_group(packed, rows, cols, first_col, from, x_stride, 4, t, &to); break;
         case 3: multiply_token_group(packed, rows, cols, first_col, from, x_stride, 3, t, &to); break;

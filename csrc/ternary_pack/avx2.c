@@ -7,9 +7,6 @@
 #include "../prefetch.h"
 #include "trits256.h"
 
-/* Bytes read ahead in each of four rows: measured from DRAM. */
-#define AHEAD 2048
-
 /* Codes of 8 weights; `lanes` (or NULL: two registers of f64 sums) takes the magnitudes above the threshold. */
 HQK_ALWAYS_INLINE __m256i codes_of(const float *w, float threshold, __m256d *lanes) {
     __m256 v = _mm256_loadu_ps(w);
@@ -28,7 +25,7 @@ HQK_ALWAYS_INLINE __m256i codes_of(const float *w, float threshold, __m256d *lan
 /* Quantizes 4 rows of 16 floats into 16 bytes of a tile. */
 HQK_ALWAYS_INLINE void pack_rows(const float *w, size_t stride, const float limits[4], uint8_t *out, __m256d *lanes) {
     __m256i code[4][2], pairs[4];
-    HQK_UNROLL(4) for (size_t i = 0; i < 4; i++) hqk_prefetch(w + i * stride, AHEAD);
+    HQK_UNROLL(4) for (size_t i = 0; i < 4; i++) hqk_prefetch(w + i * stride, 4 * stride * sizeof *w); /* the next four rows */
     HQK_UNROLL(4) for (size_t i = 0; i < 4; i++)
         HQK_UNROLL(2) for (size_t h = 0; h < 2; h++)
             code[i][h] = codes_of(w + i * stride + 8 * h, limits[i], lanes ? lanes + 2 * h : NULL);

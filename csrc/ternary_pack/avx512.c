@@ -7,9 +7,6 @@
 #include "../prefetch.h"
 #include "trits256.h"
 
-/* Bytes read ahead in each of four rows: measured from DRAM, twice the speed of none. */
-#define AHEAD 2048
-
 /* Lane f counts 2f: the shift of field f. */
 static inline __m512i field_shifts(void) {
     return _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6);
@@ -28,7 +25,7 @@ HQK_ALWAYS_INLINE void pack_rows(const float *w, size_t cols, size_t count, __mm
         row[i] = one;
         if (i >= count) continue;
         __m512 v = _mm512_maskz_loadu_ps(mask, w + i * cols);
-        hqk_prefetch(w + i * cols, AHEAD);
+        hqk_prefetch(w + i * cols, 4 * cols * sizeof *w); /* the next four rows */
         __mmask16 above = _mm512_cmp_ps_mask(v, _mm512_set1_ps(limits[i]), _CMP_GT_OQ);
         __mmask16 below = _mm512_cmp_ps_mask(v, _mm512_set1_ps(-limits[i]), _CMP_LT_OQ);
         row[i] = _mm512_mask_sub_epi32(_mm512_mask_add_epi32(one, above, one, one), below, one, one);

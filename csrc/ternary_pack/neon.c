@@ -6,15 +6,12 @@
 
 #include <arm_neon.h>
 
-/* Bytes read ahead in each of four rows, as on the other ISAs. */
-#define AHEAD 2048
-
 /* Quantizes 4 rows of 16 floats into 16 bytes of a tile; `lanes` (or NULL: 8 pairs of f64 sums) takes the magnitudes above
  * the thresholds. */
 HQK_ALWAYS_INLINE void pack_floats(const float *w, size_t stride, const float limits[4], uint8_t *out,
                                    float64x2_t *lanes) {
     uint8x16_t field[4];
-    for (size_t i = 0; i < 4; i++) hqk_prefetch(w + i * stride, AHEAD);
+    for (size_t i = 0; i < 4; i++) hqk_prefetch(w + i * stride, 4 * stride * sizeof *w); /* the next four rows */
     HQK_UNROLL(4) for (size_t f = 0; f < 4; f++) {
         uint32x4_t code[4];
         HQK_UNROLL(4) for (size_t i = 0; i < 4; i++) {

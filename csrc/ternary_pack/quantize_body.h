@@ -6,7 +6,6 @@
 #include <math.h>
 
 #define COLS 64
-#define AHEAD 2048
 
 /* Codes of 64 weights, and their magnitudes where they exceed the threshold (0 elsewhere). */
 static inline void quantize_columns(const float w[COLS], float threshold, uint8_t code[COLS], float kept[COLS]) {
@@ -32,7 +31,7 @@ static inline double quantize_pack(const float *weights, size_t rows, size_t col
             for (size_t i = 0; i < count; i++) {
                 const float *w = weights + (first + i) * cols + c;
                 float part[COLS];
-                for (size_t ahead = 0; ahead < COLS * sizeof *w; ahead += 64) hqk_prefetch(w, AHEAD + ahead);
+                for (size_t l = 0; l < COLS; l += 16) hqk_prefetch(w + l, 4 * cols * sizeof *w); /* the next four rows */
                 if (cols - c < COLS) {
                     memset(part, 0, sizeof part);
                     w = memcpy(part, w, (cols - c) * sizeof *part);

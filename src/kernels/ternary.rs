@@ -120,7 +120,7 @@ impl TernaryKernels {
                 panel_matmul_i32: c::hqk_panel_matmul_i32_avx512,
                 matmul: c::hqk_ternary_matmul_avx512,
                 matmul_i32: c::hqk_ternary_matmul_i32_avx512,
-                direct_transposed_tokens: 32,
+                direct_transposed_tokens: 12,
                 matmul_transposed: c::hqk_ternary_matmul_transposed_avx512,
             };
         }
@@ -132,6 +132,7 @@ impl TernaryKernels {
                 panel_matmul_i32: c::hqk_panel_matmul_i32_avx512vnni,
                 matmul: c::hqk_ternary_matmul_avx512vnni,
                 matmul_i32: c::hqk_ternary_matmul_i32_avx512vnni,
+                direct_transposed_tokens: 64,
                 matmul_transposed: c::hqk_ternary_matmul_transposed_avx512vnni,
                 ..kernels
             };

@@ -4,7 +4,7 @@
 use super::config::{ModelConfig, ModelType, WeightForm};
 use super::layers::Declaration;
 use super::{bart, bert, gated, plain, recurrent};
-use crate::nn::{KeyValueCache, ParamId, ParamSpec, ParamStore, Plan, Precision};
+use crate::nn::{KeptPrecision, KeyValueCache, ParamId, ParamSpec, ParamStore, Plan, Precision};
 use crate::quant::{OutputScale, QuantizedWeight};
 use crate::{Error, Result};
 
@@ -56,10 +56,10 @@ impl Model {
         Ok(Model { config, plan, store })
     }
 
-    /// Keeps latent weights, gradients or both in bf16 while training, where the operations take that: see
-    /// [`Plan::keep_in_bf16`].
-    pub fn keep_in_bf16(&mut self, weights: bool, gradients: bool, seed: u64) {
-        self.plan.keep_in_bf16(&mut self.store, weights, gradients, seed);
+    /// Keeps latent weights and gradients in fewer bits while training, where the operations take that: see
+    /// [`Plan::keep_parameters`].
+    pub fn keep_parameters(&mut self, weights: KeptPrecision, gradients: KeptPrecision, seed: u64) {
+        self.plan.keep_parameters(&mut self.store, weights, gradients, seed);
     }
 
     /// Several batches are summed into the gradients of a step: see [`Plan::sum_batches`].

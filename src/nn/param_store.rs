@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// Random streams of parameter initialisation (see [`RandomStream::new`]).
 const INIT_PURPOSE: u32 = 1;
 
-/// Random streams of the rounding of weights that are kept in bf16.
+/// Random streams of the rounding of weights that are kept in fewer bits.
 const WEIGHT_PURPOSE: u32 = 72;
 
 /// Names a parameter of one [`ParamStore`]. Sharing a tensor means holding the same id.
@@ -94,7 +94,7 @@ pub(super) struct Form {
 /// All parameters of a model: latent weights and gradients, each in one flat buffer in declaration order, and the quantized
 /// copies the forward pass reads.
 ///
-/// Weights and gradients are f32; `keep_in_bf16` keeps chosen ones in half the memory, rounded stochastically
+/// Weights and gradients are f32; [`super::Plan::keep_parameters`] keeps chosen ones in less memory, rounded stochastically
 /// whenever they change. Such a tensor has no slice of f32: [`ParamStore::weight_values`] and
 /// [`ParamStore::gradient_values`] give every tensor's numbers.
 #[derive(Debug)]
@@ -106,9 +106,9 @@ pub struct ParamStore {
     /// Which parameters have latent weights.
     latent: Vec<bool>,
     forms: Vec<Form>,
-    /// Weights in bf16 of the tensor that is being quantized, as f32.
+    /// Weights in fewer bits of the tensor that is being quantized, as f32.
     decoded: AlignedBuffer<f32>,
-    /// Of the rounding of weights in bf16.
+    /// Of the rounding of weights in fewer bits.
     seed: u64,
     /// Whether nothing has had the gradients to change since they became zero.
     gradients_are_zero: bool,
@@ -245,32 +245,28 @@ impl ParamStore {
         [self.weights.bytes() + size_of_val(&self.decoded[..]), self.gradients.bytes(), quantized]
     }
 
-    /// From here on the weights, the gradients, or both of the parameters that `chosen` names are kept in bf16: weights as
-    /// they are now, rounded to nearest, gradients from zero on. `seed`: of all later rounding, which is stochastic.
-    pub(super) fn keep_in_bf16(&mut self, weights: bool, gradients: bool, seed: u64, chosen: impl Fn(ParamId) -> bool) {
-        let form = |of_these: bool, id: ParamId| match of_these && chosen(id) {
-            true => KeptPrecision::Bf16,
-            false => KeptPrecision::F32,
-        };
+    /// From here on the weights and gradients of each parameter are kept as `forms` says: weights as they are now, rounded to
+    /// nearest, gradients from zero on. `seed`: of all later rounding, which is stochastic.
+    pub(super) fn keep(&mut self, seed: u64, forms: impl Fn(ParamId) -> [KeptPrecision; 2]) {
         let len = |id: ParamId| if self.latent[id.0] { self.specs[id.0].len() } else { 0 };
-        let forms = |of_these| self.ids().map(|id| (form(of_these, id), len(id))).collect::<Vec<_>>();
-        let (of_weights, of_gradients) = (forms(weights), forms(gradients));
+        let [of_weights, of_gradients] =
+            [0, 1].map(|which| self.ids().map(|id| (forms(id)[which], len(id))).collect::<Vec<_>>());
         // The old memory goes before the new one comes.
         self.gradients = Numbers::default();
         self.gradients = Numbers::zeroed(&of_gradients);
         self.gradients_are_zero = true;
         self.weights = self.weights.in_forms(&of_weights);
         let is_decoded = |id: &ParamId| {
-            matches!(self.stored_weight(*id), Stored::Bf16(_)) && self.spec(*id).precision != Precision::F32
+            !matches!(self.stored_weight(*id), Stored::F32(_)) && self.spec(*id).precision != Precision::F32
         };
         let longest = self.ids().filter(is_decoded).map(len).max().unwrap_or(0);
         self.decoded = AlignedBuffer::zeroed(longest);
         self.seed = seed;
     }
 
-    /// Whether any weights, and any gradients, are kept in bf16.
-    pub fn is_in_bf16(&self) -> [bool; 2] {
-        [&self.weights, &self.gradients].map(Numbers::has_bf16)
+    /// Whether any weights, and any gradients, are kept in fewer bits than f32.
+    pub fn is_in_fewer_bits(&self) -> [bool; 2] {
+        [&self.weights, &self.gradients].map(Numbers::has_fewer_bits)
     }
 
     /// Latent weights, row-major; none where they are not kept in f32, or [`ParamStore::has_weights`] says so.

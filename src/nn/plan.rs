@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::executor::{Mode, Pass};
+use super::numbers::KeptPrecision;
 use super::param_store::{Init, ParamId, ParamKind, ParamSpec, ParamStore, Precision};
 use crate::Result;
 
@@ -101,10 +102,10 @@ pub trait Operation: std::fmt::Debug + Send + Sync {
     fn is_cheap(&self) -> bool {
         false
     }
-    /// Whether this operation computes with a parameter's weights and gradient however they are kept
-    /// (`ParamStore::keep_in_bf16`); else both stay in f32.
-    fn takes_bf16(&self, _id: ParamId) -> bool {
-        false
+    /// The fewest bits that this operation takes a parameter's weights in ([`Plan::keep_parameters`]), and its gradient in if
+    /// they are no fewer than bf16's: f32 unless it says so.
+    fn fewest_bits(&self, _id: ParamId) -> KeptPrecision {
+        KeptPrecision::F32
     }
     /// What the passes in `mode` take from the workspace for batches of up to `rows` rows: each entry is held at a time.
     fn scratch(&self, _plan: &Plan, _mode: Mode, _rows: usize) -> Vec<Scratch> {
@@ -128,8 +129,8 @@ pub struct Plan {
     pub(super) buffers: Vec<BufferSpec>,
     /// Operations of each block of the model, in order.
     pub(super) blocks: Vec<Range<usize>>,
-    /// Whether weights, and gradients, are kept in bf16 where all operations take that.
-    in_bf16: [bool; 2],
+    /// Whether weights, and gradients, are kept in fewer bits than f32 where all operations take that.
+    in_fewer_bits: [bool; 2],
     sums_batches: bool,
 }
 
@@ -149,21 +150,27 @@ impl Plan {
         self.operations.iter().filter_map(|operation| operation.state_width()).collect()
     }
 
-    /// Keeps the latent weights, the gradients, or both in bf16 from here on: of every parameter whose operations all take
-    /// that (matrices of quantized layers, token tables). Half the memory; they are rounded stochastically, by `seed`,
-    /// whenever they change. Executors made before must not be used any more.
-    pub fn keep_in_bf16(&mut self, store: &mut ParamStore, weights: bool, gradients: bool, seed: u64) {
-        self.in_bf16 = [weights, gradients];
-        let takes = |id: ParamId| {
-            let mut users = self.operations.iter().filter(|operation| operation.parameters().contains(&id)).peekable();
-            users.peek().is_some() && users.all(|operation| operation.takes_bf16(id))
+    /// Keeps latent weights and gradients so from here on, as far as all operations take it: matrices of quantized layers, and
+    /// token tables in bf16 at best; gradients in f32 or bf16. They are rounded stochastically, by `seed`, whenever they
+    /// change. Executors made before must not be used any more.
+    pub fn keep_parameters(
+        &mut self,
+        store: &mut ParamStore,
+        weights: KeptPrecision,
+        gradients: KeptPrecision,
+        seed: u64,
+    ) {
+        self.in_fewer_bits = [weights, gradients].map(|kept| kept != KeptPrecision::F32);
+        let fewest = |id: ParamId| {
+            let users = self.operations.iter().filter(|operation| operation.parameters().contains(&id));
+            users.map(|operation| operation.fewest_bits(id)).min().unwrap_or_default()
         };
-        store.keep_in_bf16(weights, gradients, seed, takes);
+        store.keep(seed, |id| [weights.min(fewest(id)), gradients.min(KeptPrecision::Bf16).min(fewest(id))]);
     }
 
-    /// Whether a parameter that `operation` takes in bf16 has its weights, and its gradient, so.
-    pub(super) fn in_bf16(&self) -> [bool; 2] {
-        self.in_bf16
+    /// Whether a parameter that an operation takes in fewer bits has its weights, and its gradient, so.
+    pub(super) fn in_fewer_bits(&self) -> [bool; 2] {
+        self.in_fewer_bits
     }
 
     /// Several batches are summed into the gradients before they become zero again: executors made from here on take memory
@@ -290,6 +297,6 @@ impl PlanBuilder {
     pub fn finish(mut self) -> (Plan, Vec<ParamSpec>) {
         self.end_block();
         let Self { operations, buffers, blocks, parameters, .. } = self;
-        (Plan { operations, buffers, blocks, in_bf16: [false; 2], sums_batches: false }, parameters)
+        (Plan { operations, buffers, blocks, in_fewer_bits: [false; 2], sums_batches: false }, parameters)
     }
 }

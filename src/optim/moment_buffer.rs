@@ -47,6 +47,7 @@ impl MomentBuffer {
             Stored::F32(values) => (StateValues::F32(values.into()), None),
             Stored::Bf16(values) => (StateValues::Bf16(values.into()), None),
             Stored::Int8(codes, maxima) => (StateValues::U8(codes.into()), Some(maxima)),
+            Stored::Steps(..) => unreachable!("no such moments"),
         }
     }
 
@@ -56,6 +57,7 @@ impl MomentBuffer {
             StoredMut::F32(values) => (bytemuck::cast_slice_mut(values), None),
             StoredMut::Bf16(values) => (bytemuck::cast_slice_mut(values), None),
             StoredMut::Int8(codes, maxima) => (codes, Some(maxima)),
+            StoredMut::Steps(..) => unreachable!("no such moments"),
         }
     }
 

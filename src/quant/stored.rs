@@ -51,6 +51,8 @@ pub(crate) enum Stored<'a> {
     Bf16(&'a [u16]),
     /// Codes, and the maxima of their blocks.
     Int8(&'a [u8], &'a [f32]),
+    /// Whole numbers of steps, and the steps of their blocks.
+    Steps(&'a [i8], &'a [f32]),
 }
 
 impl<'a> Stored<'a> {
@@ -59,6 +61,7 @@ impl<'a> Stored<'a> {
             Stored::F32(values) => values.len(),
             Stored::Bf16(values) => values.len(),
             Stored::Int8(codes, _) => codes.len(),
+            Stored::Steps(values, _) => values.len(),
         }
     }
 
@@ -68,6 +71,7 @@ impl<'a> Stored<'a> {
             Stored::F32(values) => Stored::F32(&values[range]),
             Stored::Bf16(values) => Stored::Bf16(&values[range]),
             Stored::Int8(codes, maxima) => Stored::Int8(&codes[range.clone()], &maxima[coded_blocks(range)]),
+            Stored::Steps(values, steps) => Stored::Steps(&values[range.clone()], &steps[coded_blocks(range)]),
         }
     }
 
@@ -98,6 +102,7 @@ impl<'a> Stored<'a> {
             Stored::F32(values) => out.copy_from_slice(values),
             Stored::Bf16(values) => kernels.state_decode_bf16(values, out),
             Stored::Int8(codes, maxima) => kernels.state_decode_int8(codes, maxima, is_signed, out),
+            Stored::Steps(values, steps) => decode_steps(values, steps, out),
         }
     }
 
@@ -116,6 +121,7 @@ pub(crate) enum StoredMut<'a> {
     F32(&'a mut [f32]),
     Bf16(&'a mut [u16]),
     Int8(&'a mut [u8], &'a mut [f32]),
+    Steps(&'a mut [i8], &'a mut [f32]),
 }
 
 impl<'a> StoredMut<'a> {
@@ -126,6 +132,9 @@ impl<'a> StoredMut<'a> {
             StoredMut::Bf16(values) => StoredMut::Bf16(&mut values[range]),
             StoredMut::Int8(codes, maxima) => {
                 StoredMut::Int8(&mut codes[range.clone()], &mut maxima[coded_blocks(range)])
+            }
+            StoredMut::Steps(values, steps) => {
+                StoredMut::Steps(&mut values[range.clone()], &mut steps[coded_blocks(range)])
             }
         }
     }
@@ -142,6 +151,9 @@ impl<'a> StoredMut<'a> {
             StoredMut::Bf16(values) => StoredBlocksMut::Bf16(values.chunks_mut(len)),
             StoredMut::Int8(codes, maxima) => {
                 StoredBlocksMut::Int8(codes.chunks_mut(len).zip(maxima.chunks_mut(len / CODED_BLOCK)))
+            }
+            StoredMut::Steps(values, steps) => {
+                StoredBlocksMut::Steps(values.chunks_mut(len).zip(steps.chunks_mut(len / CODED_BLOCK)))
             }
         }
     }
@@ -165,6 +177,12 @@ impl<'a> StoredMut<'a> {
                 kernels.state_encode_int8(scratch, first_group, rounding, is_signed, codes, maxima);
                 result
             }),
+            StoredMut::Steps(values, steps) => with_scratch(values.len(), |scratch| {
+                decode_steps(values, steps, scratch);
+                let result = work(scratch);
+                encode_steps(kernels, scratch, first / CODED_BLOCK, rounding, values, steps);
+                result
+            }),
         }
     }
 
@@ -183,6 +201,7 @@ pub(crate) enum StoredBlocksMut<'a> {
     F32(ChunksMut<'a, f32>),
     Bf16(ChunksMut<'a, u16>),
     Int8(Zip<ChunksMut<'a, u8>, ChunksMut<'a, f32>>),
+    Steps(Zip<ChunksMut<'a, i8>, ChunksMut<'a, f32>>),
 }
 
 impl<'a> Iterator for StoredBlocksMut<'a> {
@@ -193,6 +212,7 @@ impl<'a> Iterator for StoredBlocksMut<'a> {
             StoredBlocksMut::F32(blocks) => blocks.next().map(StoredMut::F32),
             StoredBlocksMut::Bf16(blocks) => blocks.next().map(StoredMut::Bf16),
             StoredBlocksMut::Int8(blocks) => blocks.next().map(|(codes, maxima)| StoredMut::Int8(codes, maxima)),
+            StoredBlocksMut::Steps(blocks) => blocks.next().map(|(values, steps)| StoredMut::Steps(values, steps)),
         }
     }
 
@@ -201,6 +221,7 @@ impl<'a> Iterator for StoredBlocksMut<'a> {
             StoredBlocksMut::F32(blocks) => blocks.size_hint(),
             StoredBlocksMut::Bf16(blocks) => blocks.size_hint(),
             StoredBlocksMut::Int8(blocks) => blocks.size_hint(),
+            StoredBlocksMut::Steps(blocks) => blocks.size_hint(),
         }
     }
 }
@@ -211,6 +232,7 @@ impl DoubleEndedIterator for StoredBlocksMut<'_> {
             StoredBlocksMut::F32(blocks) => blocks.next_back().map(StoredMut::F32),
             StoredBlocksMut::Bf16(blocks) => blocks.next_back().map(StoredMut::Bf16),
             StoredBlocksMut::Int8(blocks) => blocks.next_back().map(|(codes, maxima)| StoredMut::Int8(codes, maxima)),
+            StoredBlocksMut::Steps(blocks) => blocks.next_back().map(|(values, steps)| StoredMut::Steps(values, steps)),
         }
     }
 }
@@ -220,4 +242,38 @@ impl ExactSizeIterator for StoredBlocksMut<'_> {}
 /// The maxima of codes in 8 bits.
 fn coded_blocks(range: Range<usize>) -> Range<usize> {
     range.start / CODED_BLOCK..range.end.div_ceil(CODED_BLOCK)
+}
+
+fn decode_steps(values: &[i8], steps: &[f32], out: &mut [f32]) {
+    for ((out, values), step) in out.chunks_mut(CODED_BLOCK).zip(values.chunks(CODED_BLOCK)).zip(steps) {
+        out.iter_mut().zip(values).for_each(|(out, &value)| *out = step * f32::from(value));
+    }
+}
+
+/// Rounds up or down at random: the mean is the number itself. `first`: the first block's place in the tensor.
+fn encode_steps(
+    kernels: &KernelTable,
+    x: &[f32],
+    first: usize,
+    rounding: StochasticRounding,
+    values: &mut [i8],
+    steps: &mut [f32],
+) {
+    let whole = x.len() / CODED_BLOCK;
+    let (x, rest) = x.split_at(whole * CODED_BLOCK);
+    let (values, values_of_rest) = values.split_at_mut(whole * CODED_BLOCK);
+    let (steps, step_of_rest) = steps.split_at_mut(whole);
+    let mut sums = [0; BLOCK / CODED_BLOCK];
+    for (index, steps) in steps.chunks_mut(sums.len()).enumerate() {
+        let start = index * sums.len();
+        let range = start * CODED_BLOCK..(start + steps.len()) * CODED_BLOCK;
+        let (x, values, sums) = (&x[range.clone()], &mut values[range], &mut sums[..steps.len()]);
+        kernels.quantize_rows_stochastic(x, CODED_BLOCK, first + start, rounding, values, steps, sums);
+    }
+    if !rest.is_empty() {
+        // The place in groups of draws, as rows of this width count them.
+        let row = (first + whole) * (CODED_BLOCK / GROUP) / rest.len().div_ceil(GROUP);
+        let (step, sum) = (&mut step_of_rest[..1], &mut sums[..1]);
+        kernels.quantize_rows_stochastic(rest, rest.len(), row, rounding, values_of_rest, step, sum);
+    }
 }

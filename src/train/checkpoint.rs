@@ -1,6 +1,7 @@
 //! Checkpoints: one safetensors file each, with everything a run needs to go on exactly.
 //!
-//! Tensors are `weight.NAME` (latent weights as they are kept: f32 or bf16) and `optimizer.NAME`; the metadata key `hybridq` holds the
+//! Tensors are `weight.NAME` (latent weights as they are kept: f32, bf16, or int8 with
+//! `weight_steps.NAME`) and `optimizer.NAME`; the metadata key `hybridq` holds the
 //! [`CheckpointHeader`] as JSON, `sha256` the checksum of header and tensors. A file is written beside its place, synced
 //! and renamed, so that a kill at any moment leaves the older files whole; the two newest are kept.
 #![forbid(unsafe_code)]
@@ -113,8 +114,9 @@ impl Checkpoint {
             if let Some(index) = values.iter().position(|value| !value.is_finite()) {
                 return Err(Error::NonFinite { tensor: spec.name.clone(), index, value: values[index] });
             }
-            let (dtype, bytes) = bytes_of(store.stored_weight(id));
-            tensors.push(TensorData::raw(format!("weight.{}", spec.name), dtype, &spec.shape, bytes));
+            for (part, dtype, shape, bytes) in parts_of(&spec.shape, store.stored_weight(id)) {
+                tensors.push(TensorData::raw(format!("{part}.{}", spec.name), dtype, &shape, bytes));
+            }
         }
         for tensor in &state.tensors {
             let dtype = match tensor.values {
@@ -126,8 +128,10 @@ impl Checkpoint {
             tensors.push(TensorData::raw(name, dtype, &tensor.shape, tensor.values.bytes()));
         }
         let header_json = serde_json::to_string(&header).expect("a header is plain data");
-        let named =
-            store.ids().map(|id| (format!("weight.{}", store.spec(id).name), bytes_of(store.stored_weight(id)).1));
+        let named = store.ids().flat_map(|id| {
+            let (spec, parts) = (store.spec(id), parts_of(&store.spec(id).shape, store.stored_weight(id)));
+            parts.into_iter().map(|(part, .., bytes)| (format!("{part}.{}", spec.name), bytes))
+        });
         let of_state = state.tensors.iter().map(|t| (format!("optimizer.{}", t.name), t.values.bytes()));
         let checksum = checksum(&header_json, named.chain(of_state).collect());
         let metadata = BTreeMap::from([(HEADER_KEY.to_string(), header_json), (CHECKSUM_KEY.to_string(), checksum)]);
@@ -185,11 +189,16 @@ impl Checkpoint {
             return Err(Error::format(self.file.path(), None, message));
         }
         for id in store.ids() {
-            let (name, shape) = (format!("weight.{}", store.spec(id).name), store.spec(id).shape.clone());
+            let [name, of_steps] = ["weight", STEPS].map(|part| format!("{part}.{}", store.spec(id).name));
+            let shape = store.spec(id).shape.clone();
             match store.stored_weight_mut(id) {
                 StoredMut::F32(weight) => self.file.read_f32(&name, &shape, weight)?,
                 StoredMut::Bf16(bits) => self.read_bf16(&name, &shape, bits)?,
-                StoredMut::Int8(..) => unreachable!("weights in f32 or bf16"),
+                StoredMut::Steps(values, steps) => {
+                    values.copy_from_slice(&self.file.elements::<i8>(&name, &shape)?);
+                    self.file.read_f32(&of_steps, &[steps.len()], steps)?;
+                }
+                StoredMut::Int8(..) => unreachable!("no such weights"),
             }
         }
         let mut tensors = Vec::new();
@@ -237,17 +246,25 @@ fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(files)
 }
 
+/// Scales of the blocks of a weight in int8.
+const STEPS: &str = "weight_steps";
+
 /// The elements of a tensor of bf16 as bits.
 fn bf16_bits(bytes: &[u8]) -> Vec<u16> {
     bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
 }
 
-/// Weights as they lie in memory.
-fn bytes_of(weights: Stored<'_>) -> (Dtype, &[u8]) {
+/// Weights as they lie in memory: names, types, shapes and bytes of the tensors of a checkpoint.
+fn parts_of<'a>(shape: &[usize], weights: Stored<'a>) -> Vec<(&'static str, Dtype, Vec<usize>, &'a [u8])> {
+    let part = |dtype, bytes| ("weight", dtype, shape.to_vec(), bytes);
     match weights {
-        Stored::F32(values) => (Dtype::F32, bytemuck::cast_slice(values)),
-        Stored::Bf16(bits) => (Dtype::BF16, bytemuck::cast_slice(bits)),
-        Stored::Int8(..) => unreachable!("weights in f32 or bf16"),
+        Stored::F32(values) => vec![part(Dtype::F32, bytemuck::cast_slice(values))],
+        Stored::Bf16(bits) => vec![part(Dtype::BF16, bytemuck::cast_slice(bits))],
+        Stored::Steps(values, steps) => vec![
+            part(Dtype::I8, bytemuck::cast_slice(values)),
+            (STEPS, Dtype::F32, vec![steps.len()], bytemuck::cast_slice(steps)),
+        ],
+        Stored::Int8(..) => unreachable!("no such weights"),
     }
 }
 

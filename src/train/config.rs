@@ -197,9 +197,10 @@ pub struct TrainConfig {
     pub adam_beta2: f64,
     /// How AdamW keeps its moments: `f32`, `bf16` (half the memory) or `int8-blocks` (a quarter).
     pub optimizer_state_precision: StatePrecision,
-    /// How latent weights of quantized layers and token tables are kept: `f32`, or `bf16` (half the memory).
+    /// How latent weights of quantized layers and token tables are kept: `f32`, `bf16` (half the memory), or `int8` (a
+    /// quarter; token tables in bf16).
     pub latent_precision: KeptPrecision,
-    /// How their gradients are kept while they are summed.
+    /// How their gradients are kept while they are summed: `f32` or `bf16`.
     pub kept_gradient_precision: KeptPrecision,
     /// Learning rate over the steps.
     pub schedule: ScheduleKind,
@@ -338,11 +339,6 @@ impl TrainConfig {
             bits if bits < 32.0 => Precision::Int8,
             _ => Precision::F32,
         })
-    }
-
-    /// Whether latent weights, and gradients, are kept in bf16.
-    pub fn keeps_bf16(&self) -> [bool; 2] {
-        [self.latent_precision, self.kept_gradient_precision].map(|kept| kept == KeptPrecision::Bf16)
     }
 
     /// The arithmetic of the head of a model with `vocabulary` entries.

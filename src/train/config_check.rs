@@ -3,7 +3,7 @@
 
 use super::config::TrainConfig;
 use crate::cluster::BatchStrategy;
-use crate::nn::Precision;
+use crate::nn::{KeptPrecision, Precision};
 use crate::quant::AdaptiveQuantizer;
 use crate::{Error, Result};
 
@@ -71,7 +71,10 @@ impl TrainConfig {
             return Err(Error::invalid("quantizer_scale", expected, self.quantizer_scale));
         }
         self.check_forms()?;
-        if self.quantizes_gradients() && self.keeps_bf16()[1] {
+        if self.kept_gradient_precision == KeptPrecision::Int8 {
+            return Err(Error::invalid("kept_gradient_precision", "f32 or bf16", "int8"));
+        }
+        if self.quantizes_gradients() && self.kept_gradient_precision != KeptPrecision::F32 {
             return Err(Error::invalid("kept_gradient_precision", "f32 (with quantize_gradients)", "bf16"));
         }
         if self.device != "cpu" {
@@ -158,6 +161,7 @@ mod tests {
             ("device = \"cuda:0\"", "device (--device)"),
             ("quantizer_scale = 2.0", "quantizer_scale"),
             ("quantize_gradients = true\nkept_gradient_precision = \"bf16\"", "kept_gradient_precision"),
+            ("kept_gradient_precision = \"int8\"", "kept_gradient_precision"),
         ];
         for (toml, expected) in cases {
             let message = fault(toml);

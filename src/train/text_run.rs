@@ -14,6 +14,7 @@ use crate::data::{NgramBaselines, TextFile, TextSource, TextSplit, TokenDataset,
 use crate::dispatch::Context;
 use crate::formats::atomic_write;
 use crate::models::{Model, ModelConfig, PRESETS, preset};
+use crate::nn::KeptPrecision;
 use crate::{Error, Result};
 
 /// A trainer of language models.
@@ -121,9 +122,9 @@ pub(super) fn open_tokenizer(config: &TrainConfig) -> Result<Tokenizer> {
 
 pub(super) fn make_model(context: &Context, config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Model> {
     let mut model = new_model(context, config, tokenizer)?;
-    let [weights, gradients] = config.keeps_bf16();
-    if weights || gradients {
-        model.keep_in_bf16(weights, gradients, config.seed);
+    let kept @ [weights, gradients] = [config.latent_precision, config.kept_gradient_precision];
+    if kept != [KeptPrecision::F32; 2] {
+        model.keep_parameters(weights, gradients, config.seed);
     }
     if config.grad_accumulation > 1 {
         model.sum_batches();

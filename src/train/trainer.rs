@@ -19,7 +19,7 @@ use super::parameter_report::ParameterReport;
 use super::run_directory::RunDirectory;
 use crate::cluster::DataClustering;
 use crate::dispatch::Context;
-use crate::nn::{ParamStore, StepRandomness};
+use crate::nn::{KeptPrecision, ParamStore, StepRandomness};
 use crate::optim::{LearningRateSchedule, Optimizer, RadiusRule, TrainingState};
 use crate::quant::{GradientDraw, GradientQuantizer, OutputScale, quantize_gradients};
 use crate::tensor::RandomStream;
@@ -102,9 +102,11 @@ impl<O: Objective> Trainer<O> {
             return Err(Error::invalid("training data", "at least one example", 0));
         }
         let names = ["latent_precision", "kept_gradient_precision"];
-        for ((asked, there), name) in config.keeps_bf16().into_iter().zip(objective.store().is_in_bf16()).zip(names) {
-            if asked && !there {
-                return Err(Error::invalid(name, "f32 (bf16: models of text and batches only)", "bf16"));
+        let asked = [config.latent_precision, config.kept_gradient_precision];
+        for ((asked, there), name) in asked.into_iter().zip(objective.store().is_in_fewer_bits()).zip(names) {
+            if asked != KeptPrecision::F32 && !there {
+                let expected = "f32 (else: models of text and batches only)";
+                return Err(Error::invalid(name, expected, format!("{asked:?}").to_lowercase()));
             }
         }
         if let Some(epochs) = config.epochs {

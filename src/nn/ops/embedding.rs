@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use crate::dispatch::StochasticRounding;
-use crate::nn::{BufferId, BufferKind, Operation, ParamId, Pass, PlanBuilder, Rows};
+use crate::nn::{BufferId, BufferKind, KeptPrecision, Operation, ParamId, Pass, PlanBuilder, Rows};
 use crate::quant::{Coding, QuantizedWeight};
 use crate::{Error, Result};
 
@@ -87,8 +87,8 @@ impl Operation for Embedding {
         vec![self.table]
     }
 
-    fn takes_bf16(&self, id: ParamId) -> bool {
-        id == self.table
+    fn fewest_bits(&self, id: ParamId) -> KeptPrecision {
+        if id == self.table { KeptPrecision::Bf16 } else { KeptPrecision::F32 }
     }
 
     fn forward(&self, pass: &mut Pass<'_>) -> Result<()> {

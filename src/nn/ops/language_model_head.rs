@@ -10,7 +10,9 @@ use super::cross_entropy::counted_targets;
 use crate::Result;
 use crate::dispatch::Context;
 use crate::kernels::DenseMatrix;
-use crate::nn::{BufferId, BufferKind, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Products, Scratch};
+use crate::nn::{
+    BufferId, BufferKind, KeptPrecision, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Products, Scratch,
+};
 use crate::quant::QuantizedWeight;
 use crate::tensor::AlignedBuffer;
 
@@ -115,7 +117,7 @@ impl Operation for LanguageModelHead {
     fn scratch(&self, plan: &Plan, mode: Mode, rows: usize) -> Vec<Scratch> {
         let (width, vocabulary, chunk) = (plan.buffer(self.x).width, self.vocabulary, self.chunk_tokens(rows));
         let of_block = |used: bool| if used { BLOCK_ENTRIES.min(vocabulary) * width } else { 0 };
-        let [weights, gradients] = plan.in_bf16();
+        let [weights, gradients] = plan.in_fewer_bits();
         match (mode, self.precision) {
             (Mode::Generate, _) => Vec::new(),
             (Mode::Train, HeadPrecision::Int8) => {
@@ -131,8 +133,8 @@ impl Operation for LanguageModelHead {
         }
     }
 
-    fn takes_bf16(&self, id: ParamId) -> bool {
-        id == self.table
+    fn fewest_bits(&self, id: ParamId) -> KeptPrecision {
+        if id == self.table { KeptPrecision::Bf16 } else { KeptPrecision::F32 }
     }
 
     /// All three forward: gradients are computed while a chunk's logits are at hand.

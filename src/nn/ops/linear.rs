@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::dispatch::{Context, Gradient, Int8Matrix};
 use crate::kernels::{DenseMatrix, StochasticRounding};
 use crate::nn::{
-    BufferId, BufferKind, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Precision, Products, Scratch, Workspace,
+    BufferId, BufferKind, KeptPrecision, Mode, Operation, ParamId, Pass, Plan, PlanBuilder, Precision, Products,
+    Scratch, Workspace,
 };
 use crate::quant::{QuantizedRows, QuantizedWeight, StoredMut};
 use crate::{Error, Result};
@@ -93,14 +94,14 @@ impl Operation for Linear {
         [Some(self.weight), self.bias].into_iter().flatten().collect()
     }
 
-    fn takes_bf16(&self, id: ParamId) -> bool {
-        self.quantized && id == self.weight
+    fn fewest_bits(&self, id: ParamId) -> KeptPrecision {
+        if self.quantized && id == self.weight { KeptPrecision::Int8 } else { KeptPrecision::F32 }
     }
 
     fn scratch(&self, plan: &Plan, mode: Mode, rows: usize) -> Vec<Scratch> {
         let (outputs, inputs) = (plan.buffer(self.y).width, plan.buffer(self.x).width);
         // The gradient of this batch, where the sum of gradients is not f32.
-        let of_sum = if plan.in_bf16()[1] { outputs * inputs } else { 0 };
+        let of_sum = if plan.in_fewer_bits()[1] { outputs * inputs } else { 0 };
         let (forward, of_input) = ((rows, outputs, inputs), (rows, inputs, outputs));
         let of_weight = (outputs, inputs, rows);
         let dense = |floats: Vec<usize>, dense_products| Scratch { floats, dense_products, ..Scratch::default() };
@@ -374,7 +375,7 @@ pub(super) fn add_gradient(
             gradient.add(context, first, rounding, &part[..len]);
             workspace.put_float(part);
         }
-        StoredMut::Int8(..) => unreachable!("gradients in f32 or bf16"),
+        StoredMut::Int8(..) | StoredMut::Steps(..) => unreachable!("gradients in f32 or bf16"),
     }
 }
 

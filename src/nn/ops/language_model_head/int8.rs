@@ -221,7 +221,7 @@ fn round_table(
             return context.quantize_columns_stochastic(table, width, ones, stream, values, scales);
         }
         Stored::Bf16(bits) => bits,
-        Stored::Int8(..) => unreachable!("weights in f32 or bf16"),
+        Stored::Int8(..) | Stored::Steps(..) => unreachable!("tables in f32 or bf16"),
     };
     context.for_each(scales.chunks_mut(BLOCK_COLUMNS).enumerate(), |(block, scales)| {
         // Magnitudes of bf16 are ordered as their bits are, a NaN above all others.

@@ -231,7 +231,7 @@ fn folders_that_hold_a_run_or_cannot_be_written() {
     fails(folder.path(), &resumed(&["--lr", "0.5"]), 2, "base_learning_rate");
     fails(folder.path(), &resumed(&["--model", "tiny"]), 2, "model");
     fails(folder.path(), &resumed(&["--data", "other.txt"]), 2, "data");
-    fails(folder.path(), &resumed(&["--config", "unknown.toml"]), 1, "unknown.toml");
+    fails(folder.path(), &resumed(&["--config", "unknown.toml"]), 2, "unknown.toml: learning_rate");
     std::fs::copy(folder.path().join("other.txt"), folder.path().join("text.txt")).unwrap();
     fails(folder.path(), &resumed(&[]), 2, "text.txt");
     assert_eq!(std::fs::read(folder.path().join("run/metrics.jsonl")).unwrap(), metrics, "nothing was lost");

@@ -9,7 +9,7 @@ mod singular_values;
 use singular_values::{normal, product, singular_values, transposed};
 
 const LENGTH: f32 = 0.7;
-/// Share of the length that a singular value may end above it or below the band, rounding of f32 included.
+/// Share of the length that a singular value may end above it or, of up to two iterations, below the band.
 const TOLERANCE: f64 = 0.02;
 
 fn context() -> Context {
@@ -79,9 +79,9 @@ fn check(name: &str, x: &[f32], rows: usize, cols: usize, iterations: usize, far
         after[0] / length
     );
     assert!(after[0] <= length * (1.0 + TOLERANCE), "{name}: {} of {length}", after[0]);
-    // With more than three iterations rounding errors of small values are lifted as well.
-    let band = if iterations > 3 { 0.5 } else { 0.6 - TOLERANCE };
-    assert!(least >= band, "{name}: {least}");
+    // More iterations lift rounding errors of smaller values.
+    let below = [TOLERANCE, TOLERANCE, 0.05, 0.1, 0.1][iterations - 1];
+    assert!(least >= 0.6 - below, "{name}: {least}");
     assert!(distance <= farthest, "{name}: {distance}");
 }
 

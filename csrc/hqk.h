@@ -70,6 +70,17 @@ HQK_EVERY_ISA(HQK_SGD)
     void hqk_steepest_apply_##isa(const float *update, size_t n, float keep, float rate, float *weight);
 HQK_EVERY_ISA(HQK_STEEPEST)
 
+/* newton_schulz: what the iteration does between its int8 products. */
+#define HQK_NEWTON_SCHULZ(isa)                                                                                   \
+    void hqk_newton_schulz_finish_##isa(const float *scales, const float *a, const float *a_diagonal,            \
+                                        const float *b, const float *b_diagonal, float of_product, float of_a,   \
+                                        float of_b, size_t side, float *sums, float *diagonal);                  \
+    void hqk_newton_schulz_round_columns_##isa(const float *x, size_t rows, size_t cols, const float *scales,    \
+                                               int8_t *codes);                                                   \
+    void hqk_newton_schulz_add_rows_##isa(const float *sums, size_t rows, size_t cols, const float *of_sums,     \
+                                          const float *of_x, float *x);
+HQK_EVERY_ISA(HQK_NEWTON_SCHULZ)
+
 /* state: an optimizer's moments in 16 and 8 bits. */
 #define HQK_STATE(isa)                                                                                          \
     void hqk_state_encode_bf16_##isa(const float *x, size_t n, size_t first_group, const uint32_t *draws,       \

@@ -880,6 +880,10 @@ typedef struct {
   double seconds;
   // Data cluster of the batch; -1 if it came from none.
   int64_t cluster;
+  // 1 if the step was left out: its loss or gradient is not finite, weights and state are those before it.
+  uint32_t skipped;
+  // Always 0.
+  uint32_t reserved;
 } hq_step_report;
 
 // What a trainer did. Fields that an event does not have are 0; what it points to is valid during the call. Later versions
@@ -920,6 +924,8 @@ typedef struct {
   double mean_multiplier;
   // Share of steps whose update the trust region shortened.
   double constraint_rate;
+  // Steps left out for a loss or gradient that is not finite; `steps` counts them too.
+  uint64_t skipped_steps;
 } hq_run_summary;
 
 #ifdef __cplusplus
@@ -1667,7 +1673,8 @@ hq_status hq_schedule_at(const hq_schedule *schedule,
 // `initial_trust_radius` (0.01), `trust_radius_adaptation` (true), `trust_radius_rule` ("network", "schedule", which needs
 // `base_learning_rate`, "reduction-ratio", which needs hq_optimizer_observe_reduction), `trust_norm` ("l2", "max", "spectral"),
 // `trust_scope` ("global", "tensor"), `radius_mode` ("relative", "initial", "absolute"), `steepest_momentum` (0.95),
-// `steepest_rms` (0.2) and `newton_schulz_iterations` (3) of steps in the max and spectral norms, `seed`.
+// `steepest_rms` (0.2), `newton_schulz_iterations` (3) and `newton_schulz_precision` ("f32", "int8") of steps in the max and
+// spectral norms, `seed`.
 // HQ_INVALID_VALUE names an unknown field or a value out of range.
 hq_status hq_optimizer_new(const hq_parameters *parameters,
                            const char *config_json,
@@ -2228,9 +2235,10 @@ hq_status hq_trainer_new_with_objective(const hq_context *context,
 // longer. A result other than 0 has the effect of `hq_trainer_cancel`. The callback must not use the trainer.
 hq_status hq_trainer_on_progress(hq_trainer *trainer, hq_progress_callback callback, void *user_data);
 
-// One training step. `report` may be NULL. HQ_TRAINING: the loss or a gradient is not finite; the weights are those
-// before the step. HQ_CANCELLED: a callback of the caller's failed.
-hq_status hq_trainer_step(hq_trainer *trainer, hq_step_report *report);
+// One training step. `report` may be NULL. A loss or gradient that is not finite skips the step: weights and state are those
+// before it, and the report says so. HQ_TRAINING: the `max_skipped_steps`th such step in a row. HQ_CANCELLED: a callback of the caller's failed.
+hq_status hq_trainer_step(hq_trainer *trainer,
+                          hq_step_report *report);
 
 // Trains to the end of the configuration: `max_steps`, convergence or the time limit, with evaluations and, in a run
 // directory, checkpoints. `summary` may be NULL. HQ_CANCELLED: `hq_trainer_cancel` or a callback stopped it after a whole

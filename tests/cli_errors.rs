@@ -32,6 +32,7 @@ fn prepared() -> tempfile::TempDir {
     write("negative.toml", "batch_size = -4\n");
     write("zero.toml", "eval_interval = 0\n");
     write("nan.toml", "base_learning_rate = nan\n");
+    write("variant.toml", "max_steps = 3\nnewton_schulz_precision = \"bf16\"\n");
     write("not.toml", "what is = = this");
     write("bad.json", "{\"model_type\": \"bitnet\"}");
     std::fs::create_dir(folder.path().join("folder")).unwrap();
@@ -129,9 +130,11 @@ fn wrong_numbers_in_flags_and_toml() {
         fails(folder.path(), &arguments, 2, flag);
     }
     fails(folder.path(), &with(&["--config", "missing.toml"]), 1, "missing.toml");
-    fails(folder.path(), &with(&["--config", "unknown.toml"]), 1, "unknown.toml at byte 0: `learning_rate = 0.1`");
-    fails(folder.path(), &with(&["--config", "negative.toml"]), 1, "negative.toml at byte");
-    fails(folder.path(), &with(&["--config", "not.toml"]), 1, "not.toml");
+    fails(folder.path(), &with(&["--config", "unknown.toml"]), 2, "unknown.toml: learning_rate: expected one of");
+    fails(folder.path(), &with(&["--config", "negative.toml"]), 2, "negative.toml: batch_size: expected");
+    let variant = "variant.toml: newton_schulz_precision: expected `f32` or `int8`, found unknown variant `bf16`";
+    fails(folder.path(), &with(&["--config", "variant.toml"]), 2, variant);
+    fails(folder.path(), &with(&["--config", "not.toml"]), 1, "not.toml at byte");
     fails(folder.path(), &with(&["--config", "zero.toml"]), 2, "eval_interval (--eval-every)");
     fails(folder.path(), &["train", "--data", "text.txt", "--config", "nan.toml"], 2, "base_learning_rate (--lr)");
     assert!(!folder.path().join("runs").exists());
@@ -228,7 +231,7 @@ fn folders_that_hold_a_run_or_cannot_be_written() {
     fails(folder.path(), &resumed(&["--lr", "0.5"]), 2, "base_learning_rate");
     fails(folder.path(), &resumed(&["--model", "tiny"]), 2, "model");
     fails(folder.path(), &resumed(&["--data", "other.txt"]), 2, "data");
-    fails(folder.path(), &resumed(&["--config", "unknown.toml"]), 1, "unknown.toml");
+    fails(folder.path(), &resumed(&["--config", "unknown.toml"]), 2, "unknown.toml: learning_rate");
     std::fs::copy(folder.path().join("other.txt"), folder.path().join("text.txt")).unwrap();
     fails(folder.path(), &resumed(&[]), 2, "text.txt");
     assert_eq!(std::fs::read(folder.path().join("run/metrics.jsonl")).unwrap(), metrics, "nothing was lost");

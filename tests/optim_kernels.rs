@@ -1,6 +1,6 @@
-//! The kernels of AdamW, SGD and steepest descent: against f64, on every ISA, at every awkward size, between canaries.
+//! The kernels of AdamW, SGD, steepest descent and Newton-Schulz: against f64, on every ISA, at every awkward size, between canaries.
 
-use hybridq::kernels::{AdamWSettings, KernelTable, SgdSettings, UpdateSums};
+use hybridq::kernels::{AdamWSettings, KernelTable, SgdSettings, SymmetricFactor, UpdateSums};
 use hybridq::tensor::RandomStream;
 
 const SIZES: &[usize] = &[0, 1, 15, 16, 17, 31, 511, 512, 513, 1021];
@@ -164,6 +164,97 @@ fn steepest_on_every_isa() {
             let mut sums = before;
             sums += after;
             close(sums, expected);
+        }
+    }
+}
+
+/// The whole matrix of what is off the diagonal and on it.
+fn element(off: &[f32], diagonal: &[f32], side: usize, i: usize, j: usize) -> f64 {
+    f64::from(if i == j { diagonal[i] } else { off[i * side + j] })
+}
+
+#[test]
+fn symmetric_products_are_finished_on_every_isa() {
+    for side in [0, 1, 2, 15, 16, 17, 63, 64, 65, 97, 131] {
+        let square = side * side;
+        let symmetric = |seed| {
+            let mut values = guarded(square, 1, seed, false);
+            for (i, j) in (0..side).flat_map(|i| (0..=i).map(move |j| (i, j))) {
+                values[1 + j * side + i] = if i == j { 0.0 } else { values[1 + i * side + j] };
+            }
+            values
+        };
+        let ([a, b], [a_diagonal, b_diagonal, scales]) =
+            ([1, 2].map(symmetric), [3, 4, 5].map(|seed| guarded(side, 1, seed, false)));
+        // Above the diagonal there may be anything.
+        let mut sums0 = guarded(square, 1, 6, false);
+        (0..side).for_each(|i| sums0[1 + i * side + i + 1..1 + (i + 1) * side].fill(f32::NAN));
+        for with_factors in [true, false] {
+            let mut first = None::<[Vec<f32>; 2]>;
+            for table in KernelTable::available() {
+                let (mut sums, mut diagonal) = (sums0.clone(), guarded(side, 1, 7, false));
+                let factors =
+                    with_factors.then(|| {
+                        [(&a, &a_diagonal, -0.5), (&b, &b_diagonal, 3.0)].map(|(off, diagonal, share)| {
+                            SymmetricFactor { off: &off[1..=square], diagonal: &diagonal[1..=side], share }
+                        })
+                    });
+                let (scales, out) = (&scales[1..=side], &mut sums[1..=square]);
+                table.newton_schulz_finish(scales, factors, 0.7, out, &mut diagonal[1..=side]);
+                assert!(canaries_hold(&sums, square, 1) && canaries_hold(&diagonal, side, 1));
+                let result = [sums, diagonal];
+                let first = first.get_or_insert_with(|| result.clone());
+                assert_eq!(*first, result, "{} differs from portable at side {side}", table.isa().name());
+            }
+            let [sums, diagonal] = first.unwrap();
+            let (sums, diagonal) = (&sums[1..=square], &diagonal[1..=side]);
+            for (i, j) in (0..side).flat_map(|i| (0..side).map(move |j| (i, j))) {
+                let (high, low) = (i.max(j), i.min(j));
+                let mut expected = 0.7 * f64::from(sums0[1 + high * side + low]) * f64::from(scales[1 + low]);
+                if with_factors {
+                    let [a, b] = [&a, &b].map(|off| &off[1..=square]);
+                    let [ad, bd] = [&a_diagonal, &b_diagonal].map(|diagonal| &diagonal[1..=side]);
+                    let [of_a, of_b] = [(a, ad), (b, bd)].map(|(off, of)| element(off, of, side, i, j));
+                    // What the integers did not multiply: a diagonal and the other's elements.
+                    let with_diagonals = match i == j {
+                        true => f64::from(ad[i]) * f64::from(bd[i]),
+                        false => of_a * f64::from(bd[low]) + f64::from(ad[high]) * of_b,
+                    };
+                    expected += 0.7 * with_diagonals - 0.5 * of_a + 3.0 * of_b;
+                }
+                let found = element(sums, diagonal, side, i, j);
+                assert!((found - expected).abs() < 1e-5 * (1.0 + expected.abs()), "{side}: {i} {j} {found} {expected}");
+                assert!(i != j || sums[i * side + i] == 0.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn columns_are_rounded_and_rows_added_on_every_isa() {
+    for (rows, cols) in [(0, 3), (1, 1), (5, 15), (3, 64), (7, 65), (2, 200)] {
+        let n = rows * cols;
+        let (x0, of_sums, mut scales) =
+            (guarded(n, 1, 1, false), guarded(cols, 1, 2, false), guarded(cols, 1, 3, true));
+        scales[1..=cols].iter_mut().for_each(|scale| *scale = *scale * 0.01 + 0.05);
+        scales[1] = 0.0;
+        let mut first = None::<(Vec<i8>, Vec<f32>)>;
+        for table in KernelTable::available() {
+            let (mut codes, mut x) = (vec![99i8; n + 2], x0.clone());
+            table.newton_schulz_round_columns(&x[1..=n], &scales[1..=cols], &mut codes[1..=n]);
+            table.newton_schulz_add_rows(&x0[1..=n], &of_sums[1..=cols], &scales[1..=cols], &mut x[1..=n]);
+            assert!(codes[0] == 99 && codes[n + 1] == 99 && canaries_hold(&x, n, 1));
+            let result = (codes, x);
+            let first = first.get_or_insert_with(|| result.clone());
+            assert_eq!(*first, result, "{} differs from portable at {rows} x {cols}", table.isa().name());
+        }
+        let (codes, x) = first.unwrap();
+        for i in 0..n {
+            let [old, of_sums, scale] = [x0[1 + i], of_sums[1 + i % cols], scales[1 + i % cols]].map(f64::from);
+            let exact = if scale > 0.0 { old / scale } else { 0.0 };
+            assert!((f64::from(codes[1 + i]) - exact).abs() < 0.5001, "{} {exact}", codes[1 + i]);
+            let expected = old * scale + old * of_sums;
+            assert!((f64::from(x[1 + i]) - expected).abs() < 1e-6 * (1.0 + expected.abs()));
         }
     }
 }

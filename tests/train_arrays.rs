@@ -12,7 +12,8 @@ use hybridq::nn::{ParamStore, Precision, StepRandomness};
 use hybridq::optim::OptimizerKind;
 use hybridq::tensor::RandomStream;
 use hybridq::train::{
-    ArrayData, ArrayObjective, ClusterFeatures, Objective, Progress, ScheduleKind, StopReason, TrainConfig, Trainer,
+    ArrayData, ArrayObjective, ClusterFeatures, Objective, Progress, RunDirectory, ScheduleKind, StepMetrics,
+    StopReason, TrainConfig, Trainer,
 };
 
 fn context(threads: usize) -> Context {
@@ -207,14 +208,14 @@ fn patience_ends_a_run_that_no_longer_improves() {
     assert_eq!(losses.iter().position(|&loss| loss == best), Some(losses.len() - 4));
 }
 
-/// A user's own model: one weight, whose loss can be made NaN.
+/// A user's own model: one weight, whose loss is NaN at some steps.
 struct Parabola {
     store: ParamStore,
-    poison: Option<u32>,
+    poison: std::ops::Range<u32>,
 }
 
 impl Parabola {
-    fn new(poison: Option<u32>) -> Self {
+    fn new(poison: std::ops::Range<u32>) -> Self {
         use hybridq::nn::{Init, ParamKind, ParamSpec};
         let spec = ParamSpec {
             name: "position".into(),
@@ -250,7 +251,7 @@ impl Objective for Parabola {
         gradient_scale: f32,
     ) -> Result<f64> {
         let id = self.store.find("position").unwrap();
-        let x = if self.poison == Some(randomness.step) { f32::NAN } else { self.store.weight(id)[0] };
+        let x = if self.poison.contains(&randomness.step) { f32::NAN } else { self.store.weight(id)[0] };
         self.store.gradient_mut(id)[0] += gradient_scale * 2.0 * x;
         Ok(f64::from(x * x))
     }
@@ -263,21 +264,73 @@ impl Objective for Parabola {
 #[test]
 fn a_users_own_model_gets_the_hybrid_optimizer() {
     let config = TrainConfig { max_steps: 300, initial_trust_radius: 0.1, ..config() };
-    let mut trainer = Trainer::new(context(1), config, Parabola::new(None)).unwrap();
+    let mut trainer = Trainer::new(context(1), config, Parabola::new(0..0)).unwrap();
     let summary = trainer.run().unwrap();
     assert!(summary.final_loss.unwrap() < 0.1, "{summary:?}");
     assert!(summary.constraint_activation_rate > 0.0);
     assert_eq!(summary.evaluation, None);
 }
 
-#[test]
-fn a_loss_that_is_not_finite_stops_the_run_and_names_the_tensor() {
-    let mut trainer = Trainer::new(context(1), config(), Parabola::new(Some(7))).unwrap();
-    let message = trainer.run().unwrap_err().to_string();
-    assert_eq!(message, "step 8: loss NaN is not finite: gradient of position, element 0, is NaN");
-    assert_eq!(trainer.steps_done(), 7);
+fn position(trainer: &Trainer<Parabola>) -> u32 {
     let store = trainer.objective().store();
-    assert!(store.weight(store.find("position").unwrap())[0].is_finite());
+    store.weight(store.find("position").unwrap())[0].to_bits()
+}
+
+/// Steps that are left out change nothing but what is counted.
+#[test]
+fn steps_that_are_not_finite_are_skipped_and_counted() {
+    let config = TrainConfig { schedule: ScheduleKind::Constant, warmup_steps: 0, max_steps: 30, ..config() };
+    let mut trainer = Trainer::new(context(1), config, Parabola::new(7..10)).unwrap();
+    for step in 0..30 {
+        let (before, state) = (position(&trainer), format!("{:?}", trainer.optimizer().state()));
+        let metrics = trainer.step().unwrap();
+        assert_eq!(metrics.step, step + 1);
+        if (7..10).contains(&step) {
+            let reason = "loss NaN is not finite: gradient of position, element 0, is NaN";
+            assert_eq!(metrics.skipped.as_deref(), Some(reason));
+            assert_eq!((position(&trainer), format!("{:?}", trainer.optimizer().state())), (before, state));
+            assert_eq!((metrics.update_norm, metrics.flip_rate), (0.0, 0.0));
+            // A line of metrics holds it, and reads again.
+            let line = serde_json::to_string(&metrics).unwrap();
+            let read: StepMetrics = serde_json::from_str(&line).unwrap();
+            assert!(line.contains("\"loss\":null") && read.loss.is_nan() && read.skipped == metrics.skipped);
+        } else {
+            assert_eq!(metrics.skipped, None);
+            assert_ne!(position(&trainer), before);
+        }
+    }
+    let summary = trainer.run().unwrap();
+    assert_eq!((summary.steps, summary.skipped_steps), (30, 3));
+    assert!(summary.final_loss.unwrap().is_finite());
+}
+
+/// The last of the steps that may be skipped in a row ends the run, which stands before it, with a checkpoint.
+#[test]
+fn too_many_skipped_steps_in_a_row_stop_the_run() {
+    let reason = "loss NaN is not finite: gradient of position, element 0, is NaN";
+    for (most, end) in [(0, ""), (1, ""), (4, " (4 steps in a row, max_skipped_steps = 4)")] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = TrainConfig { max_skipped_steps: most, max_steps: 60, ..config() };
+        let start = |poison| Trainer::new(context(1), config.clone(), Parabola::new(poison)).unwrap();
+        let path = folder.path().join("run");
+        let directory = RunDirectory::create(Some(&path), "parabola").unwrap();
+        let mut trainer = start(7..100).start_in(directory).unwrap();
+        let message = trainer.run().unwrap_err().to_string();
+        let done = 7 + most.saturating_sub(1);
+        assert_eq!(message, format!("step {}: {reason}{end}", done + 1));
+        assert_eq!(trainer.steps_done(), done);
+        // Resumed, it stands where it stood: the next such step is one too many again, a good one goes on.
+        let resume = |poison| start(poison).resume_in(RunDirectory::open(&path).unwrap().unwrap()).unwrap();
+        let mut again = resume(7..100);
+        assert_eq!((again.steps_done(), position(&again)), (done, position(&trainer)));
+        assert_eq!(again.step().unwrap_err().to_string(), message);
+        let mut healed = resume(0..0);
+        assert_eq!(healed.step().unwrap().skipped, None);
+    }
+    // Fewer than that go by.
+    let config = TrainConfig { max_skipped_steps: 3, max_steps: 10, ..config() };
+    let mut trainer = Trainer::new(context(1), config, Parabola::new(2..4)).unwrap();
+    assert_eq!(trainer.run().unwrap().skipped_steps, 2);
 }
 
 /// One cluster, more clusters than examples (cut to as many), examples that are all the same (clusters that would be empty).
@@ -314,7 +367,7 @@ fn odd_clusters_train() {
 #[test]
 fn draws_by_loss_need_weights() {
     let config = TrainConfig { random_multiplier: 0.5, ..config() };
-    let mut trainer = Trainer::new(context(1), config, Parabola::new(None)).unwrap();
+    let mut trainer = Trainer::new(context(1), config, Parabola::new(0..0)).unwrap();
     let rates: Vec<f32> = (0..3).map(|_| trainer.step().unwrap().lr).collect();
     assert!(rates[0] != rates[1] && rates[1] != rates[2], "the control draws each step's rate: {rates:?}");
     let error =

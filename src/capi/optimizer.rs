@@ -176,7 +176,8 @@ pub unsafe extern "C" fn hq_schedule_at(
 /// `initial_trust_radius` (0.01), `trust_radius_adaptation` (true), `trust_radius_rule` ("network", "schedule", which needs
 /// `base_learning_rate`, "reduction-ratio", which needs hq_optimizer_observe_reduction), `trust_norm` ("l2", "max", "spectral"),
 /// `trust_scope` ("global", "tensor"), `radius_mode` ("relative", "initial", "absolute"), `steepest_momentum` (0.95),
-/// `steepest_rms` (0.2) and `newton_schulz_iterations` (3) of steps in the max and spectral norms, `seed`.
+/// `steepest_rms` (0.2), `newton_schulz_iterations` (3) and `newton_schulz_precision` ("f32", "int8") of steps in the max and
+/// spectral norms, `seed`.
 /// HQ_INVALID_VALUE names an unknown field or a value out of range.
 ///
 /// # Safety

@@ -44,6 +44,10 @@ pub struct hq_step_report {
     pub seconds: f64,
     /// Data cluster of the batch; -1 if it came from none.
     pub cluster: i64,
+    /// 1 if the step was left out: its loss or gradient is not finite, weights and state are those before it.
+    pub skipped: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 // SAFETY: repr(C), size first, numbers.
@@ -72,11 +76,14 @@ pub struct hq_run_summary {
     pub mean_multiplier: f64,
     /// Share of steps whose update the trust region shortened.
     pub constraint_rate: f64,
+    /// Steps left out for a loss or gradient that is not finite; `steps` counts them too.
+    pub skipped_steps: u64,
 }
 
 // SAFETY: repr(C), size first, numbers.
 unsafe impl Growable for hq_run_summary {
-    const FIRST_SIZE: usize = size_of::<hq_run_summary>();
+    /// Up to `constraint_rate`.
+    const FIRST_SIZE: usize = 56;
 }
 
 pub(super) fn step_report(metrics: &StepMetrics) -> hq_step_report {
@@ -96,6 +103,8 @@ pub(super) fn step_report(metrics: &StepMetrics) -> hq_step_report {
         quant_error: metrics.quant_error,
         seconds: metrics.seconds,
         cluster: metrics.cluster.map_or(-1, |cluster| cluster as i64),
+        skipped: u32::from(metrics.skipped.is_some()),
+        reserved: 0,
     }
 }
 
@@ -113,5 +122,6 @@ pub(super) fn summary_of(summary: &Summary) -> hq_run_summary {
         seconds: summary.total_seconds,
         mean_multiplier: summary.mean_multiplier,
         constraint_rate: summary.constraint_activation_rate,
+        skipped_steps: summary.skipped_steps,
     }
 }

@@ -761,6 +761,312 @@ unsafe extern "C" {
     pub fn hqk_steepest_apply_neoni8mm(update: *const f32, n: usize, keep: f32, rate: f32, weight: *mut f32);
 }
 unsafe extern "C" {
+    pub fn hqk_newton_schulz_finish_portable(
+        scales: *const f32,
+        a: *const f32,
+        a_diagonal: *const f32,
+        b: *const f32,
+        b_diagonal: *const f32,
+        of_product: f32,
+        of_a: f32,
+        of_b: f32,
+        side: usize,
+        sums: *mut f32,
+        diagonal: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_round_columns_portable(
+        x: *const f32,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        codes: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_add_rows_portable(
+        sums: *const f32,
+        rows: usize,
+        cols: usize,
+        of_sums: *const f32,
+        of_x: *const f32,
+        x: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_finish_avx2(
+        scales: *const f32,
+        a: *const f32,
+        a_diagonal: *const f32,
+        b: *const f32,
+        b_diagonal: *const f32,
+        of_product: f32,
+        of_a: f32,
+        of_b: f32,
+        side: usize,
+        sums: *mut f32,
+        diagonal: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_round_columns_avx2(
+        x: *const f32,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        codes: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_add_rows_avx2(
+        sums: *const f32,
+        rows: usize,
+        cols: usize,
+        of_sums: *const f32,
+        of_x: *const f32,
+        x: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_finish_avxvnni(
+        scales: *const f32,
+        a: *const f32,
+        a_diagonal: *const f32,
+        b: *const f32,
+        b_diagonal: *const f32,
+        of_product: f32,
+        of_a: f32,
+        of_b: f32,
+        side: usize,
+        sums: *mut f32,
+        diagonal: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_round_columns_avxvnni(
+        x: *const f32,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        codes: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_add_rows_avxvnni(
+        sums: *const f32,
+        rows: usize,
+        cols: usize,
+        of_sums: *const f32,
+        of_x: *const f32,
+        x: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_finish_avx512(
+        scales: *const f32,
+        a: *const f32,
+        a_diagonal: *const f32,
+        b: *const f32,
+        b_diagonal: *const f32,
+        of_product: f32,
+        of_a: f32,
+        of_b: f32,
+        side: usize,
+        sums: *mut f32,
+        diagonal: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_round_columns_avx512(
+        x: *const f32,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        codes: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_add_rows_avx512(
+        sums: *const f32,
+        rows: usize,
+        cols: usize,
+        of_sums: *const f32,
+        of_x: *const f32,
+        x: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_finish_avx512vnni(
+        scales: *const f32,
+        a: *const f32,
+        a_diagonal: *const f32,
+        b: *const f32,
+        b_diagonal: *const f32,
+        of_product: f32,
+        of_a: f32,
+        of_b: f32,
+        side: usize,
+        sums: *mut f32,
+        diagonal: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_round_columns_avx512vnni(
+        x: *const f32,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        codes: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_add_rows_avx512vnni(
+        sums: *const f32,
+        rows: usize,
+        cols: usize,
+        of_sums: *const f32,
+        of_x: *const f32,
+        x: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_finish_avx512bf16(
+        scales: *const f32,
+        a: *const f32,
+        a_diagonal: *const f32,
+        b: *const f32,
+        b_diagonal: *const f32,
+        of_product: f32,
+        of_a: f32,
+        of_b: f32,
+        side: usize,
+        sums: *mut f32,
+        diagonal: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_round_columns_avx512bf16(
+        x: *const f32,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        codes: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_add_rows_avx512bf16(
+        sums: *const f32,
+        rows: usize,
+        cols: usize,
+        of_sums: *const f32,
+        of_x: *const f32,
+        x: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_finish_neon(
+        scales: *const f32,
+        a: *const f32,
+        a_diagonal: *const f32,
+        b: *const f32,
+        b_diagonal: *const f32,
+        of_product: f32,
+        of_a: f32,
+        of_b: f32,
+        side: usize,
+        sums: *mut f32,
+        diagonal: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_round_columns_neon(
+        x: *const f32,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        codes: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_add_rows_neon(
+        sums: *const f32,
+        rows: usize,
+        cols: usize,
+        of_sums: *const f32,
+        of_x: *const f32,
+        x: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_finish_neondotprod(
+        scales: *const f32,
+        a: *const f32,
+        a_diagonal: *const f32,
+        b: *const f32,
+        b_diagonal: *const f32,
+        of_product: f32,
+        of_a: f32,
+        of_b: f32,
+        side: usize,
+        sums: *mut f32,
+        diagonal: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_round_columns_neondotprod(
+        x: *const f32,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        codes: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_add_rows_neondotprod(
+        sums: *const f32,
+        rows: usize,
+        cols: usize,
+        of_sums: *const f32,
+        of_x: *const f32,
+        x: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_finish_neoni8mm(
+        scales: *const f32,
+        a: *const f32,
+        a_diagonal: *const f32,
+        b: *const f32,
+        b_diagonal: *const f32,
+        of_product: f32,
+        of_a: f32,
+        of_b: f32,
+        side: usize,
+        sums: *mut f32,
+        diagonal: *mut f32,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_round_columns_neoni8mm(
+        x: *const f32,
+        rows: usize,
+        cols: usize,
+        scales: *const f32,
+        codes: *mut i8,
+    );
+}
+unsafe extern "C" {
+    pub fn hqk_newton_schulz_add_rows_neoni8mm(
+        sums: *const f32,
+        rows: usize,
+        cols: usize,
+        of_sums: *const f32,
+        of_x: *const f32,
+        x: *mut f32,
+    );
+}
+unsafe extern "C" {
     pub fn hqk_state_encode_bf16_portable(
         x: *const f32,
         n: usize,

@@ -16,6 +16,7 @@ use super::int8::Int8Kernels;
 use super::isa::Isa;
 use super::kmeans::KMeansKernels;
 use super::matvec::MatvecKernels;
+use super::newton_schulz::NewtonSchulzKernels;
 use super::norm::NormKernels;
 use super::optimizer_state::StateKernels;
 use super::pack5::Pack5Kernels;
@@ -42,6 +43,7 @@ pub struct KernelTable {
     pub(super) dropout: DropoutKernels,
     pub(super) five_level: FiveLevelKernels,
     pub(super) gguf_ternary: GgufTernaryKernels,
+    pub(super) newton_schulz: NewtonSchulzKernels,
     pub(super) norm: NormKernels,
     pub(super) row_norm: RowNormKernels,
     pub(super) int8: Int8Kernels,
@@ -144,6 +146,7 @@ impl KernelTable {
             dropout: DropoutKernels::for_isa(isa),
             five_level: FiveLevelKernels::for_isa(isa),
             gguf_ternary: GgufTernaryKernels::for_isa(isa),
+            newton_schulz: NewtonSchulzKernels::for_isa(isa),
             norm: NormKernels::for_isa(isa),
             row_norm: RowNormKernels::for_isa(isa),
             int8: Int8Kernels::for_isa(isa),

@@ -179,7 +179,7 @@ impl ParamStore {
     }
 
     /// All ids, in declaration order.
-    pub fn ids(&self) -> impl Iterator<Item = ParamId> + use<> {
+    pub fn ids(&self) -> impl ExactSizeIterator<Item = ParamId> + DoubleEndedIterator + Send + use<> {
         (0..self.specs.len()).map(ParamId)
     }
 

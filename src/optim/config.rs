@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adamw::AdamW;
 use super::hybrid::HybridOptimizer;
+use super::newton_schulz::NewtonSchulzPrecision;
 use super::optimizer::Optimizer;
 use super::sgd::Sgd;
 use super::state::StatePrecision;
@@ -74,6 +75,8 @@ pub struct OptimizerConfig {
     pub steepest_rms: f32,
     /// Newton-Schulz iterations of the `spectral` norm, 1 to 8.
     pub newton_schulz_iterations: usize,
+    /// Arithmetic of their products.
+    pub newton_schulz_precision: NewtonSchulzPrecision,
     /// What the trust region bounds.
     pub trust_scope: TrustScope,
     /// What the radius counts.
@@ -108,6 +111,7 @@ impl Default for OptimizerConfig {
             steepest_momentum: 0.95,
             steepest_rms: 0.2,
             newton_schulz_iterations: 3,
+            newton_schulz_precision: NewtonSchulzPrecision::F32,
             trust_scope: TrustScope::Global,
             radius_mode: RadiusMode::Relative,
             state_precision: StatePrecision::F32,

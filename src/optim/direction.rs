@@ -156,19 +156,10 @@ impl Moments {
         [first.stored_mut(range.clone()), second.stored_mut(range)]
     }
 
-    /// Both moments of every parameter at once.
-    pub fn pairs_mut(&mut self) -> Vec<(&mut [f32], &mut [f32])> {
+    /// Both moments in f32 of every parameter, one after the other from either end.
+    pub fn pairs_mut(&mut self) -> PairsMut<'_> {
         let [first, second] = &mut self.buffers[..] else { unreachable!("two moments") };
-        let (mut first, mut second) = (first.floats_mut(), second.floats_mut());
-        let mut pairs = Vec::new();
-        for entry in &self.entries {
-            let padded = entry.held.next_multiple_of(ALIGN);
-            let (own_first, rest_first) = first.split_at_mut(padded);
-            let (own_second, rest_second) = second.split_at_mut(padded);
-            pairs.push((&mut own_first[..entry.held], &mut own_second[..entry.held]));
-            (first, second) = (rest_first, rest_second);
-        }
-        pairs
+        PairsMut { entries: self.entries.iter(), moments: [first.floats_mut(), second.floats_mut()] }
     }
 
     pub fn tensors(&self) -> Vec<StateTensor<'_>> {
@@ -250,6 +241,46 @@ impl Moments {
         Ok(GradientCheck::SumOfSquares(total))
     }
 }
+
+/// See [`Moments::pairs_mut`].
+pub(super) struct PairsMut<'a> {
+    entries: std::slice::Iter<'a, Entry>,
+    /// Of the entries that are left.
+    moments: [&'a mut [f32]; 2],
+}
+
+impl<'a> Iterator for PairsMut<'a> {
+    type Item = (&'a mut [f32], &'a mut [f32]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let held = self.entries.next()?.held;
+        let [first, second] = self.moments.each_mut().map(|moment| {
+            let (own, rest) = std::mem::take(moment).split_at_mut(held.next_multiple_of(ALIGN));
+            *moment = rest;
+            &mut own[..held]
+        });
+        Some((first, second))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.entries.size_hint()
+    }
+}
+
+impl DoubleEndedIterator for PairsMut<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let held = self.entries.next_back()?.held;
+        let [first, second] = self.moments.each_mut().map(|moment| {
+            let at = moment.len() - held.next_multiple_of(ALIGN);
+            let (rest, own) = std::mem::take(moment).split_at_mut(at);
+            *moment = rest;
+            &mut own[..held]
+        });
+        Some((first, second))
+    }
+}
+
+impl ExactSizeIterator for PairsMut<'_> {}
 
 /// What [`Moments::check`] found.
 pub(super) enum GradientCheck {

@@ -99,6 +99,7 @@ impl HybridOptimizer {
                 momentum: config.steepest_momentum,
                 rms: f64::from(config.steepest_rms),
                 iterations: config.newton_schulz_iterations,
+                precision: config.newton_schulz_precision,
             };
             inner = Box::new(SteepestDescent::new(store, inner, settings));
         }

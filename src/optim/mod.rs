@@ -24,7 +24,7 @@ pub use auxiliary_network::{AuxiliaryNetwork, AuxiliaryOutput, AuxiliaryStatisti
 pub use config::{OptimizerConfig, OptimizerKind};
 pub use features::{FEATURES, StateFeatures};
 pub use hybrid::HybridOptimizer;
-pub use newton_schulz::NewtonSchulz;
+pub use newton_schulz::{NewtonSchulz, NewtonSchulzPrecision};
 pub use optimizer::{Optimizer, TrainingState, UpdateReport};
 pub use schedule::LearningRateSchedule;
 pub use sgd::Sgd;

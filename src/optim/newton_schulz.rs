@@ -3,16 +3,21 @@
 //! For `X = U S V^T` the iteration finds `U V^T` to the accuracy a step needs: singular values end within a known band
 //! below 1. Odd polynomials `p(s) = a s + b s^3 + c s^5` are applied in turn; each is the one that lies closest to 1 over
 //! the interval the last one left (Amsel et al., "The Polar Express", 2025: such a composition is the best of its
-//! degree), found here by the exchange algorithm. Three things keep it cheap:
+//! degree), found here by the exchange algorithm. Four things keep it cheap:
 //!
 //! - All products but the first and the last are of the smaller side alone: with `A = X X^T`, `p(X) = P X` for
 //!   `P = aI + bA + cA^2`, and the next `A` is `P A P`. The factors are collected in `Q`, and `Q X` is taken once.
 //! - They all are polynomials in one symmetric matrix: half of each product is computed, the rest mirrored.
+//! - Products may be of factors rounded to 8 bits ([`NewtonSchulzPrecision::Int8`]).
 //! - `X` is scaled by `|A^2|^(1/4)`, the 8-norm of the singular values. It bounds the largest one much closer than the
 //!   Frobenius norm does (a square Gaussian matrix of 256: 1.4 times too large instead of 8), which saves an iteration.
 #![forbid(unsafe_code)]
 
+mod int8;
+
 use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
 
 use crate::dispatch::Context;
 use crate::kernels::{DenseMatrix, KernelTable, dense_matmul, dense_packing_bytes};
@@ -28,15 +33,28 @@ const BELOW_BOUND: f64 = 0.999;
 /// of the largest, the band of the usual five-step iteration (Jordan, "Muon", 2024).
 const DEVIATION: f64 = 0.25;
 
+/// Arithmetic of the products.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NewtonSchulzPrecision {
+    /// Floats.
+    #[default]
+    F32,
+    /// Factors rounded to 8 bits, one scale a row, diagonals in f32; exact sums. Matrices with a side beyond 131,071: floats.
+    Int8,
+}
+
 /// The iteration for a fixed number of steps.
 #[derive(Debug)]
 pub struct NewtonSchulz {
+    precision: NewtonSchulzPrecision,
     coefficients: Vec<[f64; 3]>,
     /// Largest value of the composition over (0, 1].
     most: f64,
     least_resolved: f64,
     /// Buffers of products in flight: one set a thread at most.
     workspaces: Mutex<Vec<Workspace>>,
+    int8_workspaces: Mutex<Vec<int8::Workspace>>,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +78,19 @@ impl NewtonSchulz {
         }
         let least_resolved = libm::exp(high);
         let (coefficients, deviation) = compose(least_resolved, iterations);
-        NewtonSchulz { coefficients, most: 1.0 + deviation, least_resolved, workspaces: Mutex::default() }
+        NewtonSchulz {
+            precision: NewtonSchulzPrecision::F32,
+            coefficients,
+            most: 1.0 + deviation,
+            least_resolved,
+            workspaces: Mutex::default(),
+            int8_workspaces: Mutex::default(),
+        }
+    }
+
+    /// The same with other products.
+    pub fn with_precision(self, precision: NewtonSchulzPrecision) -> Self {
+        NewtonSchulz { precision, ..self }
     }
 
     /// Singular values down to this share of the (bounded) largest one end in 0.6 to 1; smaller ones are amplified less.
@@ -74,15 +104,20 @@ impl NewtonSchulz {
     }
 
     /// Bytes that [`NewtonSchulz::orthogonalize`] takes on its thread, what its products pack included.
-    pub fn workspace_bytes(rows: usize, cols: usize) -> usize {
+    pub fn workspace_bytes(&self, rows: usize, cols: usize) -> usize {
         let side = rows.min(cols);
+        if self.precision == NewtonSchulzPrecision::Int8 {
+            let kernels = KernelTable::available().last().expect("the portable table is always there");
+            return int8::workspace_bytes(kernels, rows, cols);
+        }
         let products = [(BLOCK_ROWS, side, rows.max(cols)), (rows, cols, side)];
         let packed = products.into_iter().map(dense_packing_bytes).max().unwrap_or(0);
         size_of::<f32>() * (4 * side * side + rows * cols) + packed
     }
 
     /// Replaces `x` (`rows x cols`, row-major) by `length` times its orthogonal factor: no singular value is above
-    /// `length`. Zeros, and matrices with a value that is not finite, become zeros. f32 products on the calling thread.
+    /// `length` (in int8 products: by more than 2 %). Zeros, and matrices with a value that is not finite, become zeros.
+    /// All on the calling thread.
     ///
     /// # Panics
     /// If `x` is not `rows x cols`.
@@ -94,6 +129,15 @@ impl NewtonSchulz {
         // Zeros, values that are not finite, and values so small that f32 does not hold the scale.
         if !(scale > 0.0 && scale.is_finite()) {
             x.fill(0.0);
+            return;
+        }
+        // Beyond that length integer sums could overflow.
+        if self.precision == NewtonSchulzPrecision::Int8 && rows.max(cols) <= KernelTable::INT8_LONGEST_SUM {
+            kernels.scale(x, (f64::from(scale) * (x.len() as f64).sqrt()) as f32);
+            let mut workspace = self.int8_workspaces.lock().expect("no holder panics").pop().unwrap_or_default();
+            let length = f64::from(length) / self.most;
+            int8::apply(kernels, &mut workspace, &self.coefficients, (BELOW_BOUND, length), (rows, cols), x);
+            self.int8_workspaces.lock().expect("no holder panics").push(workspace);
             return;
         }
         kernels.scale(x, scale);

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::direction::{BLOCK, Direction, Entry, Moments};
-use super::newton_schulz::NewtonSchulz;
+use super::newton_schulz::{NewtonSchulz, NewtonSchulzPrecision};
 use super::trust_region::{Ball, TrustNorm};
 use crate::dispatch::Context;
 use crate::kernels::UpdateSums;
@@ -18,6 +18,8 @@ pub(super) struct SteepestSettings {
     /// Root mean square of a step's elements for a learning rate of 1.
     pub rms: f64,
     pub iterations: usize,
+    /// Of Newton-Schulz products.
+    pub precision: NewtonSchulzPrecision,
 }
 
 /// A direction for the tensors a norm reaches, and another optimizer's for the others.
@@ -54,7 +56,7 @@ impl SteepestDescent {
     pub fn new(store: &ParamStore, inner: Box<dyn Direction>, settings: SteepestSettings) -> Self {
         let moments =
             Moments::covering(store, &["steepest.momentum", "steepest.update"], |spec| reaches(settings.norm, spec));
-        let newton_schulz = NewtonSchulz::new(settings.iterations);
+        let newton_schulz = NewtonSchulz::new(settings.iterations).with_precision(settings.precision);
         SteepestDescent { inner, settings, moments, newton_schulz, weight_decay: 0.0 }
     }
 
@@ -112,31 +114,25 @@ impl Direction for SteepestDescent {
         let new_share = (1.0 - self.settings.momentum) as f32;
         let (lean, kernels) = (bias - new_share, context.kernels());
         let mut moments = std::mem::take(&mut self.moments);
-        let covered: Vec<_> = moments
-            .pairs_mut()
-            .into_iter()
-            .zip(store.ids())
-            .filter(|((m, _), id)| !m.is_empty() && !store.is_frozen(*id))
-            .collect();
+        let tensors = moments.pairs_mut().zip(store.ids()).zip(all);
         // One task a tensor: a product of this size is not worth splitting between threads.
-        let found = {
-            let each = |((momentum, update), id): ((&mut [f32], &mut [f32]), crate::nn::ParamId)| {
-                let inputs = || store.stored_gradient(id).blocks().zip(store.stored_weight(id).blocks());
-                let blocks = momentum.chunks_mut(BLOCK).zip(update.chunks_mut(BLOCK)).zip(inputs());
-                let mut sums = context.sum(blocks, |((m, u), (g, w))| {
-                    let mut advance = |g: &[f32], w: &[f32]| kernels.steepest_momentum(g, w, (new_share, lean), m, u);
-                    g.read(kernels, true, |g| w.read(kernels, true, |w| advance(g, w)))
-                });
-                self.shape_update(context, &store.spec(id).shape, update);
-                sums += context.sum(update.chunks(BLOCK).zip(inputs()), |(u, (g, w))| {
-                    g.read(kernels, true, |g| w.read(kernels, true, |w| kernels.steepest_sums(g, w, u)))
-                });
-                (id.index(), sums)
-            };
-            context.map(covered.into_iter(), each)
-        };
+        context.for_each(tensors, |(((momentum, update), id), found)| {
+            if momentum.is_empty() || store.is_frozen(id) {
+                return;
+            }
+            let inputs = || store.stored_gradient(id).blocks().zip(store.stored_weight(id).blocks());
+            let blocks = momentum.chunks_mut(BLOCK).zip(update.chunks_mut(BLOCK)).zip(inputs());
+            let mut sums = context.sum(blocks, |((m, u), (g, w))| {
+                let mut advance = |g: &[f32], w: &[f32]| kernels.steepest_momentum(g, w, (new_share, lean), m, u);
+                g.read(kernels, true, |g| w.read(kernels, true, |w| advance(g, w)))
+            });
+            self.shape_update(context, &store.spec(id).shape, update);
+            sums += context.sum(update.chunks(BLOCK).zip(inputs()), |(u, (g, w))| {
+                g.read(kernels, true, |g| w.read(kernels, true, |w| kernels.steepest_sums(g, w, u)))
+            });
+            *found = sums;
+        });
         self.moments = moments;
-        found.into_iter().for_each(|(index, sums)| all[index] = sums);
     }
 
     fn apply(&self, context: &Context, store: &mut ParamStore, rates: &[f32], step: u64) {
@@ -169,7 +165,9 @@ impl Direction for SteepestDescent {
 
     fn workspace_bytes(&self) -> usize {
         let of_entry = |entry: &Entry| match (self.settings.norm, &entry.shape[..]) {
-            (TrustNorm::Spectral, &[rows, cols]) if entry.is_covered() => NewtonSchulz::workspace_bytes(rows, cols),
+            (TrustNorm::Spectral, &[rows, cols]) if entry.is_covered() => {
+                self.newton_schulz.workspace_bytes(rows, cols)
+            }
             _ => 0,
         };
         self.moments.entries.iter().map(of_entry).max().unwrap_or(0)

@@ -9,7 +9,8 @@ use super::learned_scales::WeightScale;
 use crate::cluster::BatchStrategy;
 use crate::nn::{GradPrecision, HeadPrecision, KeptPrecision, Precision};
 use crate::optim::{
-    LearningRateSchedule, OptimizerConfig, OptimizerKind, RadiusMode, RadiusRule, StatePrecision, TrustNorm, TrustScope,
+    LearningRateSchedule, NewtonSchulzPrecision, OptimizerConfig, OptimizerKind, RadiusMode, RadiusRule,
+    StatePrecision, TrustNorm, TrustScope,
 };
 use crate::{Error, Result};
 
@@ -103,6 +104,8 @@ pub struct TrainConfig {
     pub steepest_rms: f64,
     /// Newton-Schulz iterations of the `spectral` norm.
     pub newton_schulz_iterations: usize,
+    /// Arithmetic of their products: `f32`, or `int8` (factors rounded, exact sums), the fast one.
+    pub newton_schulz_precision: NewtonSchulzPrecision,
     /// Whether the radius changes, by `trust_radius_rule`.
     pub trust_radius_adaptation: bool,
     /// What changes the radius: `network`, `schedule` or `reduction-ratio`.
@@ -132,6 +135,8 @@ pub struct TrainConfig {
     pub quantize_parameters: bool,
     /// Largest norm of the gradient; 0: no bound.
     pub gradient_clip_norm: f64,
+    /// Steps in a row whose loss or gradient is not finite that are left out before the run ends with an error; 0: none is.
+    pub max_skipped_steps: u64,
     /// Steps at the start that draw random batches instead of clustered ones.
     pub clustering_warmup_steps: u64,
     /// How clusters make batches.
@@ -252,6 +257,7 @@ impl Default for TrainConfig {
             steepest_momentum: 0.95,
             steepest_rms: 0.2,
             newton_schulz_iterations: 3,
+            newton_schulz_precision: NewtonSchulzPrecision::F32,
             trust_radius_adaptation: true,
             trust_radius_rule: RadiusRule::default(),
             reduction_probe_interval: 50,
@@ -266,6 +272,7 @@ impl Default for TrainConfig {
             quantize_gradients: false,
             quantize_parameters: true,
             gradient_clip_norm: 1.0,
+            max_skipped_steps: 10,
             clustering_warmup_steps: 0,
             batch_strategy: BatchStrategy::Stratified,
             loss_aware_sampling: false,
@@ -305,10 +312,11 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// Reads TOML; `path` is for messages. Errors: not TOML, an unknown key, a value of the wrong type. Ranges are checked
+    /// Reads TOML; `path` is for messages. Errors: not TOML ([`Error::Format`]); an unknown key, a value of the wrong type or none
+    /// of those a key may have ([`Error::InvalidValue`]). Ranges are checked
     /// by [`TrainConfig::validate`].
     pub fn from_toml(text: &str, path: &Path) -> Result<Self> {
-        toml::from_str(text).map_err(|error| toml_error(&error, path, text))
+        parse_settings(text, path)
     }
 
     /// The configuration as TOML.
@@ -370,6 +378,7 @@ impl TrainConfig {
             steepest_momentum: self.steepest_momentum,
             steepest_rms: self.steepest_rms as f32,
             newton_schulz_iterations: self.newton_schulz_iterations,
+            newton_schulz_precision: self.newton_schulz_precision,
             trust_radius_adaptation: self.trust_radius_adaptation,
             trust_radius_rule: self.trust_radius_rule,
             seed: self.seed,
@@ -387,12 +396,17 @@ impl TrainConfig {
         }
     }
 
-    /// Fields that a resumed run may change: length, time limit, threads, logging.
-    pub const RESUMABLE: [&str; 5] = ["max_steps", "epochs", "time_limit", "threads", "log_interval"];
+    /// Fields that a resumed run may change: length, time limit, threads, logging, when to give up.
+    pub const RESUMABLE: [&str; 6] =
+        ["max_steps", "epochs", "time_limit", "threads", "log_interval", "max_skipped_steps"];
 
     /// The configuration without the fields of [`TrainConfig::RESUMABLE`] and what the machine gave: what a checkpoint belongs to.
+    /// Fields younger than the first checkpoints count where they are not what runs did before there were any.
     pub(super) fn identity(&self) -> toml::Table {
         let mut table = self.to_table();
+        if self.newton_schulz_precision == NewtonSchulzPrecision::F32 {
+            table.remove("newton_schulz_precision");
+        }
         for name in Self::RESUMABLE.into_iter().chain(["dense_rounding"]) {
             table.remove(name);
         }
@@ -405,9 +419,26 @@ impl TrainConfig {
     }
 }
 
+/// The settings of `text`, which is the file `path`. Errors: as [`TrainConfig::from_toml`].
+pub(super) fn parse_settings<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
+    toml::from_str::<toml::Table>(text).map_err(|error| toml_error(&error, path, text))?;
+    toml::from_str(text).map_err(|error| setting_error(&error, path, text))
+}
+
 /// What a parser has against `text`, which is the file `path`.
 pub(super) fn toml_error(error: &toml::de::Error, path: &Path, text: &str) -> Error {
     Error::format(path, error.span().map(|span| span.start as u64), toml_message(error, text))
+}
+
+/// What is wrong with a setting of `text`, which is TOML.
+fn setting_error(error: &toml::de::Error, path: &Path, text: &str) -> Error {
+    let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count());
+    let line = line.and_then(|line| text.lines().nth(line)).unwrap_or_default();
+    let key = line.split_once('=').map_or(line, |(key, _)| key).trim();
+    let message = error.message().replace('\n', " ");
+    // serde: `unknown variant X, expected one of ...`.
+    let (found, expected) = message.split_once(", expected ").unwrap_or((&message, "another value"));
+    Error::invalid(format!("{}: {key}", path.display()), expected, found)
 }
 
 /// A parser's message on one line, with the line of `text` that it is about.

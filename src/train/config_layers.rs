@@ -5,16 +5,18 @@ use std::path::Path;
 
 use super::config::TrainConfig;
 use crate::nn::GradPrecision;
-use crate::optim::TrustNorm;
+use crate::optim::{NewtonSchulzPrecision, TrustNorm};
 use crate::{Error, Result};
 
 impl TrainConfig {
     /// What a run with the model `name` starts from: the defaults, with step count, batch and learning rate that suit a
     /// preset.
     pub fn for_model(name: &str) -> Self {
-        // Integer backward products are the fast ones, and unbiased.
+        // Integer products are the fast ones; those of the backward pass are unbiased.
         let gradient_precision = GradPrecision::Int8;
-        let base = TrainConfig { model: name.into(), gradient_precision, ..Default::default() };
+        let newton_schulz_precision = NewtonSchulzPrecision::Int8;
+        let base =
+            TrainConfig { model: name.into(), gradient_precision, newton_schulz_precision, ..Default::default() };
         let sized = |max_steps, batch_size, seq_length, base_learning_rate| TrainConfig {
             max_steps,
             batch_size,

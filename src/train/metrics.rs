@@ -18,7 +18,8 @@ pub struct StepMetrics {
     pub step: u64,
     /// Training tokens (examples, for plain arrays) seen so far.
     pub tokens: u64,
-    /// Mean loss of the step's batch before the update, nats per token.
+    /// Mean loss of the step's batch before the update, nats per token; `null` where it is not finite.
+    #[serde(with = "finite_or_null")]
     pub loss: f64,
     /// Scheduled learning rate.
     pub lr: f32,
@@ -30,7 +31,8 @@ pub struct StepMetrics {
     pub update_norm: f64,
     /// Whether the trust region shortened the update.
     pub constraint_active: bool,
-    /// L2 norm of the gradient before clipping.
+    /// L2 norm of the gradient before clipping; `null` where it is not finite.
+    #[serde(with = "finite_or_null")]
     pub grad_norm: f64,
     /// Mean relative quantization error of the weights after the update.
     pub quant_error: f64,
@@ -59,6 +61,9 @@ pub struct StepMetrics {
     /// Matrices that are frozen.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub frozen: usize,
+    /// Why the step was left out: a loss or gradient that is not finite. Weights and state are those before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
     /// Training time so far, without evaluation and checkpoints; over all parts of a resumed run.
     pub seconds: f64,
     /// Tokens of this step per second of it.
@@ -67,6 +72,19 @@ pub struct StepMetrics {
 
 fn is_zero(count: &usize) -> bool {
     *count == 0
+}
+
+/// JSON has no NaN and no infinity: either is `null`, which reads as NaN.
+mod finite_or_null {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        value.is_finite().then_some(value).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+    }
 }
 
 /// The line of an evaluation.
@@ -94,6 +112,16 @@ pub struct History {
 }
 
 impl History {
+    /// Steps that were left out.
+    pub fn skipped_steps(&self) -> u64 {
+        self.steps.iter().filter(|step| step.skipped.is_some()).count() as u64
+    }
+
+    /// How many of the last steps were left out one after the other.
+    pub(super) fn skipped_in_a_row(&self) -> u64 {
+        self.steps.iter().rev().take_while(|step| step.skipped.is_some()).count() as u64
+    }
+
     /// Reads the text of a `metrics.jsonl`. Error: a line that is neither a step nor an evaluation.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let mut history = History::default();
@@ -102,7 +130,7 @@ impl History {
             let fail = |error: serde_json::Error| {
                 Error::format(path, Some(offset as u64), format!("not a metrics line: {error}"))
             };
-            // A JSON number cannot be NaN, so an evaluation is told by its key alone.
+            // An evaluation is told by its key alone.
             if line.contains("\"val_loss\"") {
                 history.evaluations.push(serde_json::from_str(line).map_err(fail)?);
             } else {

@@ -23,6 +23,7 @@ mod parameter_report;
 mod report;
 mod run_directory;
 mod run_loop;
+mod skipped_steps;
 mod text_run;
 mod trainer;
 

@@ -12,7 +12,7 @@ use super::metrics::{EvaluationMetrics, History, MetricsLog};
 use super::objective::Objective;
 use super::run_directory::RunDirectory;
 use super::trainer::{Progress, Trainer};
-use crate::Result;
+use crate::{Error, Result};
 
 /// Why a run ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -35,7 +35,9 @@ pub struct Summary {
     pub stop: StopReason,
     /// Steps done.
     pub steps: u64,
-    /// Loss of the last step's batch.
+    /// Those of them that were left out for a loss or gradient that is not finite.
+    pub skipped_steps: u64,
+    /// Loss of the last batch that was not left out.
     pub final_loss: Option<f64>,
     /// The last evaluation.
     pub evaluation: Option<EvaluationMetrics>,
@@ -162,7 +164,7 @@ impl<O: Objective> Trainer<O> {
     /// Trains to the end: `max_steps`, convergence, the time limit or cancellation, whichever comes first. A checkpoint
     /// closes the run in every case.
     ///
-    /// Errors: those of [`Trainer::step`] (the last checkpoint stays), of evaluations and of files.
+    /// Errors: those of [`Trainer::step`] (with a checkpoint of the last step that was done), of evaluations and of files.
     pub fn run(&mut self) -> Result<Summary> {
         let start = Instant::now();
         let mut checkpointed = None;
@@ -179,7 +181,13 @@ impl<O: Objective> Trainer<O> {
             if self.is_cancelled() {
                 break StopReason::Interrupted;
             }
-            self.step()?;
+            if let Err(error) = self.step() {
+                // Weights that are not finite are no state to go on from: the checkpoint before stays.
+                if matches!(error, Error::Training(_)) && checkpointed != Some(self.steps_done) {
+                    self.checkpoint().ok();
+                }
+                return Err(error);
+            }
             if self.steps_done.is_multiple_of(self.config.eval_interval) {
                 if let Some(evaluation) = self.evaluate()? {
                     self.convergence = match evaluation.val_loss < self.convergence.0 {
@@ -220,7 +228,8 @@ impl<O: Objective> Trainer<O> {
         Summary {
             stop,
             steps: self.steps_done,
-            final_loss: steps.last().map(|step| step.loss),
+            skipped_steps: self.history.skipped_steps(),
+            final_loss: steps.iter().rev().find(|step| step.skipped.is_none()).map(|step| step.loss),
             evaluation: self.history.evaluations.last().cloned(),
             total_seconds: self.seconds,
             mean_multiplier: steps.iter().map(|step| f64::from(step.lr_multiplier)).sum::<f64>() / count,

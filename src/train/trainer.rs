@@ -73,10 +73,10 @@ pub struct Trainer<O: Objective> {
     pub(super) cluster_losses: ClusterLosses,
     pub(super) learned_scales: LearnedScales,
     pub(super) freezing: Freezing,
-    schedule: LearningRateSchedule,
+    pub(super) schedule: LearningRateSchedule,
     sampler: BatchSampler,
     /// The examples of the step that runs, and their losses: kept, so that it allocates nothing.
-    batch: Batch,
+    pub(super) batch: Batch,
     example_losses: Vec<f64>,
 }
 
@@ -251,8 +251,8 @@ impl<O: Objective> Trainer<O> {
 
     /// One step: batch, loss and gradients, clipping, update, quantization, metrics.
     ///
-    /// Error: a loss or gradient that is not finite, named by the first tensor that holds such a number; the weights are
-    /// those before the step.
+    /// A loss or gradient that is not finite skips the step: weights and state stay, [`StepMetrics::skipped`] names the first
+    /// tensor that holds such a number. Error: the `max_skipped_steps`th such step in a row, which then does not count as done.
     pub fn step(&mut self) -> Result<StepMetrics> {
         let start = Instant::now();
         let (config, step) = (&self.config, self.steps_done);
@@ -271,7 +271,7 @@ impl<O: Objective> Trainer<O> {
             max => store.clip_gradients(&self.context, max, step),
         };
         if !loss.is_finite() || !grad_norm.is_finite() {
-            return Err(self.not_finite(step, loss, grad_norm));
+            return self.skip(batch, loss, grad_norm, start);
         }
         if config.quantizes_gradients() {
             quantize(&self.context, self.objective.store_mut(), config.seed, step as u32)?;
@@ -350,14 +350,20 @@ impl<O: Objective> Trainer<O> {
             mean_bits: config.adaptive_bits.then(|| self.mean_bits()),
             precisions,
             frozen: Freezing::frozen(self.objective.store()),
+            skipped: None,
             seconds: self.seconds,
             tokens_per_s: tokens as f64 / elapsed.max(1e-9),
         };
+        self.batch = batch;
+        self.record(metrics)
+    }
+
+    /// Tells everybody about a step.
+    pub(super) fn record(&mut self, metrics: StepMetrics) -> Result<StepMetrics> {
         if let Some((_, log)) = &mut self.run {
             log.append(&metrics)?;
         }
         self.history.steps.push(metrics.clone());
-        self.batch = batch;
         if let Some(progress) = &mut self.progress {
             progress(Progress::Step(&metrics));
         }
@@ -373,7 +379,8 @@ impl<O: Objective> Trainer<O> {
             custom.retain(|_, value| value.is_finite());
         }
         if !evaluation.loss.is_finite() {
-            return Err(self.not_finite(self.steps_done, evaluation.loss, 0.0));
+            let reason = self.not_finite(evaluation.loss, 0.0);
+            return Err(Error::Training(format!("evaluation after step {}: {reason}", self.steps_done)));
         }
         let metrics = EvaluationMetrics {
             step: self.steps_done,
@@ -409,13 +416,6 @@ impl<O: Objective> Trainer<O> {
             }
         };
         (of_cluster * random) as f32
-    }
-
-    fn not_finite(&self, step: u64, loss: f64, grad_norm: f64) -> Error {
-        let what = if loss.is_finite() { format!("gradient norm {grad_norm}") } else { format!("loss {loss}") };
-        let tensor = first_not_finite(self.objective.store());
-        let tensor = tensor.unwrap_or_else(|| "every weight and gradient is finite, an activation overflowed".into());
-        Error::Training(format!("step {}: {what} is not finite: {tensor}", step + 1))
     }
 }
 
@@ -453,14 +453,4 @@ fn quantize(context: &Context, store: &mut ParamStore, seed: u64, step: u32) -> 
         quantize_gradients(context, &GradientQuantizer::default(), draw, store.gradient_mut(id))?;
     }
     Ok(())
-}
-
-/// Names the first weight, else the first gradient, that is not finite.
-fn first_not_finite(store: &ParamStore) -> Option<String> {
-    let find = |values: &[f32], what: &str, name: &str| {
-        let index = values.iter().position(|value| !value.is_finite())?;
-        Some(format!("{what} {name}, element {index}, is {}", values[index]))
-    };
-    let weights = store.ids().find_map(|id| find(&store.weight_values(id), "weight", &store.spec(id).name));
-    weights.or_else(|| store.ids().find_map(|id| find(&store.gradient_values(id), "gradient of", &store.spec(id).name)))
 }

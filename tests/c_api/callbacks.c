@@ -168,6 +168,17 @@ static void own_model(const hq_context *context) {
     CHECK(hq_trainer_generate(trainer, "", NULL, NULL, NULL) == HQ_UNSUPPORTED);
     hq_parameters_free(parameters); /* the trainer still has them */
     CHECK(hq_trainer_step(trainer, NULL) == HQ_OK && *slope > 2.0f);
+    /* Steps that are not finite leave the model alone; the tenth in a row is an error. */
+    float before = *slope, first = inputs[0];
+    hq_step_report report = {0};
+    report.struct_size = sizeof report;
+    for (int i = 0; i < 64; i++) inputs[i] = NAN;
+    for (int i = 0; i < 9; i++)
+        CHECK(hq_trainer_step(trainer, &report) == HQ_OK && report.skipped == 1 && isnan(report.loss) && *slope == before);
+    CHECK(hq_trainer_step(trainer, &report) == HQ_TRAINING && *slope == before);
+    printf("skipped: %s\n", hq_last_error());
+    for (int i = 0; i < 64; i++) inputs[i] = first + (float)i / 32.0f;
+    CHECK(hq_trainer_step(trainer, &report) == HQ_OK && report.skipped == 0 && *slope != before);
     hq_trainer_free(trainer);
 }
 

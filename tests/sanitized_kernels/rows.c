@@ -1,4 +1,4 @@
-/* Kernels over rows: activation_quant, cross entropy, attention, row_norm. */
+/* Kernels over rows: activation_quant, newton_schulz, cross entropy, attention, row_norm. */
 #include "harness.h"
 
 static void quantization(size_t rows, size_t width) {
@@ -27,6 +27,18 @@ static void quantization(size_t rows, size_t width) {
     for (int i = 0; i < 4; i++) draws[i] = draw();
     RUN(quantize_gradient, window, rows, width, stride, 1000, factors, floats(width), floats(rows), column_scales, draws,
         bytes(rows * width), bytes(rows * width), NEW(int32_t, rows));
+    free_all();
+}
+
+static void newton_schulz(size_t rows, size_t width) {
+    float *x = floats(rows * width), *sums = floats(rows * width), *scales = floats(width), *of_x = floats(width);
+    RUN(newton_schulz_add_rows, sums, rows, width, scales, of_x, x);
+    RUN(newton_schulz_round_columns, x, rows, width, scales, bytes(rows * width));
+    free_all();
+    if (width > 80) return;
+    float *a = floats(width * width), *a_diagonal = floats(width), *b = floats(width * width), *b_diagonal = floats(width);
+    sums = floats(width * width), scales = floats(width);
+    RUN(newton_schulz_finish, scales, rows ? a : NULL, a_diagonal, b, b_diagonal, 0.5f, -1.0f, 2.0f, width, sums, floats(width));
     free_all();
 }
 
@@ -75,6 +87,7 @@ void run_rows(void) {
     for (size_t i = 0; i < COUNT(sizes); i++)
         for (size_t rows = 0; rows < 4; rows++) {
             quantization(rows, sizes[i]);
+            newton_schulz(rows, sizes[i]);
             cross_entropy(rows, sizes[i]);
             norms(rows, sizes[i]);
         }

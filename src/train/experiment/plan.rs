@@ -10,7 +10,7 @@ use crate::data::TextSource;
 use crate::models::{ModelConfig, PRESETS};
 use crate::train::TrainConfig;
 use crate::train::checkpoint::sha256;
-use crate::train::config::toml_error;
+use crate::train::config::parse_settings;
 use crate::{Error, Result};
 
 /// Most runs of one experiment.
@@ -85,7 +85,7 @@ impl Experiment {
     /// Reads an experiment's file. Errors: it cannot be read, is not TOML, has unknown fields.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-        let experiment: Experiment = toml::from_str(&text).map_err(|error| toml_error(&error, path, &text))?;
+        let experiment: Experiment = parse_settings(&text, path)?;
         let invalid = |what: &str, expected: &str, found: String| {
             Err(Error::invalid(format!("{}: {what}", path.display()), expected, found))
         };

@@ -104,7 +104,12 @@ fn figures(html: &mut String, config: &TrainConfig, history: &History) {
     };
     if let Some(last) = history.steps.last() {
         add("step", format!("{} of {}", last.step, config.max_steps));
-        add("training loss", format!("{:.4}", last.loss));
+        if let Some(last) = history.steps.iter().rev().find(|step| step.skipped.is_none()) {
+            add("training loss", format!("{:.4}", last.loss));
+        }
+        if history.skipped_steps() > 0 {
+            add("skipped steps", history.skipped_steps().to_string());
+        }
         add("tokens", last.tokens.to_string());
         add("training time", format!("{:.0} s", last.seconds));
     }

@@ -187,6 +187,9 @@ fn closing(trainer: &LanguageModelTrainer, directory: &RunDirectory, summary: &S
         StopReason::Interrupted => "interrupted",
     };
     text += &format!("{reason} after {} steps, {:.1} s of training\n", summary.steps, summary.total_seconds);
+    if summary.skipped_steps > 0 {
+        text += &format!("skipped          {} steps: loss or gradient not finite\n", summary.skipped_steps);
+    }
     if let Some(loss) = summary.final_loss {
         text += &format!("training loss    {loss:.4}\n");
     }

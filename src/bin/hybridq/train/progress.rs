@@ -85,6 +85,13 @@ impl ProgressLines {
     pub fn callback(&self) -> impl FnMut(Progress<'_>) + Send + 'static {
         let (bar, interval) = (self.bar.clone(), self.interval);
         move |progress| match (progress, &bar) {
+            (Progress::Step(step), bar) if step.skipped.is_some() => {
+                let line = format!("step {:6}  {}", step.step, describe(step));
+                match bar {
+                    Some(bar) => bar.println(line),
+                    None => say!("{line}"),
+                }
+            }
             (Progress::Step(step), Some(bar)) => {
                 bar.set_position(step.step);
                 bar.set_message(describe(step));
@@ -113,6 +120,9 @@ impl ProgressLines {
 }
 
 fn describe(step: &StepMetrics) -> String {
+    if let Some(reason) = &step.skipped {
+        return format!("skipped: {reason}");
+    }
     let radius = step.trust_radius.map_or(String::new(), |radius| format!("  radius {radius:.4}"));
     let in_f32 = match &step.f32_gradients[..] {
         [] => String::new(),

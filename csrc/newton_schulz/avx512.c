@@ -1,0 +1,2 @@
+#define HQK_NAME(op) op##_avx512
+#include "body.h"

@@ -1,0 +1,2 @@
+#define HQK_NAME(op) op##_neon
+#include "body.h"

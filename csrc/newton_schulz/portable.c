@@ -1,0 +1,2 @@
+#define HQK_NAME(op) op##_portable
+#include "body.h"

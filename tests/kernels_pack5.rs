@@ -33,6 +33,10 @@ fn round_trips_at_every_tail() {
                 let values = trits(rows * cols);
                 let mut packed = vec![0u8; KernelTable::pack5_bytes(rows, cols)];
                 table.pack5(&values, rows, cols, &mut packed);
+                let far: Vec<i8> = values.iter().enumerate().map(|(i, v)| v * [1, 2, 127][i % 3]).collect();
+                let mut same = vec![77u8; packed.len()];
+                table.pack5(&far, rows, cols, &mut same);
+                assert!(packed == same, "signs count, {:?} {rows} {cols}", table.isa());
                 let mut back = vec![77i8; rows * cols + 2];
                 table.unpack5(&packed, rows, cols, &mut back[1..=rows * cols]);
                 assert!(back[1..=rows * cols] == values[..], "{:?} {rows} {cols}", table.isa());

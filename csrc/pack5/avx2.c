@@ -9,9 +9,11 @@
 
 #define GROUP_ROWS 8
 
+/* The signs of 16 columns of two rows. */
 static inline __m256i two_rows(const int8_t *low, const int8_t *high) {
-    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)low)),
-                                   _mm_loadu_si128((const __m128i *)high), 1);
+    __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)low)),
+                                        _mm_loadu_si128((const __m128i *)high), 1);
+    return _mm256_sign_epi8(_mm256_set1_epi8(1), v);
 }
 
 /* ceil(256 (v + 121) / 243) in every byte. (256 v + 242) 34522 >> 23 is the division by 243, rounded up: tried for each v. */

@@ -12,7 +12,7 @@
 static inline void bytes_of(int8_t trits[DIGITS][TILE_BYTES], uint8_t *tile) {
     for (int b = 0; b < TILE_BYTES; b++) {
         unsigned v = 0;
-        for (int f = 0; f < DIGITS; f++) v = 3 * v + (unsigned)(trits[f][b] + 1);
+        for (int f = 0; f < DIGITS; f++) v = 3 * v + (unsigned)(1 + (trits[f][b] > 0) - (trits[f][b] < 0));
         /* 256 v + 242 is below 2^16, where this product is the division by 243. */
         tile[b] = (uint8_t)((256 * v + 242) * 69043u >> 24);
     }

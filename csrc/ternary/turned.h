@@ -69,34 +69,36 @@ HQK_ALWAYS_INLINE void multiply_columns(const uint8_t *tile, size_t rows, size_t
     store_tile(to, first_token, tokens, first, VECTORS, total);
 }
 
-HQK_ALWAYS_INLINE void multiply_token_group(const uint8_t *packed, size_t rows, size_t cols, size_t first_col, const int8_t *x,
-                                            size_t x_stride, int tokens, size_t first_token, const target *to) {
-    for (size_t o = 0; o < to->outputs; o += HQK_BLOCK_ROWS) {
-        const uint8_t *tile = packed + hqk_byte_of(0, first_col + o, cols);
-        size_t steps = hqk_min(hqk_steps(cols) - (first_col + o) / HQK_STEP_COLS, 4);
-        if (steps == 4)
-            multiply_columns(tile, rows, cols, 4, x, x_stride, tokens, first_token, o, to);
-        else
-            multiply_columns(tile, rows, cols, steps, x, x_stride, tokens, first_token, o, to);
-    }
-}
-
-void NAME(ternary_matmul_transposed)(const uint8_t *packed, size_t rows, size_t cols, size_t first_col, size_t outputs,
-                                     const int8_t *x, size_t x_stride, size_t tokens, const float *x_scales,
-                                     const int32_t *x_sums, float *y, size_t y_stride) {
-    const float one = 1;
-    target to = {x_scales, x_sums, &one, 0, y, NULL, y_stride, outputs};
+/* All tokens times the 64 columns from `first` on, in groups as even as they can be. */
+HQK_ALWAYS_INLINE void multiply_turned(const uint8_t *tile, size_t rows, size_t cols, size_t steps, const int8_t *x,
+                                       size_t x_stride, size_t tokens, size_t first, const target *to) {
     size_t groups = (tokens + TURNED_TOKENS - 1) / TURNED_TOKENS;
     for (size_t t = 0, count; groups; t += count, groups--) {
         const int8_t *from = x + t * x_stride;
         count = (tokens - t + groups - 1) / groups;
         switch (count) {
-        case 5: multiply_token_group(packed, rows, cols, first_col, from, x_stride, 5, t, &to); break;
-        case 4: multiply_token_group(packed, rows, cols, first_col, from, x_stride, 4, t, &to); break;
-        case 3: multiply_token_group(packed, rows, cols, first_col, from, x_stride, 3, t, &to); break;
-        case 2: multiply_token_group(packed, rows, cols, first_col, from, x_stride, 2, t, &to); break;
-        default: multiply_token_group(packed, rows, cols, first_col, from, x_stride, 1, t, &to);
+        case 5: multiply_columns(tile, rows, cols, steps, from, x_stride, 5, t, first, to); break;
+        case 4: multiply_columns(tile, rows, cols, steps, from, x_stride, 4, t, first, to); break;
+        case 3: multiply_columns(tile, rows, cols, steps, from, x_stride, 3, t, first, to); break;
+        case 2: multiply_columns(tile, rows, cols, steps, from, x_stride, 2, t, first, to); break;
+        default: multiply_columns(tile, rows, cols, steps, from, x_stride, 1, t, first, to);
         }
+    }
+}
+
+/* 64 columns meet all tokens before the next do: their tiles lie a whole row of blocks apart, and few stay in a near cache. */
+void NAME(ternary_matmul_transposed)(const uint8_t *packed, size_t rows, size_t cols, size_t first_col, size_t outputs,
+                                     const int8_t *x, size_t x_stride, size_t tokens, const float *x_scales,
+                                     const int32_t *x_sums, float *y, size_t y_stride) {
+    const float one = 1;
+    target to = {x_scales, x_sums, &one, 0, y, NULL, y_stride, outputs};
+    for (size_t o = 0; o < outputs; o += HQK_BLOCK_ROWS) {
+        const uint8_t *tile = packed + hqk_byte_of(0, first_col + o, cols);
+        size_t steps = hqk_min(hqk_steps(cols) - (first_col + o) / HQK_STEP_COLS, 4);
+        if (steps == 4)
+            multiply_turned(tile, rows, cols, 4, x, x_stride, tokens, o, &to);
+        else
+            multiply_turned(tile, rows, cols, steps, x, x_stride, tokens, o, &to);
     }
 }
 

@@ -65,10 +65,10 @@ impl Context {
         });
     }
 
-    /// Packs `trits` `[rows, cols]`, each -1, 0 or 1, at five a byte.
+    /// Packs `trits` `[rows, cols]` (negative, zero, positive count as -1, 0, 1) at five a byte.
     ///
     /// # Panics
-    /// If a length does not fit or a value is no trit.
+    /// If a length does not fit.
     pub fn pack5(&self, trits: &[i8], rows: usize, cols: usize, packed: &mut [u8]) {
         let call = self.call(Operation::TernaryPack, trits.len());
         let kernels = call.kernels;

@@ -179,7 +179,7 @@ fn bad_experiments_are_named() {
         assert!(stderr.contains(expected), "{stderr}");
         assert!(!folder.path().join("bad/results.jsonl").exists());
     };
-    fails("question = 3", "question = 3");
+    fails("question = 3", "bad.toml: question: expected a string");
     fails("quest = \"x\"\narms = []", "bad.toml");
     fails(&EXPERIMENT.replace("baseline = \"plain\"", "baseline = \"none\""), "one of plain, spectral");
     fails(&EXPERIMENT.replace("seeds = [0, 1]", "seeds = []"), "seeds");

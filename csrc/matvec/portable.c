@@ -17,9 +17,9 @@ static void add_two_bits(const uint8_t *step, const int8_t *x, int32_t *acc) {
 /* The same for the 20 columns of a step: each multiplication of the fraction by 3 pushes out a digit. */
 static void add_five_trits(const uint8_t *step, const int8_t *x, int32_t *acc) {
     for (size_t r = 0; r < HQK_BLOCK_ROWS; r++)
-        for (size_t j = 0; j < 4; j++) {
+        HQK_UNROLL(4) for (size_t j = 0; j < 4; j++) {
             unsigned fraction = step[4 * r + j];
-            for (size_t f = 0; f < 5; f++) {
+            HQK_UNROLL(5) for (size_t f = 0; f < 5; f++) {
                 fraction *= 3;
                 acc[r] += (int)(fraction >> 8) * x[4 * f + j];
                 fraction &= 255;

@@ -14,8 +14,7 @@ typedef struct {
 } combination;
 
 /* `count` elements of row `i` from column `first` on: in place, and to `copy`. */
-static inline void combine(const combination *c, size_t side, size_t i, size_t first, size_t count, float *sums,
-                           float *copy) {
+static void combine(const combination *c, size_t side, size_t i, size_t first, size_t count, float *sums, float *copy) {
     const float *scales = c->scales + first;
     if (!c->a) {
         for (size_t j = 0; j < count; j++) copy[j] = sums[j] = sums[j] * (c->of_product * scales[j]);

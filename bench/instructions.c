@@ -105,7 +105,7 @@ static void row_kernels(void) {
     COUNT(cross_entropy_losses_rows, "64 x 320", AREA, x, ROWS, COLS, targets, losses);
     COUNT(cross_entropy_rows, "64 x 320", AREA, x, ROWS, COLS, targets, 0.1f, losses);
     enum { LENGTH = 64, HEAD = 64 };
-    const hqk_attention_shape shape = {LENGTH, LENGTH, HEAD, 0, LENGTH, 1, 0.125f, HEAD, HEAD, HEAD, HEAD, 0, 0.0f};
+    const hqk_attention_shape shape = {LENGTH, LENGTH, HEAD, 0, LENGTH, 1, 0.125f, HEAD, HEAD, HEAD, HEAD};
     float *q = floats(LENGTH * HEAD), *k = floats(LENGTH * HEAD), *v = floats(LENGTH * HEAD);
     float *d = floats(LENGTH * HEAD), *dq = floats(LENGTH * HEAD), *dk = floats(LENGTH * HEAD);
     float *dv = floats(LENGTH * HEAD), *scratch = floats(2 * (HEAD + 24) * LENGTH);

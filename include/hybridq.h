@@ -2236,7 +2236,8 @@ hq_status hq_trainer_new_with_objective(const hq_context *context,
 hq_status hq_trainer_on_progress(hq_trainer *trainer, hq_progress_callback callback, void *user_data);
 
 // One training step. `report` may be NULL. A loss or gradient that is not finite skips the step: weights and state are those
-// before it, and the report says so. HQ_TRAINING: the `max_skipped_steps`th such step in a row. HQ_CANCELLED: a callback of the caller's failed.
+// before it, and the report says so. HQ_TRAINING: the `max_skipped_steps`th such step in a row. HQ_CANCELLED: a callback
+// of the caller's failed.
 hq_status hq_trainer_step(hq_trainer *trainer,
                           hq_step_report *report);
 

@@ -66,7 +66,7 @@ fn losses_do_not_depend_on_threads_or_instruction_set() {
     for (gradients, norm) in arms {
         let expected = curve(1, Isa::Portable, gradients, norm);
         for table in KernelTable::available() {
-            for threads in [1, 3] {
+            for threads in [1, 2, 3] {
                 let found = curve(threads, table.isa(), gradients, norm);
                 assert_eq!(found, expected, "{gradients:?}, {norm:?}, {threads} threads, {}", table.isa().name());
             }
@@ -81,7 +81,7 @@ fn losses_do_not_depend_on_threads_or_instruction_set() {
 #[test]
 fn losses_are_those_stored() {
     let near = |found: &[f64], stored: &[f64], bound: f64| {
-        found.iter().zip(stored).all(|(found, stored)| (found / stored - 1.0).abs() < bound)
+        found.iter().zip(stored).all(|(found, stored)| (found - stored).abs() < bound)
     };
     let found = curve(2, Isa::Portable, GradPrecision::Int8, TrustNorm::L2);
     assert!(near(&found, &IN_INTEGERS, 1e-6), "found {found:?}, stored {IN_INTEGERS:?}");

@@ -112,6 +112,7 @@ fn the_peak_of_a_run_is_the_one_it_printed() {
         ("small-plain", "8", format!("{kept}gradient_precision = \"bf16\"\n")),
         // Spectral steps.
         ("tiny", "8", "parameter_clusters = 4\n".to_string()),
+        ("small", "2", "latent_precision = \"bf16\"\nkept_gradient_precision = \"bf16\"\n".to_string()),
         ("small", "2", "latent_precision = \"int8\"\nkept_gradient_precision = \"bf16\"\n".to_string()),
     ];
     for (model, batch, settings) in cases {

@@ -7,7 +7,6 @@
  * `dot(acc, codes, quad)`: acc += codes * quad, four bytes to a 32-bit sum that wraps. */
 #include "fetch.h"
 
-#define FIVE_TRITS_COLS 20
 #define FIVE_TRITS_VECTORS 4
 #define FIVE_TRITS_STEPS ((size_t)(RUN_STEPS < 1638 ? RUN_STEPS : 1638))
 
@@ -15,7 +14,7 @@ HQK_ALWAYS_INLINE void five_trits_steps(const uint8_t *step, const int8_t *x, si
                                         vector sums[FIVE_TRITS_VECTORS]) {
     vector here[FIVE_TRITS_VECTORS], next[FIVE_TRITS_VECTORS];
     HQK_UNROLL(4) for (int v = 0; v < FIVE_TRITS_VECTORS; v++) here[v] = next[v] = zero();
-    for (size_t s = 0; s < steps; s++, step += HQK_STEP_BYTES, x += FIVE_TRITS_COLS) {
+    for (size_t s = 0; s < steps; s++, step += HQK_STEP_BYTES, x += HQK_FIVE_TRITS_COLS) {
         vector quad[5];
         fetch_ahead(step, 4 * LANES * FIVE_TRITS_VECTORS);
         HQK_UNROLL(5) for (int f = 0; f < 5; f++) quad[f] = broadcast(hqk_whole_quad(x + 4 * f));

@@ -5,7 +5,6 @@
  * alone. Even and odd bytes are separate: 16-bit lanes of bytes j = 0, 2 and j = 1, 3 of a row. */
 #include "fetch.h"
 
-#define FIVE_TRITS_COLS 20
 #define FIVE_TRITS_VECTORS 4
 #define FIVE_TRITS_STEPS 16
 
@@ -13,7 +12,7 @@
 typedef int16_t five_trits_coefficients[FIVE_TRITS_STEPS][5][2][2];
 
 static inline void find_coefficients(const int8_t *x, size_t steps, five_trits_coefficients c) {
-    for (size_t s = 0; s < steps; s++, x += FIVE_TRITS_COLS)
+    for (size_t s = 0; s < steps; s++, x += HQK_FIVE_TRITS_COLS)
         for (int j = 0; j < 4; j++) {
             for (int f = 0; f < 4; f++) c[s][f][j % 2][j / 2] = (int16_t)(x[4 * f + j] - 3 * x[4 * f + 4 + j]);
             c[s][4][j % 2][j / 2] = x[16 + j];

@@ -28,7 +28,7 @@ HQK_ALWAYS_INLINE void five_trits_steps(const uint8_t *half, const int8_t *x, si
     uint8x16_t one = vdupq_n_u8(86), two = vdupq_n_u8(171), three = vdupq_n_u8(3);
     int16x8_t acc[HALF][2];
     HQK_UNROLL(8) for (int v = 0; v < HALF; v++) acc[v][0] = acc[v][1] = vdupq_n_s16(0);
-    for (; steps > 0; steps--, half += HQK_STEP_BYTES, x += FIVE_TRITS_COLS) {
+    for (; steps > 0; steps--, half += HQK_STEP_BYTES, x += HQK_FIVE_TRITS_COLS) {
         int8x16_t quad[5];
         HQK_UNROLL(5) for (int f = 0; f < 5; f++) quad[f] = hqk_broadcast_quad(x + 4 * f);
         HQK_UNROLL(8) for (int v = 0; v < HALF; v++) {
@@ -48,7 +48,7 @@ static void two_bits(const uint8_t *packed, size_t cols, const int8_t *x, const 
 }
 
 static void five_trits(const uint8_t *packed, size_t cols, const int8_t *x, const hqk_target *to) {
-    walk(packed, cols, x, FIVE_TRITS_COLS, FIVE_TRITS_STEPS, five_trits_steps, 0, to);
+    walk(packed, cols, x, HQK_FIVE_TRITS_COLS, FIVE_TRITS_STEPS, five_trits_steps, 0, to);
 }
 
 #include "neon_entries.h"

@@ -8,7 +8,6 @@
 
 /* Registers of 4 rows in half a block. */
 #define HALF 8
-#define FIVE_TRITS_COLS 20
 
 /* Adds the products of `steps` steps, of which `half` is the first byte, to the sums of 32 rows. */
 typedef void run_of_steps(const uint8_t *half, const int8_t *x, size_t steps, int32x4_t sums[HALF]);
@@ -17,7 +16,7 @@ typedef void run_of_steps(const uint8_t *half, const int8_t *x, size_t steps, in
 HQK_ALWAYS_INLINE void walk(const uint8_t *packed, size_t cols, const int8_t *x, size_t step_cols, size_t run_steps,
                             run_of_steps *run, int32_t start, const hqk_target *to) {
     size_t whole = cols / step_cols, rest = cols % step_cols;
-    int8_t tail[FIVE_TRITS_COLS] = {0};
+    int8_t tail[HQK_FIVE_TRITS_COLS] = {0};
     memcpy(tail, x + cols - rest, rest);
     for (size_t r = 0; r < to->outputs; r += HQK_BLOCK_ROWS) {
         int32x4_t sums[2 * HALF];

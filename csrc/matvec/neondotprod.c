@@ -47,7 +47,7 @@ HQK_ALWAYS_INLINE void five_trits_steps(const uint8_t *half, const int8_t *x, si
     uint8x16_t sign = vdupq_n_u8(128), three = vdupq_n_u8(3);
     int32x4_t here[HALF], next[HALF];
     HQK_UNROLL(8) for (int v = 0; v < HALF; v++) here[v] = next[v] = vdupq_n_s32(0);
-    for (; steps > 0; steps--, half += HQK_STEP_BYTES, x += FIVE_TRITS_COLS) {
+    for (; steps > 0; steps--, half += HQK_STEP_BYTES, x += HQK_FIVE_TRITS_COLS) {
         int8x16_t values = vld1q_s8(x), last = hqk_broadcast_quad(x + 16);
         HQK_UNROLL(8) for (int v = 0; v < HALF; v++) {
             uint8x16_t fraction = veorq_u8(vld1q_u8(half + 16 * v), sign);
@@ -77,7 +77,7 @@ static void five_trits(const uint8_t *packed, size_t cols, const int8_t *x, cons
     /* The target takes sums over digits, which are one more than the weights. */
     int32_t x_sum = 0;
     for (size_t c = 0; c < cols; c++) x_sum += x[c];
-    walk(packed, cols, x, FIVE_TRITS_COLS, RUN_STEPS, five_trits_steps, x_sum, to);
+    walk(packed, cols, x, HQK_FIVE_TRITS_COLS, RUN_STEPS, five_trits_steps, x_sum, to);
 }
 
 #include "neon_entries.h"

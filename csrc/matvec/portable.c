@@ -2,7 +2,6 @@
 #include "../hqk.h"
 #include "../ternary/layout.h"
 
-#define FIVE_TRITS_COLS 20
 
 /* acc[r] += sum over the 16 columns of a step, for its 64 rows. Byte `b` holds row b / 4. */
 static void add_two_bits(const uint8_t *step, const int8_t *x, int32_t *acc) {
@@ -31,9 +30,9 @@ static void add_five_trits(const uint8_t *step, const int8_t *x, int32_t *acc) {
 static const uint8_t *add_block(const uint8_t *block, size_t cols, const int8_t *x, size_t step_cols, int32_t *acc) {
     memset(acc, 0, HQK_BLOCK_ROWS * sizeof *acc);
     for (size_t c = 0; c < cols; c += step_cols, block += HQK_STEP_BYTES) {
-        int8_t part[FIVE_TRITS_COLS] = {0};
+        int8_t part[HQK_FIVE_TRITS_COLS] = {0};
         memcpy(part, x + c, hqk_min(cols - c, step_cols));
-        if (step_cols == FIVE_TRITS_COLS)
+        if (step_cols == HQK_FIVE_TRITS_COLS)
             add_five_trits(block, part, acc);
         else
             add_two_bits(block, part, acc);
@@ -72,10 +71,10 @@ void hqk_ternary_matvec_portable(const uint8_t *packed, size_t rows, size_t cols
 
 void hqk_pack5_matvec_i32_portable(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, int32_t x_sum,
                                    int32_t *y) {
-    multiply_i32(packed, rows, cols, x, x_sum, FIVE_TRITS_COLS, y);
+    multiply_i32(packed, rows, cols, x, x_sum, HQK_FIVE_TRITS_COLS, y);
 }
 
 void hqk_pack5_matvec_portable(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, float x_scale,
                                int32_t x_sum, const float *weight_scales, size_t weight_scale_stride, float *y) {
-    multiply(packed, rows, cols, x, x_scale, x_sum, weight_scales, weight_scale_stride, FIVE_TRITS_COLS, y);
+    multiply(packed, rows, cols, x, x_scale, x_sum, weight_scales, weight_scale_stride, HQK_FIVE_TRITS_COLS, y);
 }

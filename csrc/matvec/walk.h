@@ -30,7 +30,7 @@ static void two_bits(const uint8_t *packed, size_t cols, const int8_t *x, const 
 }
 
 static void five_trits(const uint8_t *packed, size_t cols, const int8_t *x, const target *to) {
-    WALK(five_trits_steps, FIVE_TRITS_COLS, FIVE_TRITS_STEPS, FIVE_TRITS_VECTORS)
+    WALK(five_trits_steps, HQK_FIVE_TRITS_COLS, FIVE_TRITS_STEPS, FIVE_TRITS_VECTORS)
 }
 
 void NAME(ternary_matvec)(const uint8_t *packed, size_t rows, size_t cols, const int8_t *x, float x_scale,

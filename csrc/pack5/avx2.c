@@ -2,12 +2,13 @@
  * transposed as 4 x 4 words within each half, are the digits 0 to 3 of 32 bytes of a tile; digit 4 lies behind. Digits join
  * in bytes: the number of a group is 242 at most. */
 #include "../hqk.h"
-#include "layout.h"
+#include "../ternary/layout.h"
 
 #include <immintrin.h>
 #include <string.h>
 
 #define GROUP_ROWS 8
+#define DIGITS 5
 
 /* The signs of 16 columns of two rows. */
 static inline __m256i two_rows(const int8_t *low, const int8_t *high) {
@@ -31,8 +32,7 @@ static inline __m256i times3(__m256i v) { return _mm256_add_epi8(_mm256_add_epi8
 /* Eight rows, `stride` apart, of 20 columns to 32 bytes of a tile. */
 static inline void pack_rows(const int8_t *trits, size_t stride, uint8_t *out) {
     __m256i row[4], end[4];
-#pragma GCC unroll 4
-    for (size_t i = 0; i < 4; i++) {
+    HQK_UNROLL(4) for (size_t i = 0; i < 4; i++) {
         const int8_t *low = trits + i * stride, *high = trits + (i + 4) * stride;
         row[i] = two_rows(low, high), end[i] = two_rows(low + 4, high + 4);
     }
@@ -48,20 +48,20 @@ static inline void pack_rows(const int8_t *trits, size_t stride, uint8_t *out) {
 }
 
 void hqk_pack5_avx2(const int8_t *trits, size_t rows, size_t cols, uint8_t *packed) {
-    size_t steps = steps_of(cols), whole = cols / STEP_K;
-    for (size_t r = 0; r < (rows + ROWS - 1) / ROWS * ROWS; r += GROUP_ROWS) {
-        size_t count = r < rows ? at_most(rows - r, GROUP_ROWS) : 0;
-        const int8_t *from = trits + at_most(r, rows) * cols;
-        uint8_t *out = packed + r / ROWS * steps * STEP_BYTES + r % ROWS * 4;
-        for (size_t s = 0; s < steps; s++, from += STEP_K, out += STEP_BYTES) {
+    size_t steps = (cols + HQK_FIVE_TRITS_COLS - 1) / HQK_FIVE_TRITS_COLS, whole = cols / HQK_FIVE_TRITS_COLS;
+    for (size_t r = 0; r < (rows + HQK_BLOCK_ROWS - 1) / HQK_BLOCK_ROWS * HQK_BLOCK_ROWS; r += GROUP_ROWS) {
+        size_t count = r < rows ? hqk_min(rows - r, GROUP_ROWS) : 0;
+        const int8_t *from = trits + hqk_min(r, rows) * cols;
+        uint8_t *out = packed + r / HQK_BLOCK_ROWS * steps * HQK_STEP_BYTES + r % HQK_BLOCK_ROWS * 4;
+        for (size_t s = 0; s < steps; s++, from += HQK_FIVE_TRITS_COLS, out += HQK_STEP_BYTES) {
             if (count == GROUP_ROWS && s < whole) {
                 pack_rows(from, cols, out);
                 continue;
             }
-            int8_t part[GROUP_ROWS * STEP_K] = {0};
-            for (size_t i = 0; i < count; i++)
-                memcpy(part + i * STEP_K, from + i * cols, s < whole ? STEP_K : cols - s * STEP_K);
-            pack_rows(part, STEP_K, out);
+            int8_t part[GROUP_ROWS * HQK_FIVE_TRITS_COLS] = {0};
+            size_t width = hqk_min(cols - s * HQK_FIVE_TRITS_COLS, HQK_FIVE_TRITS_COLS);
+            for (size_t i = 0; i < count; i++) memcpy(part + i * HQK_FIVE_TRITS_COLS, from + i * cols, width);
+            pack_rows(part, HQK_FIVE_TRITS_COLS, out);
         }
     }
 }
@@ -77,16 +77,14 @@ static inline __m256i first_digit(__m256i fraction) {
 /* 32 bytes of a tile to eight rows, `stride` apart, of 20 columns. */
 static inline void unpack_rows(const uint8_t *in, size_t stride, int8_t *trits) {
     __m256i fraction = _mm256_loadu_si256((const __m256i *)in), digit[DIGITS], row[4];
-#pragma GCC unroll 5
-    for (int f = 0; f < DIGITS; f++) digit[f] = first_digit(fraction), fraction = times3(fraction);
+    HQK_UNROLL(5) for (int f = 0; f < DIGITS; f++) digit[f] = first_digit(fraction), fraction = times3(fraction);
     __m256i low01 = _mm256_unpacklo_epi32(digit[0], digit[1]), low23 = _mm256_unpacklo_epi32(digit[2], digit[3]);
     __m256i high01 = _mm256_unpackhi_epi32(digit[0], digit[1]), high23 = _mm256_unpackhi_epi32(digit[2], digit[3]);
     row[0] = _mm256_unpacklo_epi64(low01, low23), row[1] = _mm256_unpackhi_epi64(low01, low23);
     row[2] = _mm256_unpacklo_epi64(high01, high23), row[3] = _mm256_unpackhi_epi64(high01, high23);
     int32_t last[GROUP_ROWS];
     _mm256_storeu_si256((__m256i *)last, digit[4]);
-#pragma GCC unroll 4
-    for (size_t i = 0; i < 4; i++) {
+    HQK_UNROLL(4) for (size_t i = 0; i < 4; i++) {
         int8_t *low = trits + i * stride, *high = trits + (i + 4) * stride;
         _mm_storeu_si128((__m128i *)low, _mm256_castsi256_si128(row[i]));
         _mm_storeu_si128((__m128i *)high, _mm256_extracti128_si256(row[i], 1));
@@ -95,20 +93,20 @@ static inline void unpack_rows(const uint8_t *in, size_t stride, int8_t *trits) 
 }
 
 void hqk_unpack5_avx2(const uint8_t *packed, size_t rows, size_t cols, int8_t *trits) {
-    size_t steps = steps_of(cols), whole = cols / STEP_K;
+    size_t steps = (cols + HQK_FIVE_TRITS_COLS - 1) / HQK_FIVE_TRITS_COLS, whole = cols / HQK_FIVE_TRITS_COLS;
     for (size_t r = 0; r < rows; r += GROUP_ROWS) {
-        size_t count = at_most(rows - r, GROUP_ROWS);
+        size_t count = hqk_min(rows - r, GROUP_ROWS);
         int8_t *to = trits + r * cols;
-        const uint8_t *in = packed + r / ROWS * steps * STEP_BYTES + r % ROWS * 4;
-        for (size_t s = 0; s < steps; s++, to += STEP_K, in += STEP_BYTES) {
+        const uint8_t *in = packed + r / HQK_BLOCK_ROWS * steps * HQK_STEP_BYTES + r % HQK_BLOCK_ROWS * 4;
+        for (size_t s = 0; s < steps; s++, to += HQK_FIVE_TRITS_COLS, in += HQK_STEP_BYTES) {
             if (count == GROUP_ROWS && s < whole) {
                 unpack_rows(in, cols, to);
                 continue;
             }
-            int8_t part[GROUP_ROWS * STEP_K];
-            unpack_rows(in, STEP_K, part);
-            for (size_t i = 0; i < count; i++)
-                memcpy(to + i * cols, part + i * STEP_K, s < whole ? STEP_K : cols - s * STEP_K);
+            int8_t part[GROUP_ROWS * HQK_FIVE_TRITS_COLS];
+            unpack_rows(in, HQK_FIVE_TRITS_COLS, part);
+            size_t width = hqk_min(cols - s * HQK_FIVE_TRITS_COLS, HQK_FIVE_TRITS_COLS);
+            for (size_t i = 0; i < count; i++) memcpy(to + i * cols, part + i * HQK_FIVE_TRITS_COLS, width);
         }
     }
 }

@@ -24,6 +24,7 @@
 /* Rows of a block, k of a step, bytes of a step, rows (and bytes) of a tile. */
 #define HQK_BLOCK_ROWS 64
 #define HQK_STEP_COLS 16
+#define HQK_FIVE_TRITS_COLS 20 /* at five trits a byte, where all else is the same */
 #define HQK_STEP_BYTES 256
 #define HQK_TILE_ROWS 16
 #define HQK_TILE_BYTES 64

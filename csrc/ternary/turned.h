@@ -41,7 +41,8 @@ HQK_ALWAYS_INLINE void multiply_rows(const uint8_t *tile, size_t ahead, const si
 
 /* `tokens` tokens from `first_token` on times columns `first` to `first + 63`; `tile`: the first tile of these. */
 HQK_ALWAYS_INLINE void multiply_columns(const uint8_t *tile, size_t rows, size_t cols, const size_t at[4],
-                                        const int8_t *x, size_t x_stride, int tokens, size_t first_token, size_t first, const target *to) {
+                                        const int8_t *x, size_t x_stride, int tokens, size_t first_token,
+                                        size_t first, const target *to) {
     size_t block = hqk_block_bytes(cols), ahead = BLOCKS_AHEAD * block;
     int8_t tail[TURNED_TOKENS][HQK_TILE_ROWS] = {{0}};
     sums total;

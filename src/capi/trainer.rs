@@ -272,7 +272,8 @@ pub unsafe extern "C" fn hq_trainer_on_progress(
 }
 
 /// One training step. `report` may be NULL. A loss or gradient that is not finite skips the step: weights and state are those
-/// before it, and the report says so. HQ_TRAINING: the `max_skipped_steps`th such step in a row. HQ_CANCELLED: a callback of the caller's failed.
+/// before it, and the report says so. HQ_TRAINING: the `max_skipped_steps`th such step in a row. HQ_CANCELLED: a callback
+/// of the caller's failed.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.

@@ -43,7 +43,7 @@ impl Context {
     /// Eight digits that tell how dense f32 products round here: the order of their additions follows the CPU's vector
     /// width and caches (crate `gemm`), not our choices. Machines with the same digits continue a run bit for bit; every
     /// other operation of a context gives the same bits everywhere, so that ternary models with int8 gradients and head train
-    /// alike on all machines (but for spectral steps, which take dense products, too). Elsewhere losses agree to 1e-6 until
+    /// alike on all machines (spectral steps too, if their products are int8). Elsewhere losses agree to 1e-6 until
     /// a weight crosses a rounding threshold on one machine only; `tests/loss_curve.rs` has bounds.
     pub fn dense_rounding(&self) -> String {
         // Long enough for several blocks of any cache, with values whose sums always round.

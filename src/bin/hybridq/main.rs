@@ -106,13 +106,9 @@ fn main() -> ExitCode {
 /// Help and version go to stdout as they are; a wrong command line becomes one line.
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
-        return match write_stdout(&error.to_string()) {
-            Ok(()) => ExitCode::from(DONE),
-            Err(error) => {
-                eprintln!("error: {error}");
-                ExitCode::from(FAILED)
-            }
-        };
+        let Err(error) = write_stdout(&error.to_string()) else { return ExitCode::from(DONE) };
+        eprintln!("error: {error}");
+        return ExitCode::from(FAILED);
     }
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         eprint!("{error}");

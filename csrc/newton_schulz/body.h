@@ -65,9 +65,9 @@ void HQK_NAME(hqk_newton_schulz_round_columns)(const float *x, size_t rows, size
             for (size_t j = 0; j < count; j++) {
                 /* Half-to-even rounding is an addition of 1.5 * 2^23: the integer is then in the low bits of the sum. */
                 float v = row[j] * factors[j] + 12582912.0f;
-                int32_t bits;
+                uint32_t bits;
                 memcpy(&bits, &v, 4);
-                out[j] = (int8_t)(bits - 0x4B400000);
+                out[j] = (int8_t)(uint8_t)(bits - 0x4B400000u); /* wraps, whatever the scale */
             }
         }
     }

@@ -26,7 +26,6 @@ impl<O: Objective> Trainer<O> {
             self.batch = batch;
             return Err(Error::Training(format!("step {}: {reason}{after}", step + 1)));
         }
-        tracing::warn!("step {} skipped: {reason}", step + 1);
         let tokens = (batch.examples.len() * self.objective.tokens_per_example()) as u64;
         let elapsed = start.elapsed().as_secs_f64();
         self.steps_done += 1;

@@ -11,6 +11,7 @@ use super::config::DispatchConfig;
 use super::cuda::{Cuda, DRIVER, Open, Traffic};
 use super::metrics::BackendMetrics;
 use super::operation::Operation;
+use super::parallel::with_helpers;
 use crate::gpu::HostCall;
 use crate::kernels::{Isa, KernelTable};
 use crate::{Error, Result};
@@ -182,13 +183,24 @@ impl Context {
         self.pool.current_num_threads()
     }
 
-    /// Runs `work` on one of the context's threads. Call it once around a whole step: [`Context::for_each`] inside then
-    /// needs no hand-over.
+    /// Runs `work` on one of the context's threads; the others stay awake for what it hands out. Call it once around a whole
+    /// step: [`Context::for_each`] inside then needs no hand-over.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        let (mut work, mut result) = (Some(work), None);
-        // Through a pointer: one instance of the pool's machinery serves all callers.
-        let work: &mut (dyn FnMut() + Send) = &mut || result = work.take().map(|work| work());
-        self.pool.install(work);
-        result.expect("the pool has run the work")
+        through_a_pointer(work, |work| match self.pool.current_thread_index() {
+            Some(_) => work(),
+            None => self.pool.install(|| with_helpers(self.threads(), work)),
+        })
     }
+
+    /// Runs `work`, which hands out what it does once, on one of the context's threads.
+    pub(super) fn hand_over<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        through_a_pointer(work, |work| self.pool.install(work))
+    }
+}
+
+/// One instance of the pool's machinery then serves all callers.
+fn through_a_pointer<R: Send>(work: impl FnOnce() -> R + Send, run: impl FnOnce(&mut (dyn FnMut() + Send))) -> R {
+    let (mut work, mut result) = (Some(work), None);
+    run(&mut || result = work.take().map(|work| work()));
+    result.expect("the work was run")
 }

@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 use std::ops::{AddAssign, Range};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::context::Context;
 
@@ -11,6 +13,10 @@ const MOST_ITEMS: usize = 16;
 
 /// Turns at the items that a thread has, at least: threads that were held up end with the others.
 const TURNS: usize = 4;
+
+/// How long a thread looks for work, or for another's end, before it sleeps: being woken takes tens of microseconds, and
+/// what a step hands out takes no more than some hundreds.
+const STAY_AWAKE: Duration = Duration::from_millis(1);
 
 /// Results that a sum keeps on the stack: a few, as most have, or many.
 const FEW: usize = 64;
@@ -43,7 +49,7 @@ impl Context {
                 taken.into_iter().map_while(|item| item).for_each(&work);
             }
         };
-        if threads < 2 { share(0) } else { self.install(|| spread(0..threads, &share)) }
+        if threads < 2 { share(0) } else { self.hand_over(|| spread(0..threads, &share)) }
     }
 
     /// As [`Context::for_each`]; gives the results in the order of the items.
@@ -116,7 +122,60 @@ fn spread(threads: Range<usize>, share: &(dyn Fn(usize) + Sync)) {
         return share(threads.start);
     }
     let middle = threads.start + threads.len() / 2;
-    rayon::join(|| spread(threads.start..middle, share), || spread(middle..threads.end, share));
+    join(|| spread(threads.start..middle, share), || spread(middle..threads.end, share));
+}
+
+/// `rayon::join`, of which the caller stays awake for the end of a second part that another thread has begun.
+pub(super) fn join(first: impl FnOnce() + Send, second: impl FnOnce() + Send) {
+    let (begun, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+    let first = || {
+        first();
+        if begun.load(Ordering::Relaxed) {
+            work_until(&ended);
+        }
+    };
+    let second = || {
+        begun.store(true, Ordering::Relaxed);
+        let _at_the_end = Raise(&ended);
+        second();
+    };
+    rayon::join(first, second);
+}
+
+/// Runs `work` on the calling thread, one of a pool of `threads`, while the others stay awake for what it hands out.
+pub(super) fn with_helpers(threads: usize, work: &mut (dyn FnMut() + Send)) {
+    let (work, ended) = (Mutex::new(work), AtomicBool::new(false));
+    spread(0..threads, &|thread| {
+        if thread > 0 {
+            return work_until(&ended);
+        }
+        let _at_the_end = Raise(&ended);
+        work.lock().expect("one thread takes it, once")();
+    });
+}
+
+/// Sets the flag when dropped, after a panic too.
+struct Raise<'a>(&'a AtomicBool);
+
+impl Drop for Raise<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Does what others have handed out until `ended`, or until there has been nothing for [`STAY_AWAKE`]. The flag orders
+/// nothing: what it stands for is waited for again by `rayon::join`.
+fn work_until(ended: &AtomicBool) {
+    let mut idle = Instant::now();
+    while !ended.load(Ordering::Relaxed) {
+        if rayon::yield_now() == Some(rayon::Yield::Executed) {
+            idle = Instant::now();
+        } else if idle.elapsed() > STAY_AWAKE {
+            return;
+        } else {
+            std::thread::yield_now();
+        }
+    }
 }
 
 #[cfg(test)]

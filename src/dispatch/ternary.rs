@@ -6,6 +6,7 @@ use std::cell::RefCell;
 
 use super::backend::Call;
 use super::cuda::Traffic;
+use super::parallel::join;
 use super::{Context, Operation};
 use crate::gpu::HostCall;
 use crate::kernels::{
@@ -83,7 +84,7 @@ fn for_each_tile(
     let first = || for_each_tile(parallel, tile, first, (token, output), work);
     let second = || for_each_tile(parallel, tile, second, next, work);
     if parallel {
-        rayon::join(first, second);
+        join(first, second);
     } else {
         first();
         second();
@@ -216,7 +217,7 @@ impl Context {
         work: &(dyn Fn(MatrixMut<'_, f32>, usize, usize) + Sync),
     ) {
         if call.parallel {
-            self.install(|| for_each_tile(true, tile, y, (0, 0), work));
+            self.hand_over(|| for_each_tile(true, tile, y, (0, 0), work));
         } else {
             for_each_tile(false, tile, y, (0, 0), work);
         }

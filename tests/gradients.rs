@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use hybridq::Result;
 use hybridq::dispatch::{Context, ContextOptions};
-use hybridq::nn::ops::{AttentionShape, RotaryTable};
+use hybridq::nn::ops::{AttentionShape, Elementwise, RotaryTable};
 use hybridq::nn::{
     Batch, BufferId, BufferKind, Executor, GradPrecision, HeadPrecision, Init, Mode, Operation, ParamId, ParamKind,
-    ParamStore, Pass, PlanBuilder, Precision, Rows, StepRandomness,
+    ParamStore, Pass, Plan, PlanBuilder, Precision, Rows, StepRandomness,
 };
 use hybridq::tensor::RandomStream;
 
@@ -107,15 +107,12 @@ impl Harness {
     }
 }
 
-/// Compares the gradient of every parameter of the plan that `build` writes with central differences. Sequences of
-/// `length` tokens below [`VOCABULARY`]; `tolerance` is relative to the largest gradient of the parameter. A plan that
-/// ends in its own loss gives no buffer.
-fn check<Output: Into<Option<BufferId>>>(
+/// The plan that `build` writes, with a loss if it ends without, and its parameters.
+fn prepare<Output: Into<Option<BufferId>>>(
     sequences: usize,
     length: usize,
-    tolerance: f64,
     build: impl FnOnce(&mut Harness) -> Output,
-) {
+) -> (Plan, ParamStore) {
     let tokens = sequences * length;
     let mut harness = Harness { builder: PlanBuilder::new(), tokens };
     if let Some(x) = build(&mut harness).into() {
@@ -128,6 +125,20 @@ fn check<Output: Into<Option<BufferId>>>(
     let (plan, specs) = harness.builder.finish();
     let mut store = ParamStore::new(specs).unwrap();
     store.initialize(5);
+    (plan, store)
+}
+
+/// Compares the gradient of every parameter of the plan that `build` writes with central differences. Sequences of
+/// `length` tokens below [`VOCABULARY`]; `tolerance` is relative to the largest gradient of the parameter. A plan that
+/// ends in its own loss gives no buffer.
+fn check<Output: Into<Option<BufferId>>>(
+    sequences: usize,
+    length: usize,
+    tolerance: f64,
+    build: impl FnOnce(&mut Harness) -> Output,
+) {
+    let tokens = sequences * length;
+    let (plan, mut store) = prepare(sequences, length, build);
     let context = Context::new(ContextOptions { threads: Some(2), isa: None }).unwrap();
     let mut executor = Executor::new(&plan, Mode::Train, tokens);
     let ids: Vec<u32> = (0..tokens).map(|token| (token * token % VOCABULARY) as u32).collect();
@@ -196,20 +207,20 @@ fn activations() {
     for width in [1, 16, 31] {
         check(1, 3, 1e-3, |harness| {
             let x = harness.input("x", width);
-            harness.builder.gelu(x)
+            harness.builder.activation(Elementwise::Gelu, x, None)
         });
         check(1, 3, 1e-3, |harness| {
             let x = harness.input("x", width);
-            harness.builder.gelu_exact(x)
+            harness.builder.activation(Elementwise::GeluExact, x, None)
         });
         check(1, 3, 1e-3, |harness| {
             let x = harness.input("x", width);
-            harness.builder.tanh(x)
+            harness.builder.activation(Elementwise::Tanh, x, None)
         });
         // The second derivative jumps at zero: an element there is off by half the step.
         check(1, 3, 1e-2, |harness| {
             let x = harness.input("x", width);
-            harness.builder.relu2(x)
+            harness.builder.activation(Elementwise::Relu2, x, None)
         });
     }
 }
@@ -219,12 +230,65 @@ fn gates() {
     for width in [2, 16, 31] {
         check(1, 3, 1e-3, |harness| {
             let (gate, up) = (harness.input("gate", width), harness.input("up", width));
-            harness.builder.silu_gate(gate, up)
+            harness.builder.activation(Elementwise::SiluGate, gate, Some(up))
         });
         check(1, 3, 1e-2, |harness| {
             let (gate, up) = (harness.input("gate", width), harness.input("up", width));
-            harness.builder.relu2_gate(gate, up)
+            harness.builder.activation(Elementwise::Relu2Gate, gate, Some(up))
         });
+    }
+}
+
+/// Loss and gradients of a plan whose last operation is a ternary linear layer of `input`'s int8 rows.
+fn loss_and_gradients(
+    tokens: usize,
+    threads: usize,
+    input: impl FnOnce(&mut Harness) -> BufferId,
+) -> (f64, Vec<Vec<f32>>) {
+    let (plan, mut store) = prepare(1, tokens, |harness| {
+        let x = input(harness);
+        let (init, shape) = (Init::Normal { std: 1.0 }, [5, harness.builder.buffer_spec(x).width]);
+        let weight = harness.builder.parameter("w", &shape, ParamKind::Linear, Precision::Ternary, init);
+        harness.builder.linear(x, weight, None, GradPrecision::F32)
+    });
+    let context = Context::new(ContextOptions { threads: Some(threads), isa: None }).unwrap();
+    store.quantize(&context).unwrap();
+    let ids = vec![0; tokens];
+    let batch = Batch { tokens: &ids, targets: &ids, sequences: 1, length: tokens, ..Batch::default() };
+    let mut executor = Executor::new(&plan, Mode::Train, tokens);
+    let randomness = StepRandomness { seed: 3, step: 1 };
+    let loss = executor.step(&plan, &context, &mut store, batch, randomness, 1.0).unwrap();
+    let gradients: Vec<Vec<f32>> = store.ids().map(|id| store.gradient(id).to_vec()).collect();
+    assert!(gradients.iter().all(|gradient| gradient.iter().any(|&g| g != 0.0)));
+    (loss, gradients)
+}
+
+#[test]
+fn activation_quantize_is_its_parts_to_the_bit() {
+    use Elementwise::{Gelu, GeluExact, Relu, Relu2, Relu2Gate, SiluGate};
+    for function in [Gelu, GeluExact, Relu, Relu2, SiluGate, Relu2Gate] {
+        for (tokens, width, normed) in [(1, 7, true), (33, 48, true), (70, 5, true), (33, 48, false), (70, 7, false)] {
+            let inputs = |harness: &mut Harness| {
+                let x = harness.input("x", width);
+                let up = matches!(function, SiluGate | Relu2Gate).then(|| harness.input("up", width));
+                (x, up, normed.then(|| (harness.vector("gain", width), 1e-5)))
+            };
+            let parts = loss_and_gradients(tokens, 1, |harness| {
+                let (x, up, norm) = inputs(harness);
+                let y = harness.builder.activation(function, x, up);
+                match norm {
+                    Some((gain, eps)) => harness.builder.rms_norm(y, gain, eps, BufferKind::Quantized),
+                    None => harness.builder.quantize_rows(y),
+                }
+            });
+            for threads in [1, 3] {
+                let fused = loss_and_gradients(tokens, threads, |harness| {
+                    let (x, up, norm) = inputs(harness);
+                    harness.builder.activation_quantize(function, x, up, norm)
+                });
+                assert_eq!(fused, parts, "{function:?}, {tokens} x {width}, norm: {normed}");
+            }
+        }
     }
 }
 
@@ -339,7 +403,7 @@ fn first_tokens() {
             let mixed = harness.matrix("mixed", 3, 3);
             let y = harness.builder.linear(x, mixed, None, GradPrecision::F32);
             let (first, of_y) = (harness.builder.first_token(x), harness.builder.first_token(y));
-            let bent = harness.builder.tanh(first);
+            let bent = harness.builder.activation(Elementwise::Tanh, first, None);
             harness.builder.add(bent, of_y)
         });
     }

@@ -91,8 +91,7 @@ impl Layers<'_> {
     fn feed_forward_block(&mut self, x: BufferId, width: usize, name: &str) -> BufferId {
         let inputs = self.quantized(x);
         let inner = self.linear(inputs, &format!("{name}fc1"), width, true);
-        let activated = self.activation(inner);
-        let activated = self.quantized(activated);
+        let activated = self.activated(self.elementwise(), inner, None);
         let outer = self.hidden_linear(activated, &format!("{name}fc2"));
         self.add_and_norm(x, outer, &format!("{name}final_layer_norm"))
     }

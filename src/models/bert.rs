@@ -7,6 +7,7 @@ use super::config::ModelConfig;
 use super::head::Head;
 use super::layers::{Declaration, Layers};
 use super::sharing::BlockPart;
+use crate::nn::ops::Elementwise;
 use crate::nn::{BufferId, ParamId};
 
 /// Declares the encoder of `config` with its head.
@@ -33,8 +34,7 @@ pub(super) fn build(config: &ModelConfig) -> Declaration {
         layers.enter(BlockPart::FeedForward, layer);
         let inputs = layers.quantized(x);
         let inner = layers.linear(inputs, &name("intermediate.dense"), config.intermediate_size, true);
-        let activated = layers.activation(inner);
-        let activated = layers.quantized(activated);
+        let activated = layers.activated(layers.elementwise(), inner, None);
         let outer = layers.hidden_linear(activated, &name("output.dense"));
         x = layers.add_and_norm(x, outer, &name("output.LayerNorm"));
     }
@@ -84,7 +84,7 @@ impl Layers<'_> {
             }
             Head::MaskedLanguageModel | Head::LanguageModel | Head::Seq2Seq => {
                 let dense = self.head_linear(x, "cls.predictions.transform.dense", config.hidden_size);
-                let activated = self.activation(dense);
+                let activated = self.plan.activation(self.elementwise(), dense, None);
                 let normed = self.layer_norm(activated, "cls.predictions.transform.LayerNorm");
                 // transformers gives the head's own table a bias of its own, beside one that it then does not read.
                 let name =
@@ -100,7 +100,7 @@ impl Layers<'_> {
     fn pooled(&mut self, x: BufferId) -> BufferId {
         let first = self.plan.first_token(x);
         let dense = self.head_linear(first, "bert.pooler.dense", self.config.hidden_size);
-        self.plan.tanh(dense)
+        self.plan.activation(Elementwise::Tanh, dense, None)
     }
 
     fn classifier(&mut self, x: BufferId) -> BufferId {

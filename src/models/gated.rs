@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::config::{Activation, ModelConfig, ModelType};
 use super::layers::{Declaration, Layers};
 use super::sharing::BlockPart;
-use crate::nn::ops::RotaryTable;
+use crate::nn::ops::{Elementwise, RotaryTable};
 use crate::nn::{BufferId, BufferKind};
 
 /// Declares the gated form of `config`.
@@ -39,11 +39,7 @@ pub(super) fn build(config: &ModelConfig) -> Declaration {
         let normed = layers.rms_norm(x, &name("post_attention_layernorm.weight"), eps, layers.linear_input());
         let gate = layers.linear(normed, &name("mlp.gate_proj"), ffn, bias);
         let up = layers.linear(normed, &name("mlp.up_proj"), ffn, bias);
-        let inner = match config.hidden_act {
-            Activation::Relu2 => layers.plan.relu2_gate(gate, up),
-            _ => layers.plan.silu_gate(gate, up),
-        };
-        let inner = layers.sub_norm(inner, &name("mlp.ffn_sub_norm.weight"));
+        let inner = layers.gated(gate, up, &name("mlp.ffn_sub_norm.weight"));
         let outer = layers.linear(inner, &name("mlp.down_proj"), hidden, bias);
         x = layers.plan.add(x, outer);
     }
@@ -55,6 +51,21 @@ pub(super) fn build(config: &ModelConfig) -> Declaration {
 }
 
 impl Layers<'_> {
+    /// The gate and BitNet's norm behind it, as the input of the next linear layer.
+    fn gated(&mut self, gate: BufferId, up: BufferId, norm: &str) -> BufferId {
+        let function =
+            if self.config.hidden_act == Activation::Relu2 { Elementwise::Relu2Gate } else { Elementwise::SiluGate };
+        if self.config.model_type != ModelType::Bitnet {
+            return self.activated(function, gate, Some(up));
+        }
+        if self.linear_input() == BufferKind::Quantized {
+            let norm = (self.gain(norm, gate), self.config.rms_norm_eps);
+            return self.plan.activation_quantize(function, gate, Some(up), Some(norm));
+        }
+        let inner = self.plan.activation(function, gate, Some(up));
+        self.sub_norm(inner, norm)
+    }
+
     /// BitNet's norm before a projection back to the residual stream. Llama has none.
     fn sub_norm(&mut self, x: BufferId, name: &str) -> BufferId {
         match self.config.model_type {

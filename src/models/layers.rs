@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::config::{Activation, ModelConfig};
 use super::sharing::{BlockOwner, BlockOwners, BlockPart};
+use crate::nn::ops::Elementwise;
 use crate::nn::{BufferId, BufferKind, Init, ParamId, ParamKind, ParamSpec, Plan, PlanBuilder, Precision};
 
 /// A plan under construction, with the configuration its parameters follow.
@@ -152,12 +153,25 @@ impl<'a> Layers<'a> {
     }
 
     /// The configuration's activation function, where it has one input.
-    pub(super) fn activation(&mut self, x: BufferId) -> BufferId {
+    pub(super) fn elementwise(&self) -> Elementwise {
         match self.config.hidden_act {
-            Activation::Gelu => self.plan.gelu_exact(x),
-            Activation::Relu => self.plan.relu(x),
-            Activation::Tanh => self.plan.tanh(x),
-            _ => self.plan.gelu(x),
+            Activation::Gelu => Elementwise::GeluExact,
+            Activation::Relu => Elementwise::Relu,
+            Activation::Tanh => Elementwise::Tanh,
+            _ => Elementwise::Gelu,
+        }
+    }
+
+    /// A nonlinearity as the input of a linear layer: rounded to int8 where the layer is quantized.
+    pub(super) fn activated(&mut self, function: Elementwise, x: BufferId, up: Option<BufferId>) -> BufferId {
+        match self.linear_input() {
+            BufferKind::Quantized if function != Elementwise::Tanh => {
+                self.plan.activation_quantize(function, x, up, None)
+            }
+            _ => {
+                let y = self.plan.activation(function, x, up);
+                self.quantized(y)
+            }
         }
     }
 

@@ -9,7 +9,8 @@
 use super::config::{ModelConfig, ModelType};
 use super::layers::{Declaration, Layers};
 use super::sharing::BlockPart;
-use crate::nn::{BufferId, BufferKind, Init, Precision};
+use crate::nn::ops::Elementwise;
+use crate::nn::{BufferId, BufferKind, Init, ParamId, Precision};
 
 /// What the tensors of a form are called.
 struct Names {
@@ -80,8 +81,7 @@ pub(super) fn build(config: &ModelConfig) -> Declaration {
         layers.enter(BlockPart::FeedForward, block);
         let normed = layers.block_norm(x, &name(names.feed_forward_norm));
         let inner = layers.plain_linear(normed, &name(names.feed_forward_in), ffn, std);
-        let activated = layers.plan.gelu(inner);
-        let outer = layers.plain_linear(activated, &name(names.feed_forward_out), hidden, residual_std);
+        let outer = layers.plain_linear_after_gelu(inner, &name(names.feed_forward_out), hidden, residual_std);
         let outer = layers.plan.dropout(outer, config.hidden_dropout);
         x = layers.plan.add(x, outer);
     }
@@ -109,14 +109,38 @@ impl Layers<'_> {
 
     /// A BitLinear, or a linear layer with bias.
     fn plain_linear(&mut self, x: BufferId, name: &str, outputs: usize, std: f32) -> BufferId {
+        self.plain_linear_of(x, name, outputs, std, |layers, norm| match norm {
+            Some((gain, eps)) => layers.plan.rms_norm(x, gain, eps, BufferKind::Quantized),
+            None => layers.quantized(x),
+        })
+    }
+
+    /// The same on the GELU of `x`.
+    fn plain_linear_after_gelu(&mut self, x: BufferId, name: &str, outputs: usize, std: f32) -> BufferId {
+        self.plain_linear_of(x, name, outputs, std, |layers, norm| match norm {
+            Some(_) => layers.plan.activation_quantize(Elementwise::Gelu, x, None, norm),
+            None => layers.activated(Elementwise::Gelu, x, None),
+        })
+    }
+
+    /// A BitLinear, for whose input `input` gets the norm's gain and epsilon, or a linear layer with bias. `x`: as wide as
+    /// the input.
+    fn plain_linear_of(
+        &mut self,
+        x: BufferId,
+        name: &str,
+        outputs: usize,
+        std: f32,
+        input: impl FnOnce(&mut Self, Option<(ParamId, f32)>) -> BufferId,
+    ) -> BufferId {
         let inputs = self.plan.buffer_spec(x).width;
         let weight = self.matrix(&format!("{name}.weight"), outputs, inputs, Init::Normal { std });
-        let (x, bias) = if self.norms_inside() {
-            let eps = self.config.rms_norm_eps;
-            (self.rms_norm(x, &format!("{name}.norm.weight"), eps, BufferKind::Quantized), None)
+        let (norm, bias) = if self.norms_inside() {
+            (Some((self.gain(&format!("{name}.norm.weight"), x), self.config.rms_norm_eps)), None)
         } else {
-            (self.quantized(x), Some(self.bias(&format!("{name}.bias"), outputs)))
+            (None, Some(self.bias(&format!("{name}.bias"), outputs)))
         };
+        let x = input(self, norm);
         self.plan.linear(x, weight, bias, self.config.gradient_precision)
     }
 }

@@ -1,14 +1,15 @@
 //! Operations, one a file: the layer's forward and backward side by side, and the builder method that adds it.
 
 mod activation;
+mod activation_quantize;
 mod add;
 mod attention;
 mod classification;
 mod cross_entropy;
 mod dropout;
+mod elementwise;
 mod embedding;
 mod first_token;
-mod gate;
 mod language_model_head;
 mod layer_norm;
 mod linear;
@@ -21,13 +22,14 @@ mod rope;
 mod row_blocks;
 
 pub use activation::Activation;
+pub use activation_quantize::ActivationQuantize;
 pub use add::Add;
 pub use attention::{Attention, AttentionShape};
 pub use classification::Classification;
 pub use dropout::Dropout;
+pub use elementwise::Elementwise;
 pub use embedding::Embedding;
 pub use first_token::FirstToken;
-pub use gate::Gate;
 pub use language_model_head::{HeadPrecision, LanguageModelHead};
 pub use layer_norm::LayerNorm;
 pub use linear::{GradPrecision, Linear};

@@ -1,6 +1,8 @@
 //! Fixed blocks of rows: the unit of parallel work of the row-wise operations, and of their parameters' gradients.
 #![forbid(unsafe_code)]
 
+use std::slice::ChunksMut;
+
 use crate::nn::{Mode, Scratch};
 
 /// Rows of a block.
@@ -22,3 +24,35 @@ pub(super) fn add_blocks(partials: &[f32], gradient: &mut [f32]) {
         *gradient += sum as f32;
     }
 }
+
+/// Chunks of `size` elements of a slice; of an empty one, `count` empty chunks.
+pub(super) fn chunks_or_empty(values: &mut [f32], size: usize, count: usize) -> ChunksOrEmpty<'_> {
+    ChunksOrEmpty { chunks: values.chunks_mut(size), count }
+}
+
+pub(super) struct ChunksOrEmpty<'a> {
+    chunks: ChunksMut<'a, f32>,
+    count: usize,
+}
+
+impl<'a> Iterator for ChunksOrEmpty<'a> {
+    type Item = &'a mut [f32];
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.count = self.count.checked_sub(1)?;
+        Some(self.chunks.next().unwrap_or_default())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.count, Some(self.count))
+    }
+}
+
+impl DoubleEndedIterator for ChunksOrEmpty<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.count = self.count.checked_sub(1)?;
+        Some(self.chunks.next_back().unwrap_or_default())
+    }
+}
+
+impl ExactSizeIterator for ChunksOrEmpty<'_> {}

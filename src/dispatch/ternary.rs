@@ -70,14 +70,15 @@ fn for_each_tile(
     work: &(dyn Fn(MatrixMut<'_, f32>, usize, usize) + Sync),
 ) {
     let (tokens, outputs) = (y.rows(), y.cols());
-    let (first, second, next) = if outputs > tile.outputs {
-        let at = outputs.div_ceil(tile.outputs) / 2 * tile.outputs;
-        let (left, right) = y.split_cols_at(at);
-        (left, right, (token, output + at))
-    } else if tokens > tile.tokens {
+    // Tokens first: what a thread reads and writes is then of the tokens that it works on in the operations around this one.
+    let (first, second, next) = if tokens > tile.tokens {
         let at = tokens.div_ceil(tile.tokens) / 2 * tile.tokens;
         let (above, below) = y.split_rows_at(at);
         (above, below, (token + at, output))
+    } else if outputs > tile.outputs {
+        let at = outputs.div_ceil(tile.outputs) / 2 * tile.outputs;
+        let (left, right) = y.split_cols_at(at);
+        (left, right, (token, output + at))
     } else {
         return work(y, token, output);
     };

@@ -22,6 +22,9 @@ const STRIP_BYTES: usize = 1 << 19;
 const BLOCK_PANELS: usize = 32;
 const BLOCK_BYTES: usize = 1 << 19;
 
+/// Blocks that each thread has, at least.
+const BLOCKS_A_THREAD: usize = 2;
+
 thread_local! {
     /// Panels of both factors, of products in bf16 too: kept, so that a step allocates nothing.
     pub(super) static PANELS: RefCell<AlignedBuffer<u8>> = RefCell::default();
@@ -204,7 +207,8 @@ fn section_product(
     // A block of output rows goes through all right panels: the block's left panels stay in the second-level cache.
     // Blocks are of one size and as many for each thread: all end together.
     let (panels, most) = (left.cols.div_ceil(left.width), (BLOCK_BYTES / a_bytes).clamp(1, BLOCK_PANELS));
-    let blocks = panels.div_ceil(most).next_multiple_of(if call.parallel { context.threads() } else { 1 });
+    let blocks =
+        panels.div_ceil(most).next_multiple_of(if call.parallel { BLOCKS_A_THREAD * context.threads() } else { 1 });
     let block_panels = panels.div_ceil(blocks);
     let block_rows = block_panels * left.width;
     let multiply = |((c, scales), a_panels): ((&mut [f32], &[f32]), &[u8])| {

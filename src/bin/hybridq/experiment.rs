@@ -27,7 +27,7 @@ pub struct Arguments {
     /// Runs at a time [default: one a thread, as memory allows]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Threads of each run [default: 1]
+    /// Threads of each run
     #[arg(long, value_name = "N", default_value_t = 1)]
     threads: u32,
 }

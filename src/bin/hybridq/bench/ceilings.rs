@@ -110,9 +110,8 @@ impl<'a> Ceilings<'a> {
         };
         spread_threads(context);
         let mut operations = 0u64;
-        let ns = least_ns(TIME, || {
-            operations = context.install(|| rayon::broadcast(|_| work(kernels))).into_iter().sum();
-        });
+        let ns =
+            context.install(|| least_ns(TIME, || operations = rayon::broadcast(|_| work(kernels)).into_iter().sum()));
         let value = operations as f64 / ns;
         self.registers.borrow_mut().insert(key, value);
         let unit = if which == Registers::F32 { "GFLOP/s" } else { "GOP/s" };
@@ -125,8 +124,9 @@ impl<'a> Ceilings<'a> {
         let mut buffer = PageBuffer::zeroed(STREAM_BYTES, pages)?;
         buffer.bytes_mut().fill(1);
         spread_threads(context);
-        let read = STREAM_BYTES as f64 / median_ns(TIME, || read_parts(context, buffer.bytes()));
-        let update = STREAM_BYTES as f64 / median_ns(TIME, || update_parts(context, buffer.bytes_mut()));
+        let read = context.install(|| STREAM_BYTES as f64 / median_ns(TIME, || read_parts(context, buffer.bytes())));
+        let update =
+            context.install(|| STREAM_BYTES as f64 / median_ns(TIME, || update_parts(context, buffer.bytes_mut())));
         let found = Stream { read, update };
         if !self.streams.borrow_mut().insert((pages, context.threads())) {
             return Ok(found);
@@ -143,20 +143,21 @@ impl<'a> Ceilings<'a> {
             return Ok(*found);
         }
         let buffer = vec![1; CACHED_BYTES];
-        let value = CACHED_BYTES as f64 / least_ns(TIME, || read_parts(context, &buffer));
+        let value = CACHED_BYTES as f64 / context.install(|| least_ns(TIME, || read_parts(context, &buffer)));
         self.cached.borrow_mut().insert(context.threads(), value);
         self.line(format!("read {} MiB again", CACHED_BYTES >> 20), context, value, "GB/s")?;
         Ok(value)
     }
 }
 
+/// To be called within [`Context::install`].
 fn read_parts(context: &Context, bytes: &[u8]) {
     let part = bytes.len().div_ceil(context.threads());
     let read = |of: usize| {
         let first = (of * part).min(bytes.len());
         context.kernels().ceiling_read(&bytes[first..(first + part).min(bytes.len())])
     };
-    std::hint::black_box(context.install(|| rayon::broadcast(|thread| read(thread.index()))));
+    std::hint::black_box(rayon::broadcast(|thread| read(thread.index())));
 }
 
 fn update_parts(context: &Context, bytes: &mut [u8]) {

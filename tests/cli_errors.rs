@@ -72,6 +72,24 @@ fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
+fn more_clusters_than_windows_are_cut_with_a_warning_and_one_will_do() {
+    let folder = prepared();
+    for features in ["data", "random"] {
+        let toml = format!("use_clustering = true\ndata_clusters = 60000\ncluster_features = \"{features}\"\n");
+        std::fs::write(folder.path().join("many.toml"), toml).unwrap();
+        let output = hybridq(folder.path(), &with(&["--config", "many.toml"]));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        let warnings: Vec<&str> =
+            stderr.lines().filter(|line| line.contains("data_clusters: 60000 clusters for")).collect();
+        assert_eq!(warnings.len(), 1, "{stderr}");
+    }
+    std::fs::write(folder.path().join("one.toml"), "use_clustering = true\ndata_clusters = 1\n").unwrap();
+    let output = hybridq(folder.path(), &with(&["--config", "one.toml"]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn wrong_data() {
     let folder = prepared();
     let data = |name: &'static str| ["train", "--data", name, "--model", "small.json", "--seq", "16"];

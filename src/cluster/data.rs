@@ -48,6 +48,14 @@ pub struct DataClustering {
     seed: u64,
 }
 
+/// `clusters`, or as many as there are windows.
+fn at_most(clusters: usize, windows: usize) -> usize {
+    if clusters > windows {
+        tracing::warn!("data_clusters: {clusters} clusters for {windows} windows: using {windows}");
+    }
+    clusters.min(windows)
+}
+
 impl DataClustering {
     /// Clusters `embeddings` `[windows, dim]` (see [`super::WindowEmbedding`], or the caller's own). More clusters than
     /// windows are cut to the number of windows, with a warning.
@@ -58,11 +66,8 @@ impl DataClustering {
         if windows == 0 {
             return Err(Error::invalid("windows to cluster", "at least 1", 0));
         }
-        if clusters > windows {
-            tracing::warn!("data_clusters: {clusters} clusters for {windows} windows: using {windows}");
-        }
-        let options =
-            KMeansOptions { clusters: clusters.min(windows), seed, max_iterations: 50, ..KMeansOptions::default() };
+        let clusters = at_most(clusters, windows);
+        let options = KMeansOptions { clusters, seed, max_iterations: 50, ..KMeansOptions::default() };
         let kmeans = KMeans::fit(context, embeddings, dim, &options)?;
         let labels = balanced_labels(embeddings, dim, kmeans.centroids());
         Ok(Self::from_labels(labels, options.clusters, seed))
@@ -74,7 +79,7 @@ impl DataClustering {
         if windows == 0 || clusters == 0 {
             return Err(Error::invalid("windows and clusters", "at least 1 each", format!("{windows} and {clusters}")));
         }
-        let clusters = clusters.min(windows);
+        let clusters = at_most(clusters, windows);
         let order = Permutation::new(RandomStream::key(seed, BATCH_PURPOSE), [RANDOM_LABELS, 0], windows);
         let labels = (0..windows).map(|window| (order.apply(window) % clusters) as u32).collect();
         Ok(Self::from_labels(labels, clusters, seed))

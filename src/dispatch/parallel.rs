@@ -145,9 +145,14 @@ pub(super) fn join(first: impl FnOnce() + Send, second: impl FnOnce() + Send) {
 /// Runs `work` on the calling thread, one of a pool of `threads`, while the others stay awake for what it hands out.
 pub(super) fn with_helpers(threads: usize, work: &mut (dyn FnMut() + Send)) {
     let (work, ended) = (Mutex::new(work), AtomicBool::new(false));
+    let caller = rayon::current_thread_index();
     spread(0..threads, &|thread| {
         if thread > 0 {
-            return work_until(&ended);
+            // The caller may come across a helper's part while it waits for another in the midst of its work.
+            if rayon::current_thread_index() != caller {
+                work_until(&ended);
+            }
+            return;
         }
         let _at_the_end = Raise(&ended);
         work.lock().expect("one thread takes it, once")();

@@ -85,6 +85,11 @@ impl Operation for ActivationQuantize {
         self.norm.iter().map(|(gain, _)| *gain).collect()
     }
 
+    /// As the norm alone; without one the int8 rows are kept, as those of [`super::QuantizeRows`].
+    fn is_cheap(&self) -> bool {
+        self.norm.is_some()
+    }
+
     fn scratch(&self, plan: &Plan, mode: Mode, rows: usize) -> Vec<Scratch> {
         self.norm.map_or_else(Vec::new, |_| sums_of_blocks(mode, rows, [plan.buffer(self.x).width]))
     }

@@ -186,21 +186,29 @@ impl Context {
     /// Runs `work` on one of the context's threads; the others stay awake for what it hands out. Call it once around a whole
     /// step: [`Context::for_each`] inside then needs no hand-over.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        through_a_pointer(work, |work| match self.pool.current_thread_index() {
-            Some(_) => work(),
-            None => self.pool.install(|| with_helpers(self.threads(), work)),
-        })
+        let (mut work, mut result) = (Some(work), None);
+        self.install_with_helpers(&mut || result = work.take().map(|work| work()));
+        result.expect("the pool has run the work")
     }
 
     /// Runs `work`, which hands out what it does once, on one of the context's threads.
     pub(super) fn hand_over<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        through_a_pointer(work, |work| self.pool.install(work))
+        let (mut work, mut result) = (Some(work), None);
+        self.install_alone(&mut || result = work.take().map(|work| work()));
+        result.expect("the pool has run the work")
     }
-}
 
-/// One instance of the pool's machinery then serves all callers.
-fn through_a_pointer<R: Send>(work: impl FnOnce() -> R + Send, run: impl FnOnce(&mut (dyn FnMut() + Send))) -> R {
-    let (mut work, mut result) = (Some(work), None);
-    run(&mut || result = work.take().map(|work| work()));
-    result.expect("the work was run")
+    // Not generic: one instance of the pool's machinery serves all callers.
+    #[inline(never)]
+    fn install_with_helpers(&self, work: &mut (dyn FnMut() + Send)) {
+        match self.pool.current_thread_index() {
+            Some(_) => work(),
+            None => self.pool.install(|| with_helpers(self.threads(), work)),
+        }
+    }
+
+    #[inline(never)]
+    fn install_alone(&self, work: &mut (dyn FnMut() + Send)) {
+        self.pool.install(work);
+    }
 }

@@ -41,6 +41,7 @@ impl Elementwise {
     }
 
     /// `y = f(x)`, or of a gate `f(x, up)`; `up` is empty where there is none.
+    #[inline(never)]
     pub(super) fn values(self, kernels: &KernelTable, x: &[f32], up: &[f32], y: &mut [f32]) {
         match self {
             Elementwise::Gelu => kernels.gelu(x, y),
@@ -54,6 +55,7 @@ impl Elementwise {
     }
 
     /// The gradients of `x` and `up` from that of `y`. Tanh takes `y` for `x`: its slope is had from that.
+    #[inline(never)]
     pub(super) fn gradients(
         self,
         kernels: &KernelTable,

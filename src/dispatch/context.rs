@@ -203,7 +203,7 @@ impl Context {
     fn install_with_helpers(&self, work: &mut (dyn FnMut() + Send)) {
         match self.pool.current_thread_index() {
             Some(_) => work(),
-            None => self.pool.install(|| with_helpers(self.threads(), work)),
+            None => self.install_alone(&mut || with_helpers(self.threads(), work)),
         }
     }
 

@@ -32,7 +32,8 @@ impl Context {
     {
         let threads = self.threads().min(items.len());
         let items = Mutex::new(items);
-        let share = |thread: usize| {
+        // Through a pointer: one copy of the loop for both cases below.
+        let share: &(dyn Fn(usize) + Sync) = &|thread: usize| {
             loop {
                 let mut taken = [const { None }; MOST_ITEMS];
                 let mut items = items.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,7 +50,7 @@ impl Context {
                 taken.into_iter().map_while(|item| item).for_each(&work);
             }
         };
-        if threads < 2 { share(0) } else { self.hand_over(|| spread(0..threads, &share)) }
+        if threads < 2 { share(0) } else { self.hand_over(|| spread(0..threads, share)) }
     }
 
     /// As [`Context::for_each`]; gives the results in the order of the items.
@@ -170,6 +171,7 @@ impl Drop for Raise<'_> {
 
 /// Does what others have handed out until `ended`, or until there has been nothing for [`STAY_AWAKE`]. The flag orders
 /// nothing: what it stands for is waited for again by `rayon::join`.
+#[inline(never)]
 fn work_until(ended: &AtomicBool) {
     let mut idle = Instant::now();
     while !ended.load(Ordering::Relaxed) {

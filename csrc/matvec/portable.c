@@ -2,7 +2,6 @@
 #include "../hqk.h"
 #include "../ternary/layout.h"
 
-
 /* acc[r] += sum over the 16 columns of a step, for its 64 rows. Byte `b` holds row b / 4. */
 static void add_two_bits(const uint8_t *step, const int8_t *x, int32_t *acc) {
     for (size_t r = 0; r < HQK_BLOCK_ROWS; r++)

@@ -6,7 +6,7 @@
 //!
 //! `y = 10 sin(pi a b) + 20 (c - 1/2)^2 + 10 d + 5 e + noise` of five of ten inputs (Friedman, "Multivariate Adaptive Regression
 //! Splines", 1991), y scaled to variance 1; 4,096 rows to train on, 2,048 others to measure; 10-128-128-1. Both optimizers get
-//! eighteen settings with one seed; the best of each runs with five others.
+//! thirty-six settings with one seed; the best of each runs with five others.
 
 use hybridq::dispatch::{Context, ContextOptions};
 use hybridq::nn::Precision;
@@ -46,18 +46,22 @@ fn base() -> TrainConfig {
     }
 }
 
-fn adamw(rate: f64, decay: f64) -> TrainConfig {
-    TrainConfig { optimizer: OptimizerKind::AdamW, base_learning_rate: rate, weight_decay: decay, ..base() }
+/// `end`: the share of the rate that the cosine goes down to.
+fn adamw(rate: f64, end: f64, decay: f64) -> TrainConfig {
+    let plain =
+        TrainConfig { optimizer: OptimizerKind::AdamW, base_learning_rate: rate, weight_decay: decay, ..base() };
+    TrainConfig { min_lr_ratio: end, ..plain }
 }
 
 /// `rms`: of the matrices' steps for a rate of 1; what is no matrix goes by the rate alone.
-fn spectral(rate: f64, iterations: usize, rms: f64) -> TrainConfig {
+fn spectral(rate: f64, end: f64, iterations: usize, rms: f64) -> TrainConfig {
     TrainConfig {
         trust_norm: TrustNorm::Spectral,
         initial_trust_radius: 1.0,
         steepest_rms: rms,
         newton_schulz_iterations: iterations,
         base_learning_rate: rate,
+        min_lr_ratio: end,
         ..base()
     }
 }
@@ -91,18 +95,20 @@ fn last(losses: &[f64]) -> f64 {
 fn main() {
     let context = Context::new(ContextOptions { threads: Some(1), isa: None }).expect("one thread");
     let rates = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2];
-    let grid = |make: &dyn Fn(f64, usize) -> (String, TrainConfig)| -> Vec<(String, TrainConfig)> {
-        rates.iter().flat_map(|&rate| [0, 1, 2].map(|second| make(rate, second))).collect()
+    let ends = [0.1, 0.0];
+    let grid = |make: &dyn Fn(f64, f64, usize) -> (String, TrainConfig)| -> Vec<(String, TrainConfig)> {
+        let pairs = rates.iter().flat_map(|&rate| ends.map(|end| (rate, end)));
+        pairs.flat_map(|(rate, end)| [0, 1, 2].map(|third| make(rate, end, third))).collect()
     };
     let arms = [
-        grid(&|rate, second| {
-            let decay = [1e-5, 1e-2, 1e-1][second];
-            (format!("AdamW, rate {rate}, decay {decay}"), adamw(rate, decay))
+        grid(&|rate, end, third| {
+            let decay = [1e-5, 1e-2, 1e-1][third];
+            (format!("AdamW, rate {rate} down to {end}, decay {decay}"), adamw(rate, end, decay))
         }),
-        grid(&|rate, second| {
-            let (iterations, rms) = [(2, 0.8), (3, 0.8), (2, 0.2)][second];
-            let name = format!("spectral, rate {rate}, {iterations} iterations, root mean square {rms}");
-            (name, spectral(rate, iterations, rms))
+        grid(&|rate, end, third| {
+            let (iterations, rms) = [(2, 0.8), (3, 0.8), (2, 0.2)][third];
+            let name = format!("spectral, rate {rate} down to {end}, {iterations} iterations, root mean square {rms}");
+            (name, spectral(rate, end, iterations, rms))
         }),
     ];
     println!("# Friedman's regression, ternary 10-128-128-1, {STEPS} steps of 64 rows\n");

@@ -1993,8 +1993,9 @@ hq_status hq_model_translate(hq_model *model,
                              size_t *count,
                              double *log_probability);
 
-// Where a call of `operation` ("norm", "ternary_matmul"; the error of a wrong name lists all) with `work` runs in this context. `work` counts multiply-adds for products and k-means, else
-// elements; `tokens` (centroids for k-means) matters to ternary products and where a CUDA device may be chosen, whose copies are
+// Where a call of `operation` ("norm", "ternary_matmul"; the error of a wrong name lists all) with `work` runs in this context. `work` counts
+// multiply-adds for products and k-means (with 32 more an output of `int8_matmul`, 1,024 more a point of k-means), else elements;
+// `tokens` (centroids for k-means) matters to ternary products and where a CUDA device may be chosen, whose copies are
 // counted as those of square weights, or of points with 64 coordinates. HQ_INVALID_VALUE: no such operation.
 hq_status hq_dispatch_choose(const hq_context *context,
                              const char *operation,
@@ -2040,7 +2041,7 @@ hq_status hq_dispatch_load(const hq_context *context,
 
 // As `hq_dispatch_configure`, with thresholds learned by timing (half a minute or so, on a quiet machine), which are put
 // into the cache file `path` (NULL: as for `hq_dispatch_load`; "": none). `progress` gets the name of each operation before
-// it is timed, and `user_data`; a result other than 0 ends the work: HQ_CANCELLED. `progress` may be NULL.
+// it is timed, in each of three passes, and `user_data`; a result other than 0 ends the work: HQ_CANCELLED. `progress` may be NULL.
 hq_status hq_dispatch_calibrate(const hq_context *context,
                                 const char *path,
                                 hq_text_callback progress,

@@ -10,21 +10,27 @@
 
 static inline size_t panel_bytes(size_t width, size_t tokens) { return 4 * width * (1 + (tokens + STEP - 1) / STEP); }
 
-/* Words of up to 8 columns of STEP rows, of which `tokens` exist; what lies beyond is zero. */
-static inline __m256i edge_words(const int8_t *x, size_t tokens, size_t stride, size_t cols) {
-    __m128i rows[STEP];
-    for (size_t t = 0; t < STEP; t++) {
-        int8_t values[WORD_COLS] = {0};
-        if (t < tokens) memcpy(values, x + t * stride, cols < WORD_COLS ? cols : WORD_COLS);
-        rows[t] = _mm_loadl_epi64((const __m128i *)values);
-    }
-    return words(rows);
-}
-
-/* The same where 8 bytes can be read of each row. */
+/* Words of 8 columns of STEP rows, of each of which 8 bytes can be read. */
 static inline __m256i inner_words(const int8_t *x, size_t stride) {
     __m128i rows[STEP];
     for (size_t t = 0; t < STEP; t++) rows[t] = _mm_loadl_epi64((const __m128i *)(x + t * stride));
+    return words(rows);
+}
+
+/* Words of up to 8 of the `cols` columns of STEP rows, of which `tokens` exist; what lies beyond is zero. */
+static inline __m256i edge_words(const int8_t *x, size_t tokens, size_t stride, size_t cols) {
+    if (cols > WORD_COLS) cols = WORD_COLS;
+    /* Where rows follow, 8 bytes can be read of these: the columns beyond are other rows'. */
+    if (tokens >= STEP && (tokens - STEP) * stride + cols >= WORD_COLS) {
+        __m256i column = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        return _mm256_and_si256(inner_words(x, stride), _mm256_cmpgt_epi32(_mm256_set1_epi32((int)cols), column));
+    }
+    __m128i rows[STEP];
+    for (size_t t = 0; t < STEP; t++) {
+        int8_t values[WORD_COLS] = {0};
+        if (t < tokens) memcpy(values, x + t * stride, cols);
+        rows[t] = _mm_loadl_epi64((const __m128i *)values);
+    }
     return words(rows);
 }
 

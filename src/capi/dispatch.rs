@@ -73,8 +73,9 @@ fn static_name(name: &str) -> *const c_char {
     found.map_or(std::ptr::null(), |name| name.as_ptr())
 }
 
-/// Where a call of `operation` ("norm", "ternary_matmul"; the error of a wrong name lists all) with `work` runs in this context. `work` counts multiply-adds for products and k-means, else
-/// elements; `tokens` (centroids for k-means) matters to ternary products and where a CUDA device may be chosen, whose copies are
+/// Where a call of `operation` ("norm", "ternary_matmul"; the error of a wrong name lists all) with `work` runs in this context. `work` counts
+/// multiply-adds for products and k-means (with 32 more an output of `int8_matmul`, 1,024 more a point of k-means), else elements;
+/// `tokens` (centroids for k-means) matters to ternary products and where a CUDA device may be chosen, whose copies are
 /// counted as those of square weights, or of points with 64 coordinates. HQ_INVALID_VALUE: no such operation.
 ///
 /// # Safety
@@ -255,7 +256,7 @@ pub unsafe extern "C" fn hq_dispatch_load(
 
 /// As `hq_dispatch_configure`, with thresholds learned by timing (half a minute or so, on a quiet machine), which are put
 /// into the cache file `path` (NULL: as for `hq_dispatch_load`; "": none). `progress` gets the name of each operation before
-/// it is timed, and `user_data`; a result other than 0 ends the work: HQ_CANCELLED. `progress` may be NULL.
+/// it is timed, in each of three passes, and `user_data`; a result other than 0 ends the work: HQ_CANCELLED. `progress` may be NULL.
 ///
 /// # Safety
 /// The pointers are as [`crate::capi`] says.

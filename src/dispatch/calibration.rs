@@ -4,144 +4,28 @@
 
 use std::time::{Duration, Instant};
 
-use super::config::{DispatchConfig, NEVER, Thresholds};
+use super::config::{DispatchConfig, Thresholds};
 use super::cuda::DRIVER;
+use super::timing::{Caller, Candidate, Times, time_candidates};
 use super::{Backend, Context, Operation, Size, Workload, cuda_calibration};
 use crate::Result;
 use crate::gpu::device_count;
-use crate::kernels::{Isa, KernelTable};
+use crate::kernels::Isa;
 
-/// Sizes an operation is timed at.
+/// Sizes an operation is timed at, of so many steps: the largest take longest, and thresholds lie far below them.
 const STEPS: usize = 18;
+const ALL_STEPS: usize = 20;
+/// How often [`calibrate`] goes through all operations: a machine that shares its cores has slow spells of many seconds, and one
+/// must not meet all that is known of an operation.
+pub const CALIBRATION_PASSES: usize = 3;
+/// Rounds of a size in one pass.
+const ROUNDS: usize = 3;
+/// Calls, before each operation of each pass, that tell what threads lose that were not kept awake.
+const WAKING_CALLS: usize = 16;
 /// Tokens that reading packed weights as they are is tried at.
 const DIRECT_TRIALS: [usize; 8] = [2, 4, 8, 16, 32, 64, 128, 256];
-/// A backend this many times slower than the fastest at first sight is not timed further.
-const HOPELESS: f64 = 3.0;
-/// Calls whose least time is the first sight.
-const FIRST_CALLS: usize = 5;
 /// What a departure from the defaults must gain to be worth a line: the mean share of time over all sizes.
 const WORTH: f64 = 0.02;
-
-/// A backend of an operation, and a context that always takes it.
-#[derive(Clone, Debug)]
-pub struct Candidate {
-    /// The backend.
-    pub backend: Backend,
-    /// A context that uses it for calls of every size.
-    pub context: Context,
-}
-
-impl Context {
-    /// The different backends of `operation` on the CPU within this context: levels that share their kernels count once, as the
-    /// highest of them.
-    pub fn candidates(&self, operation: Operation) -> Result<Vec<Candidate>> {
-        let cap = self.kernels();
-        let mut levels: Vec<&KernelTable> = vec![cap];
-        if let Some(family) = operation.family() {
-            for table in KernelTable::available().iter().rev() {
-                let within = cap.isa().includes(table.isa());
-                if within && levels.iter().all(|level| !level.shares_kernels(table, family)) {
-                    levels.push(table);
-                }
-            }
-        }
-        let directs: &[bool] = match operation {
-            Operation::TernaryMatmul => &[false, true],
-            Operation::TernaryMatvec => &[true],
-            _ => &[false],
-        };
-        let mut found = Vec::new();
-        for level in levels {
-            for parallel in [false, true] {
-                if parallel && self.threads() == 1 {
-                    continue;
-                }
-                for &direct in directs {
-                    let backend = Backend { isa: level.isa(), parallel, direct, cuda: false };
-                    found.push(Candidate { backend, context: self.forced(operation, backend)? });
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    fn forced(&self, operation: Operation, backend: Backend) -> Result<Context> {
-        let mut config =
-            DispatchConfig { direct_tokens: Some(if backend.direct { u32::MAX } else { 0 }), ..Default::default() };
-        let serial_below = Some(if backend.parallel { 0 } else { NEVER });
-        *config.of_mut(operation) = Thresholds { serial_below, isa: Some(backend.isa), ..Default::default() };
-        self.with_dispatch(config)
-    }
-}
-
-/// From where a call comes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Caller {
-    /// A thread of the program: work for the context's threads is handed over to them.
-    Outside,
-    /// One of the context's threads, as in a step of training.
-    Inside,
-}
-
-impl Caller {
-    /// Both.
-    pub const ALL: [Caller; 2] = [Caller::Outside, Caller::Inside];
-
-    /// Runs `work` on such a thread.
-    pub fn call<R: Send>(self, context: &Context, work: impl FnOnce() -> R + Send) -> R {
-        if self == Caller::Inside { context.install(work) } else { work() }
-    }
-}
-
-/// Time of a call from `caller` in nanoseconds on each candidate (all of one context): the lower quartile, which a busy machine
-/// disturbs less than the median, turn by turn so that a slower spell of the machine meets all alike. Infinite for one that
-/// is hopeless at first sight.
-pub fn time_candidates(workload: &mut Workload, candidates: &[Candidate], caller: Caller, rounds: usize) -> Vec<f64> {
-    let Some(first) = candidates.first() else { return Vec::new() };
-    spread_threads(&first.context);
-    caller.call(&first.context, || time_in_turn(workload, candidates, rounds))
-}
-
-/// Keeps all threads busy for a moment: of threads that slept two may share a core, another one idle, until the system's
-/// scheduler moves them apart.
-fn spread_threads(context: &Context) {
-    let end = Instant::now() + Duration::from_millis(4);
-    context.install(|| {
-        rayon::broadcast(|_| {
-            while Instant::now() < end {
-                std::hint::spin_loop();
-            }
-        })
-    });
-}
-
-fn time_in_turn(workload: &mut Workload, candidates: &[Candidate], rounds: usize) -> Vec<f64> {
-    const LEAST: Duration = Duration::from_micros(40);
-    let mut time = |candidate: &Candidate, calls: u32| {
-        let start = Instant::now();
-        (0..calls).for_each(|_| workload.run(&candidate.context));
-        start.elapsed().as_secs_f64() * 1e9 / f64::from(calls)
-    };
-    // The least of several: a machine that is busy for a moment must not make a candidate look hopeless.
-    let mut least =
-        |candidate: &Candidate| (0..FIRST_CALLS).fold(f64::INFINITY, |least, _| least.min(time(candidate, 1)));
-    let first: Vec<f64> = candidates.iter().map(&mut least).collect();
-    let best = first.iter().copied().fold(f64::INFINITY, f64::min);
-    let mut times = vec![Vec::with_capacity(rounds); candidates.len()];
-    for _ in 0..rounds {
-        for (index, candidate) in candidates.iter().enumerate().filter(|(index, _)| first[*index] <= HOPELESS * best) {
-            let calls = (LEAST.as_nanos() as f64 / first[index]).ceil().clamp(1.0, 1000.0);
-            times[index].push(time(candidate, calls as u32));
-        }
-    }
-    times
-        .into_iter()
-        .map(|mut times| {
-            times.sort_by(f64::total_cmp);
-            times.get(times.len() / 4).copied().unwrap_or(f64::INFINITY)
-        })
-        .collect()
-}
 
 /// One size of an operation, timed.
 #[derive(Clone, Debug)]
@@ -166,47 +50,100 @@ impl Timed {
     }
 }
 
-/// The thresholds of this context's level and threads, learned by timing. `progress` is told each operation before it is
-/// timed; an error of its own ends the work. What the first CUDA device costs is learned too, where there is one. A minute or
-/// so; wants a quiet machine. Errors: `progress`'s.
-pub fn calibrate(context: &Context, mut progress: impl FnMut(Operation) -> Result<()>) -> Result<DispatchConfig> {
-    let (mut config, top) = (DispatchConfig::default(), context.kernels().isa());
-    for operation in Operation::ALL {
-        progress(operation)?;
-        if operation == Operation::TernaryMatmul {
-            config.direct_tokens = learn_direct_tokens(context)?;
-        }
+/// An operation's backends and their times at each size.
+struct Learning {
+    operation: Operation,
+    candidates: Vec<Candidate>,
+    sizes: Vec<(Size, Vec<Times>)>,
+}
+
+impl Learning {
+    fn new(context: &Context, operation: Operation) -> Result<Self> {
         let candidates = context.candidates(operation)?;
-        let (mut outside, mut inside) = (Vec::new(), Vec::new());
-        for step in 0..STEPS {
-            let size = Size::along(operation, step, STEPS);
-            // Of the two paths of a product only the one that will be taken counts.
-            let direct = context.with_dispatch(config.clone())?.backend(operation, usize::MAX, size.depth).direct;
-            let taken =
-                |candidate: &&Candidate| operation != Operation::TernaryMatmul || candidate.backend.direct == direct;
-            let candidates: Vec<Candidate> = candidates.iter().filter(taken).cloned().collect();
-            let mut workload = Workload::new(operation, size);
-            for (caller, sizes) in [(Caller::Outside, &mut outside), (Caller::Inside, &mut inside)] {
-                // From outside only the hand-over is another: one level tells what it costs.
-                let told = |candidate: &&Candidate| caller == Caller::Inside || candidate.backend.isa == top;
-                let candidates: Vec<Candidate> = candidates.iter().filter(told).cloned().collect();
-                let times = time_candidates(&mut workload, &candidates, caller, 7);
-                let backends = candidates.iter().map(|candidate| candidate.backend).zip(times).collect();
-                sizes.push(Timed { work: size.work(operation) as u64, backends });
-            }
+        let sizes =
+            (0..STEPS).map(|step| (Size::along(operation, step, ALL_STEPS), vec![Times::default(); candidates.len()]));
+        Ok(Learning { operation, sizes: sizes.collect(), candidates })
+    }
+
+    fn time(&mut self) {
+        for (size, times) in &mut self.sizes {
+            let mut workload = Workload::new(self.operation, *size);
+            let more = time_candidates(&mut workload, &self.candidates, Caller::Inside, ROUNDS);
+            times.iter_mut().zip(more).for_each(|(times, more)| times.extend(&more));
         }
-        outside.sort_by_key(|timed| timed.work);
-        inside.sort_by_key(|timed| timed.work);
-        let mut thresholds = choose(&inside, top, context.threads() > 1);
-        thresholds.serial_below_inside = thresholds.serial_below;
-        thresholds.serial_below = choose(&outside, top, context.threads() > 1).serial_below;
+    }
+
+    /// The thresholds of `context`; sharing costs a call from outside `waking` nanoseconds more.
+    fn thresholds(&self, context: &Context, waking: f64) -> Thresholds {
+        let timed = |more: f64| {
+            let mut sizes: Vec<Timed> = Vec::new();
+            for (size, times) in &self.sizes {
+                // Of the two paths of a product only the one that will be taken counts.
+                let direct = context.backend(self.operation, usize::MAX, size.depth).direct;
+                let pairs = self.candidates.iter().map(|candidate| candidate.backend).zip(times);
+                let taken =
+                    pairs.filter(|(backend, _)| self.operation != Operation::TernaryMatmul || backend.direct == direct);
+                let backends = taken
+                    .map(|(backend, times)| (backend, times.typical() + if backend.parallel { more } else { 0.0 }));
+                sizes.push(Timed { work: size.work(self.operation) as u64, backends: backends.collect() });
+            }
+            sizes.sort_by_key(|timed| timed.work);
+            choose(&sizes, context.kernels().isa(), context.threads() > 1)
+        };
+        let inside = timed(0.0);
+        Thresholds { serial_below: timed(waking).serial_below, serial_below_inside: inside.serial_below, ..inside }
+    }
+}
+
+/// Nanoseconds by which calls from outside, one after the other, took longer than within a step: work of about 100 microseconds,
+/// which is where sharing begins to matter.
+fn time_waking(context: &Context, samples: &mut Times) {
+    let spin = |time: Duration| {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            std::hint::spin_loop();
+        }
+    };
+    let call = || {
+        let start = Instant::now();
+        context.for_each(0..64, |_| spin(Duration::from_nanos(1500)));
+        start.elapsed().as_secs_f64() * 1e9
+    };
+    let mut inside = Times::default();
+    context.install(|| (0..WAKING_CALLS).for_each(|_| inside.push(call())));
+    for _ in 0..WAKING_CALLS {
+        samples.push(call() - inside.typical());
+    }
+}
+
+/// The thresholds of this context's level and threads, learned by timing. `progress` is told each operation before it is
+/// timed, [`CALIBRATION_PASSES`] times; an error of its own ends the work. What the first CUDA device costs is learned too, where
+/// there is one. A minute or so; wants a quiet machine. Errors: `progress`'s.
+pub fn calibrate(context: &Context, mut progress: impl FnMut(Operation) -> Result<()>) -> Result<DispatchConfig> {
+    let mut operations = Operation::ALL.into_iter().map(|op| Learning::new(context, op)).collect::<Result<Vec<_>>>()?;
+    let mut waking = Times::default();
+    for _ in 0..CALIBRATION_PASSES {
+        for learning in &mut operations {
+            progress(learning.operation)?;
+            if context.threads() > 1 {
+                time_waking(context, &mut waking);
+            }
+            learning.time();
+        }
+    }
+    let waking = if context.threads() > 1 { waking.quantile(0.5).max(0.0) } else { 0.0 };
+    tracing::debug!("calls from outside lose {waking:.0} ns to waking threads");
+    let mut config = DispatchConfig { direct_tokens: learn_direct_tokens(context)?, ..Default::default() };
+    let context = context.with_dispatch(config.clone())?;
+    for learning in &operations {
+        let thresholds = learning.thresholds(&context, waking);
         if thresholds != Thresholds::default() {
-            *config.of_mut(operation) = thresholds;
+            *config.of_mut(learning.operation) = thresholds;
         }
     }
     if let Some(open) = DRIVER
         && device_count().is_ok()
-        && let Err(error) = cuda_calibration::learn(context, 0, open, cuda_calibration::large, &mut config)
+        && let Err(error) = cuda_calibration::learn(&context, 0, open, cuda_calibration::large, &mut config)
     {
         tracing::warn!("{error}; no call will leave the CPU");
     }
@@ -279,7 +216,7 @@ fn learn_direct_tokens(context: &Context) -> Result<Option<u32>> {
             let times = time_candidates(&mut workload, &top, Caller::Inside, 7);
             let fastest = |direct: bool| {
                 let mine = top.iter().zip(&times).filter(|(candidate, _)| candidate.backend.direct == direct);
-                mine.map(|(_, time)| *time).fold(f64::INFINITY, f64::min)
+                mine.map(|(_, times)| times.typical()).fold(f64::INFINITY, f64::min)
             };
             let (direct, panels) = (fastest(true), fastest(false));
             let loss = |limit: usize| {
@@ -347,7 +284,8 @@ mod tests {
     #[test]
     fn sizes_grow_and_alternate() {
         for operation in Operation::ALL {
-            let works: Vec<usize> = (0..40).map(|step| Size::along(operation, step, 40).work(operation)).collect();
+            let sizes = (0..40).map(|step| Size::along(operation, step, 40));
+            let works: Vec<usize> = sizes.map(|size| size.rows * size.cols * size.depth).collect();
             assert!(works[0] * 1000 < works[39], "{operation:?}: {works:?}");
             assert!(works.windows(4).all(|w| w[0] < w[3]), "{operation:?}: {works:?}");
         }

@@ -11,7 +11,7 @@ use super::config::DispatchConfig;
 use super::cuda::{Cuda, DRIVER, Open, Traffic};
 use super::metrics::BackendMetrics;
 use super::operation::Operation;
-use super::parallel::with_helpers;
+use super::parallel::{beside, spread, with_helpers};
 use crate::gpu::HostCall;
 use crate::kernels::{Isa, KernelTable};
 use crate::{Error, Result};
@@ -93,7 +93,7 @@ impl Context {
         &self.source
     }
 
-    /// Where a call of `operation` with `work` (in [`Operation::unit`]) from this thread runs. `tokens`: of a product, or the
+    /// Where a call of `operation` with `work` ([`Size::work`](super::Size::work)) from this thread runs. `tokens`: of a product, or the
     /// centroids of k-means. Where a CUDA device may be chosen, its copies are counted as those of square weights or of points with 64
     /// coordinates; a call counts its own.
     pub fn backend(&self, operation: Operation, work: usize, tokens: usize) -> Backend {
@@ -191,24 +191,22 @@ impl Context {
         result.expect("the pool has run the work")
     }
 
-    /// Runs `work`, which hands out what it does once, on one of the context's threads.
-    pub(super) fn hand_over<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        let (mut work, mut result) = (Some(work), None);
-        self.install_alone(&mut || result = work.take().map(|work| work()));
-        result.expect("the pool has run the work")
-    }
-
     // Not generic: one instance of the pool's machinery serves all callers.
     #[inline(never)]
     fn install_with_helpers(&self, work: &mut (dyn FnMut() + Send)) {
         match self.pool.current_thread_index() {
             Some(_) => work(),
-            None => self.install_alone(&mut || with_helpers(self.threads(), work)),
+            None => self.pool.install(|| with_helpers(self.threads(), work)),
         }
     }
 
+    /// Calls `share` with 0 to `threads - 1`, at once if as many are free. A caller from outside takes the first part itself
+    /// while the others wake.
     #[inline(never)]
-    fn install_alone(&self, work: &mut (dyn FnMut() + Send)) {
-        self.pool.install(work);
+    pub(super) fn share_out(&self, threads: usize, share: &(dyn Fn(usize) + Sync)) {
+        match self.pool.current_thread_index() {
+            Some(_) => spread(0..threads, share),
+            None => beside(&self.pool, || share(0), || spread(1..threads, share)),
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use super::backend::Call;
 use super::cuda::Traffic;
-use super::{Context, Operation};
+use super::{Context, Operation, Size};
 use crate::gpu::HostCall;
 use crate::kernels::KernelTable;
 use crate::tensor::AlignedBuffer;
@@ -142,7 +142,7 @@ impl Context {
         }
         assert!(a.holds(m, k), "int8_matmul: a is not m x k");
         assert!(b.holds(k, n), "int8_matmul: b is not k x n");
-        let work = (m * n).saturating_mul(k);
+        let work = Size { rows: m, cols: n, depth: k }.work(Operation::Int8Matmul);
         // A device takes the form of weight gradients, rows without gaps.
         let dense = a.transposed && !b.transposed && (a.stride, b.stride, c_stride) == (m, n, n);
         if dense {
@@ -153,17 +153,14 @@ impl Context {
             }
         }
         let call = self.call(Operation::Int8Matmul, work);
-        let mut sections = || {
-            let mut panels = PANELS.take();
-            for first in (0..k).step_by(SECTION) {
-                let (len, accumulate) = (SECTION.min(k - first), accumulate || first > 0);
-                // The elements of a sum lie side by side in `a` as stored and in the transpose of `b`.
-                let (left, right) = (a.section(!a.transposed, m, first, len), b.section(b.transposed, n, first, len));
-                section_product(self, &call, left, right, row_scales, accumulate, c, c_stride, &mut panels);
-            }
-            PANELS.set(panels);
-        };
-        if call.parallel { self.install(sections) } else { sections() }
+        let mut panels = PANELS.take();
+        for first in (0..k).step_by(SECTION) {
+            let (len, accumulate) = (SECTION.min(k - first), accumulate || first > 0);
+            // The elements of a sum lie side by side in `a` as stored and in the transpose of `b`.
+            let (left, right) = (a.section(!a.transposed, m, first, len), b.section(b.transposed, n, first, len));
+            section_product(self, &call, left, right, row_scales, accumulate, c, c_stride, &mut panels);
+        }
+        PANELS.set(panels);
     }
 }
 

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::cuda::Traffic;
-use super::{Context, Operation};
+use super::{Context, Operation, Size};
 use crate::gpu::HostCall;
 
 /// Points of one parallel block of work that nothing is kept of.
@@ -27,7 +27,8 @@ impl Context {
     ) {
         assert!(points.len() == n * dim && labels.len() == n && distances.len() == n, "kmeans_assign: lengths");
         assert!(k > 0 && centroids.len() == k * dim, "kmeans_assign: {} values for {k} x {dim}", centroids.len());
-        let (operation, work) = (Operation::KmeansAssign, n.saturating_mul(k).saturating_mul(dim));
+        let operation = Operation::KmeansAssign;
+        let work = Size { rows: n, cols: dim, depth: k }.work(operation);
         let call = HostCall::KmeansAssign { points, dim, centroids, labels, distances };
         if self.on_cuda(operation, work, Traffic::kmeans(n, dim, k), call) {
             return;

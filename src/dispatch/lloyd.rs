@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::kmeans::BLOCK_POINTS;
-use super::{Context, Operation};
+use super::{Context, Operation, Size};
 use crate::kernels::{DistanceBounds, KernelTable, MAX_GROUPS, NO_LABEL, PackedCentroids};
 
 /// Blocks of [`Lloyd`]: at most so many, of at least so many points and twice the number of clusters, so that their sums
@@ -144,7 +144,8 @@ impl<'a> Lloyd<'a> {
     pub fn assign(&mut self, centroids: &[f32]) -> usize {
         let Lloyd { dim, k, groups, block_points, points, .. } = *self;
         let context = self.context.clone();
-        let call = context.call(Operation::KmeansIteration, points.len().saturating_mul(k));
+        let size = Size { rows: points.len() / dim, cols: dim, depth: k };
+        let call = context.call(Operation::KmeansIteration, size.work(Operation::KmeansIteration));
         let kernels = call.kernels;
         let packed = kernels.pack_centroids(centroids, k, dim, groups);
         let bounds_pay = self.bounds_pay;

@@ -87,7 +87,7 @@ impl Operation {
         Operation::ALL.into_iter().find(|operation| operation.name() == name)
     }
 
-    /// What its work is counted in.
+    /// What its work is counted in; see [`Size::work`](super::Size::work) for what int8 products and k-means count beside it.
     pub fn unit(self) -> &'static str {
         if self.multiplies() { "multiply-adds" } else { "elements" }
     }

@@ -18,6 +18,9 @@ const TURNS: usize = 4;
 /// what a step hands out takes no more than some hundreds.
 const STAY_AWAKE: Duration = Duration::from_millis(1);
 
+/// Turns in place that take about a microsecond.
+const SPINS: usize = 64;
+
 /// Results that a sum keeps on the stack: a few, as most have, or many.
 const FEW: usize = 64;
 const MANY: usize = 2048;
@@ -50,7 +53,7 @@ impl Context {
                 taken.into_iter().map_while(|item| item).for_each(&work);
             }
         };
-        if threads < 2 { share(0) } else { self.hand_over(|| spread(0..threads, share)) }
+        if threads < 2 { share(0) } else { self.share_out(threads, share) }
     }
 
     /// As [`Context::for_each`]; gives the results in the order of the items.
@@ -117,8 +120,26 @@ impl Context {
     }
 }
 
+/// Does `own` while a thread of `pool` does `theirs`. The caller, which is none of those threads, stays awake for the end.
+pub(super) fn beside(pool: &rayon::ThreadPool, own: impl FnOnce(), theirs: impl FnOnce() + Send) {
+    let ended = AtomicBool::new(false);
+    pool.in_place_scope(|scope| {
+        scope.spawn(|_| {
+            let _at_the_end = Raise(&ended);
+            theirs();
+        });
+        own();
+        let start = Instant::now();
+        while !ended.load(Ordering::Relaxed) && start.elapsed() < STAY_AWAKE {
+            std::thread::yield_now();
+        }
+        // What the scope itself waits for follows the flag by some instructions; it would sleep at once.
+        (0..SPINS).for_each(|_| std::hint::spin_loop());
+    });
+}
+
 /// Calls `share` with each of `threads`, at once if as many are free. Not generic: one instance serves all callers.
-fn spread(threads: Range<usize>, share: &(dyn Fn(usize) + Sync)) {
+pub(super) fn spread(threads: Range<usize>, share: &(dyn Fn(usize) + Sync)) {
     if threads.len() < 2 {
         return share(threads.start);
     }
@@ -127,7 +148,7 @@ fn spread(threads: Range<usize>, share: &(dyn Fn(usize) + Sync)) {
 }
 
 /// `rayon::join`, of which the caller stays awake for the end of a second part that another thread has begun.
-pub(super) fn join(first: impl FnOnce() + Send, second: impl FnOnce() + Send) {
+fn join(first: impl FnOnce() + Send, second: impl FnOnce() + Send) {
     let (begun, ended) = (AtomicBool::new(false), AtomicBool::new(false));
     let first = || {
         first();
@@ -214,6 +235,21 @@ mod tests {
             let sums = context.map([10, 20, 30].iter(), |&n| context.map(0..n, |x| x).into_iter().sum::<usize>());
             assert_eq!(sums, [45, 190, 435]);
         }
+    }
+
+    #[test]
+    fn many_callers_at_once() {
+        let context = Context::new(ContextOptions { threads: Some(3), isa: None }).unwrap();
+        let other = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let squares = &|n: usize| context.map(0..n, |index| index * index).into_iter().sum::<usize>();
+        std::thread::scope(|scope| {
+            for n in [100, 200, 300, 400] {
+                let expected: usize = (0..n).map(|index| index * index).sum();
+                scope.spawn(move || (0..50).for_each(|_| assert_eq!(squares(n), expected)));
+            }
+            // A thread of another pool is outside, too.
+            other.install(|| assert_eq!(squares(100), 328_350));
+        });
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::cell::RefCell;
 
 use super::backend::Call;
 use super::cuda::Traffic;
-use super::parallel::join;
 use super::{Context, Operation};
 use crate::gpu::HostCall;
 use crate::kernels::{
@@ -60,37 +59,6 @@ struct Tile {
 
 /// The tile of a task that unpacks its weights.
 const PANEL_TILE: Tile = Tile { tokens: BLOCK_TOKENS, outputs: TERNARY_BLOCK_ROWS };
-
-/// Cuts `y` (at `token`, `output` of the whole) into tiles and runs `work` on each, in parallel or one after the other.
-fn for_each_tile(
-    parallel: bool,
-    tile: Tile,
-    y: MatrixMut<'_, f32>,
-    (token, output): (usize, usize),
-    work: &(dyn Fn(MatrixMut<'_, f32>, usize, usize) + Sync),
-) {
-    let (tokens, outputs) = (y.rows(), y.cols());
-    // Tokens first: what a thread reads and writes is then of the tokens that it works on in the operations around this one.
-    let (first, second, next) = if tokens > tile.tokens {
-        let at = tokens.div_ceil(tile.tokens) / 2 * tile.tokens;
-        let (above, below) = y.split_rows_at(at);
-        (above, below, (token + at, output))
-    } else if outputs > tile.outputs {
-        let at = outputs.div_ceil(tile.outputs) / 2 * tile.outputs;
-        let (left, right) = y.split_cols_at(at);
-        (left, right, (token, output + at))
-    } else {
-        return work(y, token, output);
-    };
-    let first = || for_each_tile(parallel, tile, first, (token, output), work);
-    let second = || for_each_tile(parallel, tile, second, next, work);
-    if parallel {
-        join(first, second);
-    } else {
-        first();
-        second();
-    }
-}
 
 impl Context {
     /// `y = x * W^T` with ternary `W` `[rows, cols]` in the 2-bit layout and int8 activations:
@@ -217,11 +185,9 @@ impl Context {
         y: MatrixMut<'_, f32>,
         work: &(dyn Fn(MatrixMut<'_, f32>, usize, usize) + Sync),
     ) {
-        if call.parallel {
-            self.hand_over(|| for_each_tile(true, tile, y, (0, 0), work));
-        } else {
-            for_each_tile(false, tile, y, (0, 0), work);
-        }
+        // Tokens first: what a thread reads and writes is then of the tokens that it works on in the operations around this one.
+        let tiles = y.tiles(tile.tokens, tile.outputs);
+        self.for_each_if(call.parallel, tiles, |(token, output, y)| work(y, token, output));
     }
 
     /// `dx = dy * W` with ternary `W` `[rows, cols]` in the 2-bit layout and int8 `dy` `[tokens, rows]`:
@@ -266,25 +232,23 @@ impl Context {
         }
         let call = self.call(operation, work);
         let kernels = call.kernels;
-        if tokens <= kernels.ternary_direct_transposed_tokens() {
-            let tile = |dx: MatrixMut<'_, f32>, token: usize, col: usize| {
-                let dy = dy.tokens(token..token + dx.rows(), rows);
-                kernels.ternary_matmul_transposed(packed, rows, cols, col, dy, dx);
-            };
-            return self.run_tiles(
-                &call,
-                self.direct_tile(cols, rows, tokens),
-                MatrixMut::new(dx, tokens, cols),
-                &tile,
-            );
-        }
+        // The first columns straight from the layout, the others through panels.
+        let direct_cols = kernels.ternary_direct_transposed_cols(tokens, cols);
         let tile = |dx: MatrixMut<'_, f32>, token: usize, col: usize| {
-            with_workspace(panels_len(rows), |panels| {
-                kernels.ternary_panels_transposed(packed, rows, cols, col, panels);
-                kernels.panel_matmul(panels, rows, dy.tokens(token..token + dx.rows(), rows), &[1.0], dx);
-            });
+            let dy = dy.tokens(token..token + dx.rows(), rows);
+            let direct = direct_cols.saturating_sub(col).min(dx.cols());
+            let (left, right) = dx.split_cols_at(direct);
+            if direct > 0 {
+                kernels.ternary_matmul_transposed(packed, rows, cols, col, dy, left);
+            }
+            if right.cols() > 0 {
+                with_workspace(panels_len(rows), |panels| {
+                    kernels.ternary_panels_transposed(packed, rows, cols, col + direct, panels);
+                    kernels.panel_matmul(panels, rows, dy, &[1.0], right);
+                });
+            }
         };
-        let dx = MatrixMut::new(dx, tokens, cols);
-        self.run_tiles(&call, PANEL_TILE, dx, &tile);
+        let size = if direct_cols > 0 { self.direct_tile(cols, rows, tokens) } else { PANEL_TILE };
+        self.run_tiles(&call, size, MatrixMut::new(dx, tokens, cols), &tile);
     }
 }

@@ -3,6 +3,7 @@
 
 use super::{Context, Int8Matrix, Lloyd, Operation, StochasticRounding};
 use crate::kernels::{DenseMatrix, ternary_packed_len};
+use crate::tensor::AlignedBuffer;
 
 /// The size of a call. Element-wise operations: `rows x cols` elements, `depth` 1. Products: `rows` outputs, `cols` inputs,
 /// `depth` tokens. k-means: `rows` points of `cols` coordinates, `depth` centroids.
@@ -45,9 +46,18 @@ impl Size {
         Size { rows: ((area / cols as f64).round() as usize).max(1), cols, depth }
     }
 
-    /// The work of a call, in [`Operation::unit`].
+    /// The work of a call, in [`Operation::unit`], with what an output of an int8 product or a point of k-means costs beside its
+    /// sums: 32 and 1,024 more. Without that, few tokens or coordinates would count too little.
     pub fn work(self, operation: Operation) -> usize {
-        self.rows * self.cols * if operation.multiplies() { self.depth } else { 1 }
+        let area = self.rows.saturating_mul(self.cols);
+        match operation {
+            Operation::Int8Matmul => area.saturating_mul(self.depth.saturating_add(32)),
+            Operation::KmeansAssign | Operation::KmeansIteration => {
+                area.saturating_mul(self.depth).saturating_add(self.rows.saturating_mul(1024))
+            }
+            _ if operation.multiplies() => area.saturating_mul(self.depth),
+            _ => area,
+        }
     }
 }
 
@@ -58,19 +68,20 @@ impl std::fmt::Display for Size {
     }
 }
 
-/// Buffers for calls of one operation at one size.
+/// Buffers for calls of one operation at one size, aligned as tensors are: where a plain allocation falls would decide between
+/// levels that are close.
 #[derive(Debug)]
 pub struct Workload {
     operation: Operation,
     size: Size,
-    floats: Vec<f32>,
-    more_floats: Vec<f32>,
-    out: Vec<f32>,
-    values: Vec<i8>,
-    more_values: Vec<i8>,
-    scales: Vec<f32>,
-    sums: Vec<i32>,
-    packed: Vec<u8>,
+    floats: AlignedBuffer<f32>,
+    more_floats: AlignedBuffer<f32>,
+    out: AlignedBuffer<f32>,
+    values: AlignedBuffer<i8>,
+    more_values: AlignedBuffer<i8>,
+    scales: AlignedBuffer<f32>,
+    sums: AlignedBuffer<i32>,
+    packed: AlignedBuffer<u8>,
     labels: Vec<u32>,
     totals: Vec<f64>,
 }
@@ -80,12 +91,16 @@ fn scrambled(n: usize) -> impl Iterator<Item = u32> {
     (0..n as u32).map(|i| i.wrapping_mul(0x9e37_79b9).rotate_left(13).wrapping_mul(0x85eb_ca6b))
 }
 
-fn floats(n: usize) -> Vec<f32> {
-    scrambled(n).map(|bits| bits as i32 as f32 / i32::MAX as f32).collect()
+fn floats(n: usize) -> AlignedBuffer<f32> {
+    filled(scrambled(n).map(|bits| bits as i32 as f32 / i32::MAX as f32))
 }
 
-fn values(n: usize) -> Vec<i8> {
-    scrambled(n).map(|bits| (bits >> 24) as i8).collect()
+fn values(n: usize) -> AlignedBuffer<i8> {
+    filled(scrambled(n).map(|bits| (bits >> 24) as i8))
+}
+
+fn filled<T: bytemuck::Pod>(values: impl Iterator<Item = T>) -> AlignedBuffer<T> {
+    AlignedBuffer::from_slice(&values.collect::<Vec<T>>())
 }
 
 /// The threshold that makes about a third of the floats zeros.
@@ -100,49 +115,53 @@ impl Workload {
         let mut load = Workload {
             operation,
             size,
-            floats: vec![],
-            more_floats: vec![],
-            out: vec![],
-            values: vec![],
-            more_values: vec![],
-            scales: vec![],
-            sums: vec![],
-            packed: vec![],
+            floats: AlignedBuffer::default(),
+            more_floats: AlignedBuffer::default(),
+            out: AlignedBuffer::default(),
+            values: AlignedBuffer::default(),
+            more_values: AlignedBuffer::default(),
+            scales: AlignedBuffer::default(),
+            sums: AlignedBuffer::default(),
+            packed: AlignedBuffer::default(),
             labels: vec![],
             totals: vec![],
         };
         match operation {
             Operation::QuantizeRows | Operation::QuantizeRowsStochastic | Operation::QuantizeColumnsStochastic => {
                 load.floats = floats(area);
-                load.more_floats = vec![1.0; rows];
-                load.values = vec![0; area];
+                load.more_floats = filled((0..rows).map(|_| 1.0));
+                load.values = AlignedBuffer::zeroed(area);
                 let scales = if operation == Operation::QuantizeColumnsStochastic { cols } else { rows };
-                (load.scales, load.sums) = (vec![0.0; scales], vec![0; rows]);
+                (load.scales, load.sums) = (AlignedBuffer::zeroed(scales), AlignedBuffer::zeroed(rows));
             }
             Operation::DenseMatmul => {
                 (load.floats, load.more_floats) = (floats(depth * cols), floats(area));
-                load.out = vec![0.0; depth * rows];
+                load.out = AlignedBuffer::zeroed(depth * rows);
             }
             Operation::Int8Matmul => {
                 (load.values, load.more_values) = (values(depth * rows), values(depth * cols));
-                (load.scales, load.out) = (vec![1.0; rows], vec![0.0; area]);
+                (load.scales, load.out) = (filled((0..rows).map(|_| 1.0)), AlignedBuffer::zeroed(area));
             }
             Operation::KmeansAssign | Operation::KmeansIteration => {
                 (load.floats, load.more_floats) = (floats(area), floats(depth * cols));
-                (load.labels, load.out) = (vec![0; rows], vec![0.0; rows]);
+                (load.labels, load.out) = (vec![0; rows], AlignedBuffer::zeroed(rows));
             }
             Operation::Norm | Operation::Scale => load.floats = floats(area),
-            Operation::TernaryQuantizePack => (load.floats, load.packed) = (floats(area), vec![0; packed_len]),
-            Operation::TernaryPack => (load.values, load.packed) = (values(area), vec![0; packed_len]),
-            Operation::TernaryUnpack => (load.values, load.packed) = (vec![0; area], vec![0x49; packed_len]),
+            Operation::TernaryQuantizePack => {
+                (load.floats, load.packed) = (floats(area), AlignedBuffer::zeroed(packed_len))
+            }
+            Operation::TernaryPack => (load.values, load.packed) = (values(area), AlignedBuffer::zeroed(packed_len)),
+            Operation::TernaryUnpack => {
+                (load.values, load.packed) = (AlignedBuffer::zeroed(area), filled((0..packed_len).map(|_| 0x49)))
+            }
             Operation::TernaryMatvec | Operation::TernaryMatmul | Operation::TernaryMatmulTransposed => {
                 let transposed = operation == Operation::TernaryMatmulTransposed;
                 let (inner, outer) = if transposed { (rows, cols) } else { (cols, rows) };
                 load.values = values(depth * inner);
-                load.sums = load.values.chunks(inner).map(|row| row.iter().map(|&x| i32::from(x)).sum()).collect();
-                (load.scales, load.out) = (vec![0.5; depth], vec![0.0; depth * outer]);
+                load.sums = filled(load.values.chunks(inner).map(|row| row.iter().map(|&x| i32::from(x)).sum()));
+                (load.scales, load.out) = (filled((0..depth).map(|_| 0.5)), AlignedBuffer::zeroed(depth * outer));
                 // Any code but 3 is a weight: 0x49 holds 1, 2, 0, 1.
-                load.packed = vec![0x49; packed_len];
+                load.packed = filled((0..packed_len).map(|_| 0x49));
             }
         }
         load
@@ -177,7 +196,7 @@ impl Workload {
                 lloyd.assign(&self.more_floats);
                 let means = &mut self.totals;
                 means.clear();
-                let mut centroids = self.more_floats.clone();
+                let mut centroids = self.more_floats.to_vec();
                 lloyd.means(&mut centroids);
                 means.extend(centroids.into_iter().map(f64::from));
                 self.labels = lloyd.into_labels();
@@ -203,9 +222,9 @@ impl Workload {
         use std::hash::{DefaultHasher, Hash, Hasher};
         let mut hasher = DefaultHasher::new();
         let floats = [&self.floats, &self.out, &self.scales];
-        floats.into_iter().flatten().for_each(|value| value.to_bits().hash(&mut hasher));
+        floats.into_iter().flat_map(|buffer| buffer.iter()).for_each(|value| value.to_bits().hash(&mut hasher));
         self.totals.iter().for_each(|value| value.to_bits().hash(&mut hasher));
-        (&self.values, &self.sums, &self.packed, &self.labels).hash(&mut hasher);
+        (&*self.values, &*self.sums, &*self.packed, &self.labels).hash(&mut hasher);
         hasher.finish()
     }
 }

@@ -57,6 +57,11 @@ type MatmulTransposed = unsafe extern "C" fn(
 );
 type MatmulI32 = unsafe extern "C" fn(*const u8, usize, usize, *const i8, usize, usize, *const i32, *mut i32, usize);
 
+/// Columns of a block that count as few: for more than [`NARROW_DIRECT_TOKENS`] panels of them are faster than the direct
+/// transposed product, which computes all 64.
+const NARROW: usize = 48;
+const NARROW_DIRECT_TOKENS: usize = 3;
+
 /// The ternary family of one ISA.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TernaryKernels {
@@ -358,9 +363,15 @@ impl KernelTable {
         }
     }
 
-    /// Up to this many tokens [`KernelTable::ternary_matmul_transposed`] is faster than panels.
-    pub fn ternary_direct_transposed_tokens(&self) -> usize {
-        self.ternary.direct_transposed_tokens
+    /// For so many columns of a matrix, from the first on, [`KernelTable::ternary_matmul_transposed`] is faster than panels;
+    /// less than a block of 64 is left beyond them, or all.
+    pub fn ternary_direct_transposed_cols(&self, tokens: usize, cols: usize) -> usize {
+        if tokens > self.ternary.direct_transposed_tokens {
+            return 0;
+        }
+        // A block is computed whole, its missing columns too.
+        let rest = cols % TERNARY_BLOCK_ROWS;
+        if tokens > NARROW_DIRECT_TOKENS && rest <= NARROW { cols - rest } else { cols }
     }
 
     /// `y[t][o] = (f32)(sum_r w[r][first_col + o] * x[t][r]) * x_scale[t]`, straight from the packed matrix `[rows, cols]`, without

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hybridq::Result;
 use hybridq::dispatch::{
-    CacheKey, Caller, Candidate, Context, DispatchConfig, Operation, Size, Workload, cache_path, calibrate,
-    store_cached, time_candidates,
+    CALIBRATION_PASSES, CacheKey, Caller, Candidate, Context, DispatchConfig, Operation, Size, Times, Workload,
+    cache_path, calibrate, store_cached, time_candidates,
 };
 use hybridq::kernels::KernelTable;
 
@@ -17,12 +17,13 @@ use super::record::{Line, Report, nice_time};
 const SIZES: usize = 40;
 /// A choice this much slower than the best is still a good one.
 const GOOD: f64 = 1.10;
-/// Rounds of the timing of a size.
-const ROUNDS: usize = 9;
+/// How often all sizes of all operations are timed, and rounds of a size: slow spells of the machine last for seconds.
+const PASSES: usize = 3;
+const ROUNDS: usize = 3;
 
 /// Learns thresholds and puts them into the cache file. Gives a context that uses them.
 pub fn learn(report: &Report, context: &Context, cache: Option<&std::path::Path>) -> Result<Context> {
-    report.expect(Operation::ALL.len());
+    report.expect(CALIBRATION_PASSES * Operation::ALL.len());
     let mut first = true;
     let config = calibrate(context, |operation| {
         report.begin(&format!("calibrating {}", operation.name()));
@@ -48,13 +49,16 @@ pub fn learn(report: &Report, context: &Context, cache: Option<&std::path::Path>
 pub fn run(report: &Report, context: &Context) -> Result<()> {
     let context = &context.with_dispatch(DispatchConfig { cuda: None, ..context.dispatch_config().clone() })?;
     overhead(report, context)?;
-    report.expect(Operation::ALL.len());
-    let mut sums = Vec::new();
-    for operation in Operation::ALL {
-        report.begin(operation.name());
-        sums.push(choices(report, context, operation)?);
-        report.done();
+    report.expect(PASSES * Operation::ALL.len());
+    let mut all: Vec<Timed> = Operation::ALL.into_iter().map(|op| Timed::new(context, op)).collect::<Result<_>>()?;
+    for _ in 0..PASSES {
+        for timed in &mut all {
+            report.begin(timed.operation.name());
+            timed.time();
+            report.done();
+        }
     }
+    let sums = all.iter().map(|timed| timed.judge(report, context)).collect::<Result<Vec<_>>>()?;
     let (good, all) = sums.iter().fold((0, 0), |sum, found| (sum.0 + found.0, sum.1 + found.1));
     line(report, context, "all operations".into(), (100.0 * good as f64 / all as f64, "% good"), None)
 }
@@ -87,36 +91,62 @@ fn overhead(report: &Report, context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Times every backend at each size, called from outside and inside the context's threads in turn, and holds the dispatcher's
-/// choice against the best: the number of good choices and of all.
-fn choices(report: &Report, context: &Context, operation: Operation) -> Result<(usize, usize)> {
-    let candidates = context.candidates(operation)?;
-    let (mut good, mut worst) = (0, 1.0f64);
-    for step in 0..SIZES {
-        let size = Size::along(operation, step, SIZES);
-        let caller = Caller::ALL[step % 2];
-        let times = time_candidates(&mut Workload::new(operation, size), &candidates, caller, ROUNDS);
-        let best = (0..times.len()).min_by(|a, b| times[*a].total_cmp(&times[*b])).unwrap_or(0);
-        let chosen = caller.call(context, || chosen(context, operation, size, &candidates));
-        let ratio = times[chosen] / times[best];
-        good += usize::from(ratio <= GOOD);
-        worst = worst.max(ratio);
-        let from = if caller == Caller::Inside { "inside" } else { "from outside" };
-        let sentence = if chosen == best {
-            format!("{} {size} {from}: {}", operation.name(), candidates[best].backend)
-        } else {
-            format!(
-                "{} {size} {from}: {}, best {}",
-                operation.name(),
-                candidates[chosen].backend,
-                candidates[best].backend
-            )
-        };
-        report.say(&format!("  {sentence:100} {:>10} {ratio:5.2}", nice_time(times[chosen])))?;
+/// An operation's backends timed at each size, called from outside and inside the context's threads in turn.
+struct Timed {
+    operation: Operation,
+    candidates: Vec<Candidate>,
+    /// By size and candidate.
+    times: Vec<Vec<Times>>,
+}
+
+impl Timed {
+    fn new(context: &Context, operation: Operation) -> Result<Self> {
+        let candidates = context.candidates(operation)?;
+        Ok(Timed { operation, times: vec![vec![Times::default(); candidates.len()]; SIZES], candidates })
     }
-    let shape = format!("{}, {SIZES} sizes, worst {worst:.2}", operation.name());
-    line(report, context, shape, (100.0 * good as f64 / SIZES as f64, "% good"), None)?;
-    Ok((good, SIZES))
+
+    fn size(&self, step: usize) -> (Size, Caller) {
+        (Size::along(self.operation, step, SIZES), Caller::ALL[step % 2])
+    }
+
+    fn time(&mut self) {
+        for step in 0..SIZES {
+            let (size, caller) = self.size(step);
+            let more = time_candidates(&mut Workload::new(self.operation, size), &self.candidates, caller, ROUNDS);
+            self.times[step].iter_mut().zip(more).for_each(|(times, more)| times.extend(&more));
+        }
+    }
+
+    /// Holds the dispatcher's choices against the best: the number of good choices and of all.
+    fn judge(&self, report: &Report, context: &Context) -> Result<(usize, usize)> {
+        let (candidates, name) = (&self.candidates, self.operation.name());
+        let (mut good, mut worst) = (0, 1.0f64);
+        for (step, times) in self.times.iter().enumerate() {
+            let (size, caller) = self.size(step);
+            let times: Vec<f64> = times.iter().map(Times::typical).collect();
+            let best = (0..times.len()).min_by(|a, b| times[*a].total_cmp(&times[*b])).unwrap_or(0);
+            let chosen = caller.call(context, || chosen(context, self.operation, size, candidates));
+            let ratio = times[chosen] / times[best];
+            good += usize::from(ratio <= GOOD);
+            worst = worst.max(ratio);
+            let from = if caller == Caller::Inside { "inside" } else { "from outside" };
+            let choice = format!("{name} {size} {from}: {}", candidates[chosen].backend);
+            let sentence = match chosen == best {
+                true => choice,
+                false => format!("{choice}, best {}", candidates[best].backend),
+            };
+            let time = if ratio.is_finite() { nice_time(times[chosen]) } else { "not timed".into() };
+            report.say(&format!("  {sentence:100} {time:>10} {:>5}", times_best(ratio)))?;
+        }
+        let shape = format!("{name}, {SIZES} sizes, worst {}", times_best(worst));
+        line(report, context, shape, (100.0 * good as f64 / SIZES as f64, "% good"), None)?;
+        Ok((good, SIZES))
+    }
+}
+
+/// How many times as long as the best; one that was not timed takes more than three times as long.
+fn times_best(ratio: f64) -> String {
+    if ratio.is_finite() { format!("{ratio:.2}") } else { "> 3".into() }
 }
 
 /// The candidate that the dispatcher takes.

@@ -95,8 +95,8 @@ impl Learning {
     }
 }
 
-/// Nanoseconds by which calls from outside, one after the other, took longer than within a step: work of about 100 microseconds,
-/// which is where sharing begins to matter.
+/// Nanoseconds by which calls from outside took longer than within a step: of three in a row after a pause in which the threads
+/// went to sleep, with work of about 40 microseconds each, which is where sharing begins to matter.
 fn time_waking(context: &Context, samples: &mut Times) {
     let spin = |time: Duration| {
         let start = Instant::now();
@@ -104,15 +104,16 @@ fn time_waking(context: &Context, samples: &mut Times) {
             std::hint::spin_loop();
         }
     };
-    let call = || {
+    let calls = || {
         let start = Instant::now();
-        context.for_each(0..64, |_| spin(Duration::from_nanos(1500)));
-        start.elapsed().as_secs_f64() * 1e9
+        (0..3).for_each(|_| context.for_each(0..40, |_| spin(Duration::from_micros(1))));
+        start.elapsed().as_secs_f64() * 1e9 / 3.0
     };
     let mut inside = Times::default();
-    context.install(|| (0..WAKING_CALLS).for_each(|_| inside.push(call())));
+    context.install(|| (0..WAKING_CALLS).for_each(|_| inside.push(calls())));
     for _ in 0..WAKING_CALLS {
-        samples.push(call() - inside.typical());
+        spin(Duration::from_micros(100));
+        samples.push(calls() - inside.typical());
     }
 }
 

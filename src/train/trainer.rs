@@ -259,17 +259,18 @@ impl<O: Objective> Trainer<O> {
         let parts = config.grad_accumulation;
         let mut batch = std::mem::take(&mut self.batch);
         self.sampler.draw(step, config.batch_size * parts, &self.cluster_losses, &mut batch);
-        self.objective.store_mut().zero_gradients_on(&self.context);
+        let (context, store) = (&self.context, self.objective.store_mut());
+        context.install(|| store.zero_gradients_on(context));
         let scale = 1.0 / parts as f32;
         self.example_losses.clear();
         let loss =
             batch_loss(&mut self.objective, &self.context, config, step, &batch, scale, &mut self.example_losses)?;
         let errors = self.objective.take_gradient_errors();
         let store = self.objective.store_mut();
-        let grad_norm = match config.gradient_clip_norm {
-            0.0 => store.gradient_norm(&self.context),
-            max => store.clip_gradients(&self.context, max, step),
-        };
+        let grad_norm = context.install(|| match config.gradient_clip_norm {
+            0.0 => store.gradient_norm(context),
+            max => store.clip_gradients(context, max, step),
+        });
         if !loss.is_finite() || !grad_norm.is_finite() {
             return self.skip(batch, loss, grad_norm, start);
         }

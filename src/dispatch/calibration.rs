@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::config::{DispatchConfig, Thresholds};
 use super::cuda::DRIVER;
-use super::timing::{Caller, Candidate, Times, time_candidates};
-use super::{Backend, Context, Operation, Size, Workload, cuda_calibration};
+use super::timing::{Caller, Candidate, Comparison, Times};
+use super::{Backend, Context, Operation, Size, cuda_calibration};
 use crate::Result;
 use crate::gpu::device_count;
 use crate::kernels::Isa;
@@ -24,6 +24,7 @@ const ROUNDS: usize = 3;
 const WAKING_CALLS: usize = 16;
 /// Tokens that reading packed weights as they are is tried at.
 const DIRECT_TRIALS: [usize; 8] = [2, 4, 8, 16, 32, 64, 128, 256];
+const DIRECT_ROUNDS: usize = 7;
 /// What a departure from the defaults must gain to be worth a line: the mean share of time over all sizes.
 const WORTH: f64 = 0.02;
 
@@ -50,49 +51,25 @@ impl Timed {
     }
 }
 
-/// An operation's backends and their times at each size.
-struct Learning {
-    operation: Operation,
-    candidates: Vec<Candidate>,
-    sizes: Vec<(Size, Vec<Times>)>,
-}
-
-impl Learning {
-    fn new(context: &Context, operation: Operation) -> Result<Self> {
-        let candidates = context.candidates(operation)?;
-        let sizes =
-            (0..STEPS).map(|step| (Size::along(operation, step, ALL_STEPS), vec![Times::default(); candidates.len()]));
-        Ok(Learning { operation, sizes: sizes.collect(), candidates })
-    }
-
-    fn time(&mut self) {
-        for (size, times) in &mut self.sizes {
-            let mut workload = Workload::new(self.operation, *size);
-            let more = time_candidates(&mut workload, &self.candidates, Caller::Inside, ROUNDS);
-            times.iter_mut().zip(more).for_each(|(times, more)| times.extend(&more));
+/// The thresholds of `context` for an operation; sharing costs a call from outside `waking` nanoseconds more.
+fn thresholds(context: &Context, compared: &Comparison, waking: f64) -> Thresholds {
+    let Comparison { operation, candidates, cases } = compared;
+    let timed = |more: f64| {
+        let mut sizes: Vec<Timed> = Vec::new();
+        for (size, _, times) in cases {
+            // Of the two paths of a product only the one that will be taken counts.
+            let direct = context.backend(*operation, usize::MAX, size.depth).direct;
+            let pairs = candidates.iter().map(|candidate| candidate.backend).zip(times);
+            let taken = pairs.filter(|(backend, _)| *operation != Operation::TernaryMatmul || backend.direct == direct);
+            let backends =
+                taken.map(|(backend, times)| (backend, times.typical() + if backend.parallel { more } else { 0.0 }));
+            sizes.push(Timed { work: size.work(*operation) as u64, backends: backends.collect() });
         }
-    }
-
-    /// The thresholds of `context`; sharing costs a call from outside `waking` nanoseconds more.
-    fn thresholds(&self, context: &Context, waking: f64) -> Thresholds {
-        let timed = |more: f64| {
-            let mut sizes: Vec<Timed> = Vec::new();
-            for (size, times) in &self.sizes {
-                // Of the two paths of a product only the one that will be taken counts.
-                let direct = context.backend(self.operation, usize::MAX, size.depth).direct;
-                let pairs = self.candidates.iter().map(|candidate| candidate.backend).zip(times);
-                let taken =
-                    pairs.filter(|(backend, _)| self.operation != Operation::TernaryMatmul || backend.direct == direct);
-                let backends = taken
-                    .map(|(backend, times)| (backend, times.typical() + if backend.parallel { more } else { 0.0 }));
-                sizes.push(Timed { work: size.work(self.operation) as u64, backends: backends.collect() });
-            }
-            sizes.sort_by_key(|timed| timed.work);
-            choose(&sizes, context.kernels().isa(), context.threads() > 1)
-        };
-        let inside = timed(0.0);
-        Thresholds { serial_below: timed(waking).serial_below, serial_below_inside: inside.serial_below, ..inside }
-    }
+        sizes.sort_by_key(|timed| timed.work);
+        choose(&sizes, context.kernels().isa(), context.threads() > 1)
+    };
+    let inside = timed(0.0);
+    Thresholds { serial_below: timed(waking).serial_below, serial_below_inside: inside.serial_below, ..inside }
 }
 
 /// Nanoseconds by which calls from outside took longer than within a step: of three in a row after a pause in which the threads
@@ -121,25 +98,29 @@ fn time_waking(context: &Context, samples: &mut Times) {
 /// timed, [`CALIBRATION_PASSES`] times; an error of its own ends the work. What the first CUDA device costs is learned too, where
 /// there is one. A minute or so; wants a quiet machine. Errors: `progress`'s.
 pub fn calibrate(context: &Context, mut progress: impl FnMut(Operation) -> Result<()>) -> Result<DispatchConfig> {
-    let mut operations = Operation::ALL.into_iter().map(|op| Learning::new(context, op)).collect::<Result<Vec<_>>>()?;
+    let compare = |operation| {
+        let sizes = (0..STEPS).map(|step| (Size::along(operation, step, ALL_STEPS), Caller::Inside));
+        Ok(Comparison::new(operation, context.candidates(operation)?, sizes))
+    };
+    let mut operations = Operation::ALL.into_iter().map(compare).collect::<Result<Vec<_>>>()?;
     let mut waking = Times::default();
     for _ in 0..CALIBRATION_PASSES {
-        for learning in &mut operations {
-            progress(learning.operation)?;
+        for compared in &mut operations {
+            progress(compared.operation)?;
             if context.threads() > 1 {
                 time_waking(context, &mut waking);
             }
-            learning.time();
+            compared.time(ROUNDS);
         }
     }
     let waking = if context.threads() > 1 { waking.quantile(0.5).max(0.0) } else { 0.0 };
     tracing::debug!("calls from outside lose {waking:.0} ns to waking threads");
     let mut config = DispatchConfig { direct_tokens: learn_direct_tokens(context)?, ..Default::default() };
     let context = context.with_dispatch(config.clone())?;
-    for learning in &operations {
-        let thresholds = learning.thresholds(&context, waking);
+    for compared in &operations {
+        let thresholds = thresholds(&context, compared, waking);
         if thresholds != Thresholds::default() {
-            *config.of_mut(learning.operation) = thresholds;
+            *config.of_mut(compared.operation) = thresholds;
         }
     }
     if let Some(open) = DRIVER
@@ -209,24 +190,25 @@ fn learn_direct_tokens(context: &Context) -> Result<Option<u32>> {
     let candidates = context.candidates(Operation::TernaryMatmul)?;
     let top: Vec<Candidate> =
         candidates.into_iter().filter(|candidate| candidate.backend.isa == context.kernels().isa()).collect();
+    let shapes = [(768, 768), (2048, 1024)];
+    let sizes = shapes.into_iter().flat_map(|(rows, cols)| DIRECT_TRIALS.map(|depth| Size { rows, cols, depth }));
+    let mut compared = Comparison::new(Operation::TernaryMatmul, top, sizes.map(|size| (size, Caller::Inside)));
+    compared.time(DIRECT_ROUNDS);
     let limits: Vec<usize> = [0].into_iter().chain(DIRECT_TRIALS).collect();
     let (mut losses, mut default_loss) = (vec![0.0; limits.len()], 0.0);
-    for (rows, cols) in [(768, 768), (2048, 1024)] {
-        for tokens in DIRECT_TRIALS {
-            let mut workload = Workload::new(Operation::TernaryMatmul, Size { rows, cols, depth: tokens });
-            let times = time_candidates(&mut workload, &top, Caller::Inside, 7);
-            let fastest = |direct: bool| {
-                let mine = top.iter().zip(&times).filter(|(candidate, _)| candidate.backend.direct == direct);
-                mine.map(|(_, times)| times.typical()).fold(f64::INFINITY, f64::min)
-            };
-            let (direct, panels) = (fastest(true), fastest(false));
-            let loss = |limit: usize| {
-                let taken = if tokens <= limit { direct } else { panels };
-                (taken / direct.min(panels)).ln().min(3.0)
-            };
-            limits.iter().zip(&mut losses).for_each(|(&limit, sum)| *sum += loss(limit));
-            default_loss += loss(context.kernels().ternary_direct_tokens());
-        }
+    for (size, _, times) in &compared.cases {
+        let fastest = |direct: bool| {
+            let mine =
+                compared.candidates.iter().zip(times).filter(|(candidate, _)| candidate.backend.direct == direct);
+            mine.map(|(_, times)| times.typical()).fold(f64::INFINITY, f64::min)
+        };
+        let (direct, panels) = (fastest(true), fastest(false));
+        let loss = |limit: usize| {
+            let taken = if size.depth <= limit { direct } else { panels };
+            (taken / direct.min(panels)).ln().min(3.0)
+        };
+        limits.iter().zip(&mut losses).for_each(|(&limit, sum)| *sum += loss(limit));
+        default_loss += loss(context.kernels().ternary_direct_tokens());
     }
     let least = limits.iter().zip(losses).min_by(|a, b| a.1.total_cmp(&b.1));
     let worth = WORTH * (2 * DIRECT_TRIALS.len()) as f64;

@@ -47,5 +47,5 @@ pub use lloyd::Lloyd;
 pub use metrics::BackendMetrics;
 pub use operation::Operation;
 pub use ternary_pack::TernaryRepack;
-pub use timing::{Caller, Candidate, Times, time_candidates};
+pub use timing::{Caller, Candidate, Comparison, Times};
 pub use workload::{Size, Workload};

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::config::{DispatchConfig, NEVER, Thresholds};
-use super::{Backend, Context, Operation, Workload};
+use super::{Backend, Context, Operation, Size, Workload};
 use crate::Result;
 use crate::kernels::KernelTable;
 
@@ -98,11 +98,6 @@ impl Times {
         self.0.push(time);
     }
 
-    /// More of them.
-    pub fn extend(&mut self, more: &Times) {
-        self.0.extend(&more.0);
-    }
-
     /// The time that `share` of them stay below; infinite if there are none.
     pub(super) fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
@@ -116,12 +111,40 @@ impl Times {
     }
 }
 
-/// Times of a call from `caller` on each candidate (all of one context), turn by turn so that a slower spell of the machine meets
-/// all alike, in `rounds` or, of short calls, more. None of one that takes three times as long as another at first sight.
-pub fn time_candidates(workload: &mut Workload, candidates: &[Candidate], caller: Caller, rounds: usize) -> Vec<Times> {
-    let Some(first) = candidates.first() else { return Vec::new() };
-    spread_threads(&first.context);
-    caller.call(&first.context, || time_in_turn(workload, candidates, rounds))
+/// The backends of an operation and their times at several sizes.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// The operation.
+    pub operation: Operation,
+    /// Its backends.
+    pub candidates: Vec<Candidate>,
+    /// Sizes, who calls, and the times of each candidate.
+    pub cases: Vec<(Size, Caller, Vec<Times>)>,
+}
+
+impl Comparison {
+    /// Of `candidates` (of one context) at `sizes`; nothing is timed yet.
+    pub fn new(
+        operation: Operation,
+        candidates: Vec<Candidate>,
+        sizes: impl IntoIterator<Item = (Size, Caller)>,
+    ) -> Self {
+        let untimed = |(size, caller)| (size, caller, vec![Times::default(); candidates.len()]);
+        let cases = sizes.into_iter().map(untimed).collect();
+        Comparison { operation, cases, candidates }
+    }
+
+    /// Adds the times of a call of every size on each candidate, turn by turn so that a slower spell of the machine meets all
+    /// alike, in `rounds` or, of short calls, more. None of one that takes three times as long as another at first sight.
+    pub fn time(&mut self, rounds: usize) {
+        let (operation, candidates) = (self.operation, &self.candidates);
+        let Some(first) = candidates.first() else { return };
+        for (size, caller, times) in &mut self.cases {
+            let mut workload = Workload::new(operation, *size);
+            spread_threads(&first.context);
+            caller.call(&first.context, || time_in_turn(&mut workload, candidates, rounds, times));
+        }
+    }
 }
 
 /// Keeps all threads busy for a moment: of threads that slept two may share a core, another one idle, until the system's
@@ -137,7 +160,7 @@ fn spread_threads(context: &Context) {
     });
 }
 
-fn time_in_turn(workload: &mut Workload, candidates: &[Candidate], rounds: usize) -> Vec<Times> {
+fn time_in_turn(workload: &mut Workload, candidates: &[Candidate], rounds: usize, times: &mut [Times]) {
     const LEAST: Duration = Duration::from_micros(40);
     let mut time = |candidate: &Candidate, calls: u32| {
         let start = Instant::now();
@@ -157,7 +180,6 @@ fn time_in_turn(workload: &mut Workload, candidates: &[Candidate], rounds: usize
         best = best.min(least);
         first.push(least);
     }
-    let mut times = vec![Times::default(); candidates.len()];
     let start = Instant::now();
     for round in 0..MORE_ROUNDS * rounds {
         if round >= rounds && start.elapsed() > LEAST_TIMING {
@@ -168,5 +190,4 @@ fn time_in_turn(workload: &mut Workload, candidates: &[Candidate], rounds: usize
             times[index].push(time(candidate, calls as u32));
         }
     }
-    times
 }

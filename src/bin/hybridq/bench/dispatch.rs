@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hybridq::Result;
 use hybridq::dispatch::{
-    CALIBRATION_PASSES, CacheKey, Caller, Candidate, Context, DispatchConfig, Operation, Size, Times, Workload,
-    cache_path, calibrate, store_cached, time_candidates,
+    CALIBRATION_PASSES, CacheKey, Caller, Candidate, Comparison, Context, DispatchConfig, Operation, Size, Times,
+    cache_path, calibrate, store_cached,
 };
 use hybridq::kernels::KernelTable;
 
@@ -50,15 +50,18 @@ pub fn run(report: &Report, context: &Context) -> Result<()> {
     let context = &context.with_dispatch(DispatchConfig { cuda: None, ..context.dispatch_config().clone() })?;
     overhead(report, context)?;
     report.expect(PASSES * Operation::ALL.len());
-    let mut all: Vec<Timed> = Operation::ALL.into_iter().map(|op| Timed::new(context, op)).collect::<Result<_>>()?;
+    // Called from outside and inside the context's threads in turn.
+    let sizes = |op| (0..SIZES).map(move |step| (Size::along(op, step, SIZES), Caller::ALL[step % 2]));
+    let compare = |op: Operation| Ok(Comparison::new(op, context.candidates(op)?, sizes(op)));
+    let mut all = Operation::ALL.into_iter().map(compare).collect::<Result<Vec<_>>>()?;
     for _ in 0..PASSES {
-        for timed in &mut all {
-            report.begin(timed.operation.name());
-            timed.time();
+        for compared in &mut all {
+            report.begin(compared.operation.name());
+            compared.time(ROUNDS);
             report.done();
         }
     }
-    let sums = all.iter().map(|timed| timed.judge(report, context)).collect::<Result<Vec<_>>>()?;
+    let sums = all.iter().map(|compared| judge(report, context, compared)).collect::<Result<Vec<_>>>()?;
     let (good, all) = sums.iter().fold((0, 0), |sum, found| (sum.0 + found.0, sum.1 + found.1));
     line(report, context, "all operations".into(), (100.0 * good as f64 / all as f64, "% good"), None)
 }
@@ -91,57 +94,30 @@ fn overhead(report: &Report, context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// An operation's backends timed at each size, called from outside and inside the context's threads in turn.
-struct Timed {
-    operation: Operation,
-    candidates: Vec<Candidate>,
-    /// By size and candidate.
-    times: Vec<Vec<Times>>,
-}
-
-impl Timed {
-    fn new(context: &Context, operation: Operation) -> Result<Self> {
-        let candidates = context.candidates(operation)?;
-        Ok(Timed { operation, times: vec![vec![Times::default(); candidates.len()]; SIZES], candidates })
+/// Holds the dispatcher's choices against the best: the number of good choices and of all.
+fn judge(report: &Report, context: &Context, compared: &Comparison) -> Result<(usize, usize)> {
+    let Comparison { operation, candidates, cases } = compared;
+    let name = operation.name();
+    let (mut good, mut worst) = (0, 1.0f64);
+    for (size, caller, times) in cases {
+        let times: Vec<f64> = times.iter().map(Times::typical).collect();
+        let best = (0..times.len()).min_by(|a, b| times[*a].total_cmp(&times[*b])).unwrap_or(0);
+        let chosen = caller.call(context, || chosen(context, *operation, *size, candidates));
+        let ratio = times[chosen] / times[best];
+        good += usize::from(ratio <= GOOD);
+        worst = worst.max(ratio);
+        let from = if *caller == Caller::Inside { "inside" } else { "from outside" };
+        let choice = format!("{name} {size} {from}: {}", candidates[chosen].backend);
+        let sentence = match chosen == best {
+            true => choice,
+            false => format!("{choice}, best {}", candidates[best].backend),
+        };
+        let time = if ratio.is_finite() { nice_time(times[chosen]) } else { "not timed".into() };
+        report.say(&format!("  {sentence:100} {time:>10} {:>5}", times_best(ratio)))?;
     }
-
-    fn size(&self, step: usize) -> (Size, Caller) {
-        (Size::along(self.operation, step, SIZES), Caller::ALL[step % 2])
-    }
-
-    fn time(&mut self) {
-        for step in 0..SIZES {
-            let (size, caller) = self.size(step);
-            let more = time_candidates(&mut Workload::new(self.operation, size), &self.candidates, caller, ROUNDS);
-            self.times[step].iter_mut().zip(more).for_each(|(times, more)| times.extend(&more));
-        }
-    }
-
-    /// Holds the dispatcher's choices against the best: the number of good choices and of all.
-    fn judge(&self, report: &Report, context: &Context) -> Result<(usize, usize)> {
-        let (candidates, name) = (&self.candidates, self.operation.name());
-        let (mut good, mut worst) = (0, 1.0f64);
-        for (step, times) in self.times.iter().enumerate() {
-            let (size, caller) = self.size(step);
-            let times: Vec<f64> = times.iter().map(Times::typical).collect();
-            let best = (0..times.len()).min_by(|a, b| times[*a].total_cmp(&times[*b])).unwrap_or(0);
-            let chosen = caller.call(context, || chosen(context, self.operation, size, candidates));
-            let ratio = times[chosen] / times[best];
-            good += usize::from(ratio <= GOOD);
-            worst = worst.max(ratio);
-            let from = if caller == Caller::Inside { "inside" } else { "from outside" };
-            let choice = format!("{name} {size} {from}: {}", candidates[chosen].backend);
-            let sentence = match chosen == best {
-                true => choice,
-                false => format!("{choice}, best {}", candidates[best].backend),
-            };
-            let time = if ratio.is_finite() { nice_time(times[chosen]) } else { "not timed".into() };
-            report.say(&format!("  {sentence:100} {time:>10} {:>5}", times_best(ratio)))?;
-        }
-        let shape = format!("{name}, {SIZES} sizes, worst {}", times_best(worst));
-        line(report, context, shape, (100.0 * good as f64 / SIZES as f64, "% good"), None)?;
-        Ok((good, SIZES))
-    }
+    let shape = format!("{name}, {SIZES} sizes, worst {}", times_best(worst));
+    line(report, context, shape, (100.0 * good as f64 / SIZES as f64, "% good"), None)?;
+    Ok((good, SIZES))
 }
 
 /// How many times as long as the best; one that was not timed takes more than three times as long.

@@ -363,7 +363,7 @@ fn reports_are_written_and_need_nothing_else() {
         .unwrap();
     trainer.run().unwrap();
     let html = std::fs::read_to_string(root.join("report.html")).unwrap();
-    assert!(html.matches("<svg").count() >= 5 && html.contains("Trust radius"));
+    assert!(html.matches("<svg").count() >= 5 && html.to_lowercase().contains("trust radius"));
     assert!(html.contains("Loss of each data cluster") && !html.contains("<h2>Precisions"));
     assert!(html.contains("base_learning_rate") && html.contains("color-scheme: light dark"));
     for outside in ["<script", "<link", "src=", "@import", "url("] {
@@ -376,12 +376,15 @@ fn reports_are_written_and_need_nothing_else() {
 fn reports_show_what_was_planned() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("run");
-    let config = TrainConfig { adaptive_bits: true, precision_interval: 10, ..config() };
+    let config = TrainConfig { adaptive_bits: true, precision_interval: 10, use_auxiliary_nn: false, ..config() };
     let mut trainer = new_trainer(config).start_in(RunDirectory::create(Some(&root), "m").unwrap()).unwrap();
     let summary = trainer.run().unwrap();
     assert!(summary.mean_bits.is_some_and(|bits| (1.0..=1.585 + 1e-3).contains(&bits)), "{:?}", summary.mean_bits);
     let html = std::fs::read_to_string(root.join("report.html")).unwrap();
     assert!(html.contains("<h2>Precisions") && html.contains("layers.1.weight"));
+    // No network: no plot of its multiplier.
+    assert!(html.contains("The same at every step: learning-rate multiplier: 1"), "{html}");
+    assert!(!html.contains("<figcaption>Learning-rate multiplier"));
 }
 
 #[test]

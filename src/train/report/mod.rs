@@ -72,18 +72,30 @@ fn page(
         history.evaluations.iter().map(|evaluation| (evaluation.step as f64, evaluation.val_loss)).collect();
     let losses = [Curve { name: "training", points: of(|s| s.loss) }, Curve { name: "validation", points: validation }];
     figure(&mut html, "Loss (nats per token)", &losses);
-    let single: [(&str, Value); 5] = [
+    let single: [(&str, Value); 6] = [
+        ("Learning rate", |s| f64::from(s.lr)),
         ("Learning-rate multiplier", |s| f64::from(s.lr_multiplier)),
         ("Trust radius", |s| s.trust_radius.map_or(f64::NAN, f64::from)),
         ("Flip rate (share of quantized values changed per step)", |s| s.flip_rate),
         ("Constraint activity (share of steps)", |s| f64::from(u8::from(s.constraint_active))),
         ("Tokens per second", |s| s.tokens_per_s),
     ];
+    let mut constant = Vec::new();
     for (name, value) in single {
-        figure(&mut html, name, &[Curve { name, points: of(value) }]);
+        let points = of(value);
+        match points[..] {
+            // What a part that is off reports needs no plot.
+            [(_, first), .., (_, last)] if points.iter().all(|&(_, value)| value == first) => {
+                constant.push(format!("{name}: {last}"));
+            }
+            _ => figure(&mut html, name, &[Curve { name, points }]),
+        }
     }
     cluster_losses(&mut html, history);
     html.push_str("</div>\n");
+    if !constant.is_empty() {
+        let _ = writeln!(html, "<p>The same at every step: {}.</p>", constant.join("; ").to_lowercase());
+    }
     comparison(&mut html, history, baselines);
     precisions(&mut html, history);
     parameter_clusters(&mut html, config, parameters);

@@ -2,7 +2,7 @@
 //! matrices, weighted losses. Each against an independent calculation.
 
 use hybridq::dispatch::{Context, ContextOptions};
-use hybridq::models::{Model, ModelConfig, preset};
+use hybridq::models::{ExportType, Model, ModelConfig, preset};
 use hybridq::nn::{Batch, Executor, GradPrecision, HeadPrecision, Mode, ParamStore, Precision, StepRandomness};
 use hybridq::optim::OptimizerConfig;
 use hybridq::quant::{AdaptiveQuantizer, BitUnit, OutputScale, QuantizedWeight, mean_bits};
@@ -27,6 +27,27 @@ const WEIGHTS: [f32; 3] = [0.5, 2.0, 1.25];
 
 const FORMS: [Precision; 6] =
     [Precision::Binary, Precision::Ternary, Precision::Int2, Precision::FiveLevel, Precision::Int4, Precision::Int8];
+
+/// Against products of the dequantized values, one by one, at every edge of blocks and tiles; on each count of threads the
+/// same bits.
+#[test]
+fn inner_products_are_those_of_the_values() {
+    let threads = [1, 2, 3].map(|threads| Context::new(ContextOptions { threads: Some(threads), isa: None }).unwrap());
+    for (rows, cols) in [(1, 1), (3, 300), (64, 16), (65, 17), (128, 256), (130, 257), (200, 519)] {
+        let (weights, other) = (normal(rows * cols, 7), normal(rows * cols, 8));
+        for precision in FORMS {
+            let mut matrix = QuantizedWeight::zeroed(precision, rows, cols).unwrap();
+            matrix.requantize(&threads[1], precision, OutputScale::default(), &weights).unwrap();
+            let mut values = vec![0.0; rows * cols];
+            matrix.dequantize(&threads[1], &mut values);
+            let products = || values.iter().zip(&other).map(|(&q, &g)| f64::from(q) * f64::from(g));
+            let (expected, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
+            let found = threads.each_ref().map(|context| matrix.inner_product(context, &other));
+            assert!((found[0] - expected).abs() <= 1e-6 * size, "{precision} {rows} x {cols}: {found:?} {expected}");
+            assert!(found.iter().all(|sum| sum.to_bits() == found[0].to_bits()), "{precision}: {found:?}");
+        }
+    }
+}
 
 #[test]
 fn least_squares_scales_lose_least_and_factors_multiply_them() {
@@ -253,7 +274,8 @@ fn forms_are_kept_in_model_folders() {
     let ids: Vec<_> = model.store.ids().filter(|&id| model.store.spec(id).precision != Precision::F32).collect();
     for (index, &id) in ids.iter().enumerate() {
         model.store.set_precision(id, FORMS[index % FORMS.len()]).unwrap();
-        let factor = 1.0 + 0.1 * index as f32;
+        // Ternary and plain: as declared, which the next test is about.
+        let factor = if index % FORMS.len() == 1 { 1.0 } else { 1.0 + 0.1 * index as f32 };
         model.store.set_output_scale(id, OutputScale { least_squares: index % 2 == 0, factor });
     }
     let tokens: Vec<u32> = (0..40).map(|i| i * 37 % 90).collect();
@@ -268,9 +290,43 @@ fn forms_are_kept_in_model_folders() {
     model.save(folder.path()).unwrap();
     let mut read = Model::load(folder.path()).unwrap();
     assert_eq!(loss(&mut read).to_bits(), before.to_bits());
-    let error = model.export(&context, &folder.path().join("e"), hybridq::models::ExportType::F32).unwrap_err();
+    let error = model.export(&context, &folder.path().join("e"), ExportType::F32).unwrap_err();
     assert!(error.to_string().contains("weight_forms"), "{error}");
     // A precision that changes what a layer's inputs are cannot be set.
     let error = model.store.set_precision(ids[0], Precision::F32).unwrap_err().to_string();
     assert!(error.contains("precision"), "{error}");
+}
+
+/// Factors that are a matrix's only form, as learned scales are, become part of the weights that are written: files hold nothing
+/// that others do not know.
+#[test]
+fn factors_alone_go_into_the_weights_of_files() {
+    let context = context();
+    let config = ModelConfig { num_hidden_layers: 2, vocab_size: 90, ..preset("tiny").unwrap() };
+    let mut model = Model::new(config, 5).unwrap();
+    let ids: Vec<_> = model.store.ids().filter(|&id| model.store.spec(id).precision != Precision::F32).collect();
+    for (index, &id) in ids.iter().enumerate() {
+        model.store.set_output_scale(id, OutputScale { least_squares: false, factor: 0.4 + 0.17 * index as f32 });
+    }
+    let tokens: Vec<u32> = (0..40).map(|i| i * 37 % 90).collect();
+    let batch = Batch { tokens: &tokens, targets: &tokens, sequences: 2, length: 20, ..Batch::default() };
+    let loss = |model: &mut Model| {
+        model.store.quantize(&context).unwrap();
+        let mut executor = Executor::new(&model.plan, Mode::Evaluate, 40);
+        executor.step(&model.plan, &context, &mut model.store, batch, StepRandomness::default(), 1.0).unwrap()
+    };
+    let without = loss(&mut Model::new(model.config.clone(), 5).unwrap());
+    let expected = loss(&mut model);
+    assert!((expected - without).abs() > 1e-3, "the factors matter: {expected} {without}");
+    let folder = tempfile::tempdir().unwrap();
+    let [saved, exported, packed] = ["saved", "exported", "packed"].map(|name| folder.path().join(name));
+    model.save(&saved).unwrap();
+    model.export(&context, &exported, ExportType::F32).unwrap();
+    model.export(&context, &packed, ExportType::Packed).unwrap();
+    for path in [saved, exported, packed] {
+        let text = std::fs::read_to_string(path.join("config.json")).unwrap();
+        assert!(!text.contains("weight_forms") && text.contains("quantization_config"), "{text}");
+        let found = loss(&mut Model::load(&path).unwrap());
+        assert!((found - expected).abs() < 1e-5 * expected, "{}: {found} {expected}", path.display());
+    }
 }

@@ -61,12 +61,13 @@ impl Model {
         // without sharing.
         let roles = Model::declare(&self.config).roles;
         let specs = Model::declare(&config).parameters;
+        let factors = self.weight_factors();
         let mut tensors = Vec::with_capacity(specs.len());
         for (&(_, id), spec) in roles.iter().zip(&specs) {
             if kind == ExportType::Packed && spec.kind == ParamKind::Linear {
                 tensors.extend(self.packed_tensors(context, id, spec)?);
             } else {
-                tensors.push(self.float_tensor(&config, id, spec, kind)?);
+                tensors.push(self.float_tensor(&config, (id, factors[id.index()]), spec, kind)?);
             }
         }
         let mut keys = config.to_keys();
@@ -78,14 +79,15 @@ impl Model {
         write_folder(folder, &text, &tensors)
     }
 
+    /// A parameter's weights times a factor.
     fn float_tensor<'a>(
         &'a self,
         config: &ModelConfig,
-        id: ParamId,
+        (id, factor): (ParamId, f32),
         spec: &ParamSpec,
         kind: ExportType,
     ) -> Result<TensorData<'a>> {
-        let weight = self.store.weight(id);
+        let weight = self.scaled_weight(id, factor);
         if kind == ExportType::F16
             && let Some(index) = weight.iter().position(|&value| !f16::from_f32(value).is_finite())
         {
@@ -98,8 +100,8 @@ impl Model {
         }
         let (rows, cols) = (spec.shape[0], spec.shape.get(1).copied().unwrap_or(1));
         let make = move || {
-            let turned_weight = if turned { transposed(weight, rows, cols) } else { Vec::new() };
-            let weight = if turned { &turned_weight[..] } else { weight };
+            let turned_weight = if turned { transposed(&weight, rows, cols) } else { Vec::new() };
+            let weight = if turned { &turned_weight[..] } else { &weight[..] };
             match kind {
                 ExportType::F16 => weight.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
                 ExportType::Bf16 => weight.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),

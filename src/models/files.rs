@@ -15,7 +15,7 @@ use super::model::Model;
 use super::packed_rows;
 use super::quantization_json::scales_divide;
 use crate::formats::{Dtype, SafetensorsFolder, TensorData, atomic_write, write_safetensors};
-use crate::nn::{ParamKind, ParamSpec, ParamStore, Precision};
+use crate::nn::{ParamId, ParamKind, ParamSpec, ParamStore, Precision};
 use crate::quant::Stored;
 use crate::{Error, Result};
 
@@ -88,26 +88,24 @@ impl Model {
     /// [`ModelConfig::transformers_obstacle`] finds nothing against it. Error: a packed model, which has no such weights.
     pub fn save(&self, folder: &Path) -> Result<()> {
         self.store.check_weights()?;
-        let tensors: Vec<TensorData<'_>> = self
-            .store
-            .ids()
-            .map(|id| {
-                let spec = self.store.spec(id);
-                let name = spec.name.as_str();
-                match (plain_form(&self.config, spec), self.store.stored_weight(id)) {
-                    (Form::Transposed, _) => {
-                        let (rows, cols) = (spec.shape[0], spec.shape[1]);
-                        TensorData::made(name, Dtype::F32, &[cols, rows], move || {
-                            bytemuck::cast_slice(&transposed(&self.store.weight_values(id), rows, cols)).to_vec()
-                        })
-                    }
-                    (_, Stored::F32(weight)) => TensorData::new(name, &spec.shape, weight),
-                    _ => TensorData::made(name, Dtype::F32, &spec.shape, move || {
-                        bytemuck::cast_slice(&self.store.weight_values(id)).to_vec()
-                    }),
+        let factors = self.weight_factors();
+        let tensor = |id: ParamId| {
+            let (spec, factor) = (self.store.spec(id), factors[id.index()]);
+            let name = spec.name.as_str();
+            match (plain_form(&self.config, spec), self.store.stored_weight(id)) {
+                (Form::Transposed, _) => {
+                    let (rows, cols) = (spec.shape[0], spec.shape[1]);
+                    TensorData::made(name, Dtype::F32, &[cols, rows], move || {
+                        bytemuck::cast_slice(&transposed(&self.scaled_weight(id, factor), rows, cols)).to_vec()
+                    })
                 }
-            })
-            .collect();
+                (_, Stored::F32(weight)) if factor == 1.0 => TensorData::new(name, &spec.shape, weight),
+                _ => TensorData::made(name, Dtype::F32, &spec.shape, move || {
+                    bytemuck::cast_slice(&self.scaled_weight(id, factor)).to_vec()
+                }),
+            }
+        };
+        let tensors: Vec<TensorData<'_>> = self.store.ids().map(tensor).collect();
         write_folder(folder, &self.present_config().to_json(), &tensors)
     }
 }

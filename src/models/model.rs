@@ -1,6 +1,8 @@
 //! A model: configuration, plan and parameters.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
+
 use super::config::{ModelConfig, ModelType, WeightForm};
 use super::layers::Declaration;
 use super::{bart, bert, gated, plain, recurrent};
@@ -75,17 +77,37 @@ impl Model {
         Ok(Model { config, plan, store })
     }
 
-    /// The configuration, with the forms that the quantized matrices have now.
+    /// The configuration, with the forms that the quantized matrices have now. A factor alone is none: see
+    /// [`Model::weight_factors`].
     pub(super) fn present_config(&self) -> ModelConfig {
         let declared = Model::declare(&self.config).parameters;
         let form = |(id, spec): (ParamId, &ParamSpec)| {
             let (precision, scale) = (self.store.spec(id).precision, self.store.output_scale(id));
-            let as_declared = precision == spec.precision && scale == OutputScale::default();
+            let as_declared = precision == spec.precision && !scale.least_squares;
             let form = WeightForm { precision, least_squares: scale.least_squares, factor: scale.factor };
             (precision != Precision::F32 && !as_declared).then(|| (spec.name.clone(), form))
         };
         let weight_forms = self.store.ids().zip(&declared).filter_map(form).collect();
         ModelConfig { weight_forms, ..self.config.clone() }
+    }
+
+    /// What each parameter's weights are multiplied with in a file, by its index: the factor on the output scale of a matrix
+    /// that has no form of its own otherwise, else 1. Codes are the same for all multiples of the weights, and their scale is
+    /// multiplied with them, so that a reader who knows of no factors computes the same up to rounding.
+    pub(super) fn weight_factors(&self) -> Vec<f32> {
+        let forms = self.present_config().weight_forms;
+        let factor = |id| {
+            let spec = self.store.spec(id);
+            let plain = spec.precision == Precision::F32 || forms.contains_key(&spec.name);
+            if plain { 1.0 } else { self.store.output_scale(id).factor }
+        };
+        self.store.ids().map(factor).collect()
+    }
+
+    /// A parameter's weights times `factor`.
+    pub(super) fn scaled_weight(&self, id: ParamId, factor: f32) -> Cow<'_, [f32]> {
+        let weight = self.store.weight_values(id);
+        if factor == 1.0 { weight } else { weight.iter().map(|weight| weight * factor).collect() }
     }
 
     /// The operations and parameters of a valid configuration.

@@ -10,6 +10,9 @@ use crate::{Error, Result};
 /// The least scale: a matrix of zeros divides by it.
 const MIN_SCALE: f64 = 1e-5;
 
+/// Columns that [`PackedTernary::inner_product`] unpacks at a time.
+const TILE_COLS: usize = 256;
+
 /// A byte of four zero weights.
 const ZERO_WEIGHTS: u8 = 0x55;
 
@@ -203,6 +206,36 @@ impl PackedTernary {
             let scale = self.scale(row);
             out.iter_mut().zip(trits).for_each(|(out, &trit)| *out = scale * f32::from(trit));
         });
+    }
+
+    /// The inner product of what the weights stand for with `other` `[rows, cols]`.
+    ///
+    /// # Panics
+    /// If `other` does not hold `rows * cols` elements.
+    pub fn inner_product(&self, ctx: &Context, other: &[f32]) -> f64 {
+        assert_eq!(other.len(), self.rows * self.cols, "ternary inner product: length of the other matrix");
+        if other.is_empty() {
+            return 0.0;
+        }
+        let (cols, kernels) = (self.cols, ctx.kernels());
+        let blocks = self.data.chunks(ternary_block_len(cols)).zip(other.chunks(TERNARY_BLOCK_ROWS * cols)).enumerate();
+        ctx.sum(blocks, |(block, (packed, other))| {
+            let (mut trits, mut values) = ([0i8; TERNARY_BLOCK_ROWS * TILE_COLS], [0f32; TILE_COLS]);
+            let mut sum = 0.0;
+            for (tile, packed) in packed.chunks(ternary_block_len(TILE_COLS)).enumerate() {
+                let first = tile * TILE_COLS;
+                let width = TILE_COLS.min(cols - first);
+                let rows = other.len() / cols;
+                kernels.ternary_unpack(packed, rows, width, &mut trits[..rows * width]);
+                for (row, trits) in trits[..rows * width].chunks(width).enumerate() {
+                    values.iter_mut().zip(trits).for_each(|(value, &trit)| *value = f32::from(trit));
+                    let other = &other[row * cols + first..][..width];
+                    sum +=
+                        f64::from(self.scale(block * TERNARY_BLOCK_ROWS + row)) * kernels.dot(&values[..width], other);
+                }
+            }
+            sum
+        })
     }
 
     /// The scale of a row.

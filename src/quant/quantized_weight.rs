@@ -1,6 +1,8 @@
 //! The quantized copy of a weight matrix that forward and backward passes read.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
+
 use super::grid::nearest;
 use super::{Granularity, PackedFiveTrits, PackedTernary, Precision, Q8Matrix, Quantizer};
 use crate::dispatch::Context;
@@ -12,6 +14,9 @@ const BLOCK_ROWS: usize = 16;
 
 /// Codes a row is quantized in at a time.
 const CODES_AT_ONCE: usize = 256;
+
+/// Elements of a block of an inner product.
+const DOT_BLOCK: usize = 1 << 14;
 
 /// Lanes of the sums (as the kernels' reductions: csrc/lanes.h).
 const LANES: usize = 16;
@@ -198,6 +203,24 @@ impl QuantizedWeight {
             Self::Q8(matrix) => matrix.dequantize(context, out),
             Self::Dequantized { values, .. } => out.copy_from_slice(values),
         }
+    }
+
+    /// The inner product of the values that the codes stand for with `other` `[rows, cols]`.
+    ///
+    /// # Panics
+    /// If `other` does not hold `rows * cols` elements.
+    pub fn inner_product(&self, context: &Context, other: &[f32]) -> f64 {
+        let values = match self {
+            Self::Packed(packed) => return packed.inner_product(context, other),
+            Self::Dequantized { values, .. } => Cow::Borrowed(&values[..]),
+            Self::FiveTrits(_) | Self::Q8(_) => {
+                let mut values = vec![0.0; other.len()];
+                self.dequantize(context, &mut values);
+                Cow::Owned(values)
+            }
+        };
+        assert_eq!(other.len(), values.len(), "inner product: length of the other matrix");
+        context.sum(values.chunks(DOT_BLOCK).zip(other.chunks(DOT_BLOCK)), |(a, b)| context.kernels().dot(a, b))
     }
 
     /// Bytes this copy takes in memory, scales included.

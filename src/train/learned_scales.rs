@@ -12,8 +12,6 @@ const BETAS: (f32, f32) = (0.9, 0.99);
 const EPSILON: f32 = 1e-12;
 /// Most that the logarithm of a factor may be off 0: factors of a quarter to four.
 const LARGEST_LOG: f32 = 1.386_294_4;
-/// Elements of a block of the sums.
-const BLOCK: usize = 1 << 14;
 
 /// Where the output scale of a quantized matrix comes from. Codes are decided by the same absmean rule in each case.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -24,7 +22,7 @@ pub enum WeightScale {
     Absmean,
     /// The one of least squared error, `<W, q> / <q, q>`.
     LeastSquares,
-    /// The one of least squared error times a factor that is learned by the loss's gradient (as step sizes are in Esser et
+    /// The one that decided the codes times a factor that is learned by the loss's gradient (as step sizes are in Esser et
     /// al., "Learned Step Size Quantization", 2020).
     Learned,
 }
@@ -50,13 +48,7 @@ impl LearnedScales {
                 continue;
             }
             let Some(copy) = store.quantized(id) else { continue };
-            let mut values = vec![0.0; store.spec(id).len()];
-            copy.dequantize(context, &mut values);
-            let product =
-                |(q, g): (&[f32], &[f32])| -> f64 { q.iter().zip(g).map(|(&q, &g)| f64::from(q) * f64::from(g)).sum() };
-            let gradients = store.gradient_values(id);
-            let gradient = context.map(values.chunks(BLOCK).zip(gradients.chunks(BLOCK)), product);
-            let gradient = gradient.into_iter().sum::<f64>() as f32;
+            let gradient = copy.inner_product(context, &store.gradient_values(id)) as f32;
             let [log, first, second] = &mut self.state[id.index()];
             *first = BETAS.0 * *first + (1.0 - BETAS.0) * gradient;
             *second = BETAS.1 * *second + (1.0 - BETAS.1) * gradient * gradient;
@@ -70,7 +62,7 @@ impl LearnedScales {
     pub fn put(&self, store: &mut ParamStore) {
         for id in store.ids() {
             let factor = libm::expf(self.state[id.index()][0]);
-            store.set_output_scale(id, OutputScale { least_squares: true, factor });
+            store.set_output_scale(id, OutputScale { least_squares: false, factor });
         }
     }
 }

@@ -129,7 +129,7 @@ impl<O: Objective> Trainer<O> {
             first_step: config.clustering_warmup_steps,
         };
         let optimizer = config.optimizer_config().build(objective.store())?;
-        let scale = OutputScale { least_squares: config.weight_scale != WeightScale::Absmean, factor: 1.0 };
+        let scale = OutputScale { least_squares: config.weight_scale == WeightScale::LeastSquares, factor: 1.0 };
         let store = objective.store_mut();
         for id in store.ids() {
             store.set_output_scale(id, scale);

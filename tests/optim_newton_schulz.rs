@@ -11,6 +11,8 @@ use singular_values::{normal, product, singular_values, transposed};
 const LENGTH: f32 = 0.7;
 /// Share of the length that a singular value may end above it or, of up to two iterations, below the band.
 const TOLERANCE: f64 = 0.02;
+/// The same of matrices whose rows differ in length a hundredfold.
+const UNEVEN_TOLERANCE: f64 = 0.07;
 
 fn context() -> Context {
     Context::new(ContextOptions { threads: Some(1), isa: None }).unwrap()
@@ -144,6 +146,43 @@ fn matrices_that_are_hard_to_round() {
     let mut spike = normal(n * n, 25);
     spike[n + 3] = 300.0;
     check("one large element", &spike, n, n, 2, 0.05);
+}
+
+/// Gradients have a few large singular values and a long tail: polynomials made for a wide interval are steep at its end, where
+/// rounding must not carry a value beyond it.
+#[test]
+fn no_number_of_iterations_grows_without_bound() {
+    for (rows, cols) in [(96, 96), (60, 180), (180, 60)] {
+        let side = rows.min(cols);
+        // Rows of very different lengths, as those of heads that matter more than others.
+        let uneven = normal(rows, 63);
+        let orthogonal = |rows: usize, seed: u64| {
+            let mut x = normal(rows * side, seed);
+            NewtonSchulz::new(8).orthogonalize(&context(), rows, side, 1.0, &mut x);
+            wide(&x)
+        };
+        let (left, right) = (orthogonal(rows, 60), orthogonal(cols, 61));
+        for power in [0.5, 1.0, 1.5, 3.0] {
+            let scaled = |(i, x): (usize, &f64)| {
+                x * ((i % side + 1) as f64).powf(-power) * f64::from(1.2 * uneven[i / side]).exp()
+            };
+            let scaled: Vec<f64> = left.iter().enumerate().map(scaled).collect();
+            let noise = normal(rows * cols, 62);
+            for share in [0.0, 1e-4, 1e-2] {
+                let x = product(&scaled, &right, side);
+                let x: Vec<f32> =
+                    x.iter().zip(&noise).map(|(x, noise)| (x + share * f64::from(*noise)) as f32).collect();
+                for iterations in 1..=8 {
+                    let mut factor = x.clone();
+                    int8(iterations).orthogonalize(&context(), rows, cols, LENGTH, &mut factor);
+                    let name = format!("{rows} x {cols}, power {power}, noise {share}, {iterations} iterations");
+                    assert!(factor.iter().all(|x| x.is_finite()), "{name}");
+                    let largest = singular_values(&factor, rows, cols)[0] / f64::from(LENGTH);
+                    assert!(largest <= 1.0 + UNEVEN_TOLERANCE, "{name}: {largest}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

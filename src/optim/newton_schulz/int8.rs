@@ -17,9 +17,13 @@ const TALL_ROWS: usize = 96;
 /// steep that this would not hold, and each takes its Gram matrix from what it is applied to.
 const MOST_CHAINED: usize = 2;
 
-/// What 1 becomes between chains: rounding may lift the largest values by about 2 %, and beyond its interval a polynomial grows
-/// without bound.
+/// What the largest singular value may be of a chain's interval: beyond it a polynomial grows without bound. The margin is for
+/// what [`Symmetric::largest_eigenvalue`] does not see among many values of one size.
 const BELOW_INTERVAL: f64 = 0.97;
+
+/// Steps of the power iteration that finds the largest singular value between chains. One far above the others, which alone can
+/// be beyond the interval, shows in a few.
+const POWER_STEPS: usize = 8;
 
 /// Buffers of one thread.
 #[derive(Debug, Default)]
@@ -64,6 +68,26 @@ impl Symmetric {
 
     fn rows(&self) -> Codes<'_> {
         Codes { data: &self.codes, stride: self.scales.len(), sums_in_rows: true }
+    }
+
+    /// An estimate of the largest eigenvalue, from below: [`POWER_STEPS`] from the row with the largest diagonal element on.
+    fn largest_eigenvalue(&self, kernels: &KernelTable, [vector, next]: [&mut Vec<f32>; 2]) -> f64 {
+        let side = self.diagonal.len();
+        let first = (0..side).max_by(|&i, &j| self.diagonal[i].total_cmp(&self.diagonal[j])).unwrap_or(0);
+        vector.clear();
+        vector.resize(side, 0.0);
+        vector[first] = 1.0;
+        let mut length = 0.0;
+        for _ in 0..POWER_STEPS {
+            let rows = self.off.chunks(side).zip(&self.diagonal).zip(&**vector);
+            next.clear();
+            next.extend(rows.map(|((row, diagonal), of)| kernels.dot(row, vector) as f32 + diagonal * of));
+            length = kernels.sum_squares(next).sqrt();
+            std::mem::swap(vector, next);
+            // Also for a length that is 0 or not finite: the vector is not used then.
+            kernels.scale(vector, (1.0 / length) as f32);
+        }
+        length
     }
 
     fn factor(&self, share: f64) -> SymmetricFactor<'_> {
@@ -185,18 +209,31 @@ pub(super) fn apply(
 ) {
     let chained = if coefficients.len() > MOST_CHAINED { 1 } else { MOST_CHAINED };
     let last = coefficients.chunks(chained).len() - 1;
+    // The end of each chain's interval: where the polynomials before take 1 to.
+    let mut end = 1.0;
     for (index, chain) in coefficients.chunks(chained).enumerate() {
-        let length = if index == last { length } else { BELOW_INTERVAL };
-        apply_chain(kernels, workspace, chain, (index == 0).then_some(below_bound), length, shape, x);
+        let scaling = if index == 0 { Scaling::ByBound(below_bound) } else { Scaling::Below(end) };
+        apply_chain(kernels, workspace, chain, scaling, if index == last { length } else { 1.0 }, shape, x);
+        end = chain.iter().fold(end, |s, [a, b, c]| s * (a + s * s * (b + s * s * c)));
     }
 }
 
-/// The polynomials of a chain; with `below_bound` the input is scaled first.
+/// How the input of a chain is brought into its interval.
+#[derive(Clone, Copy)]
+enum Scaling {
+    /// The bound on the largest singular value becomes this.
+    ByBound(f64),
+    /// The largest singular value, which is about this or less, becomes at most [`BELOW_INTERVAL`] of it. Rounding of the chain
+    /// before lifts it, in matrices with very uneven rows by several percent.
+    Below(f64),
+}
+
+/// The polynomials of a chain; what is to be 1 becomes `length`.
 fn apply_chain(
     kernels: &KernelTable,
     workspace: &mut Workspace,
     coefficients: &[[f64; 3]],
-    below_bound: Option<f64>,
+    scaling: Scaling,
     length: f64,
     (rows, cols): (usize, usize),
     x: &mut [f32],
@@ -222,14 +259,20 @@ fn apply_chain(
     panels.pack_right(kernels, input, side, long);
     panels.multiply(kernels, (side, long), scales, Part::LowerHalf, &mut gram.off);
     kernels.newton_schulz_finish(scales, None, 1.0, &mut gram.off, &mut gram.diagonal);
-    let mut input_scale = 1.0;
+    let mut input_scale = match scaling {
+        Scaling::ByBound(_) => 1.0,
+        Scaling::Below(end) => {
+            let largest = gram.largest_eigenvalue(kernels, [of_input, block]).sqrt();
+            BELOW_INTERVAL * if largest > end { end / largest } else { 1.0 }
+        }
+    };
     // All polynomials so far are `alpha I + factor`.
     let mut alpha = 1.0;
     for (index, &[a, b, c]) in coefficients.iter().enumerate() {
         gram.round(kernels, sums);
-        // The scale of the input is first known from the square.
-        let mut of_gram = 1.0;
-        if let Some(below_bound) = below_bound.filter(|_| index == 0) {
+        let mut of_gram = if index == 0 { input_scale.powi(2) } else { 1.0 };
+        if let (0, Scaling::ByBound(below_bound)) = (index, scaling) {
+            // The scale of the input is first known from the square.
             panels.multiply_symmetric(kernels, 1.0, (gram, 0.0), (gram, 0.0), step);
             let squares = kernels.sum_squares(&step.off) + kernels.sum_squares(&step.diagonal);
             input_scale = below_bound / squares.sqrt().sqrt().sqrt();
@@ -239,7 +282,7 @@ fn apply_chain(
                 squares.iter_mut().zip(gram).for_each(|(square, gram)| *square = b * gram + c * *square);
             }
         } else {
-            panels.multiply_symmetric(kernels, c, (gram, b), (gram, 0.0), step);
+            panels.multiply_symmetric(kernels, c * of_gram.powi(2), (gram, b * of_gram), (gram, 0.0), step);
         }
         step.round(kernels, sums);
         let is_last = index + 1 == coefficients.len();

@@ -154,7 +154,7 @@ impl Results {
 pub(super) fn is_whole(outcome: &Result<Summary>) -> bool {
     match outcome {
         Ok(summary) => summary.stop != StopReason::Interrupted,
-        Err(error) => matches!(error, Error::Training(_)),
+        Err(error) => matches!(error, Error::Training(_) | Error::NonFinite { .. }),
     }
 }
 

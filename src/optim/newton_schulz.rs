@@ -116,8 +116,8 @@ impl NewtonSchulz {
     }
 
     /// Replaces `x` (`rows x cols`, row-major) by `length` times its orthogonal factor: no singular value is above
-    /// `length` (in int8 products: by more than 2 %, of matrices with very uneven rows 7 %). Zeros, and matrices with a value that is not finite, become zeros.
-    /// All on the calling thread.
+    /// `length` (in int8 products: by more than 2 %, of matrices with very uneven rows 7 %). Zeros, and matrices with a
+    /// value that is not finite, become zeros. All on the calling thread.
     ///
     /// # Panics
     /// If `x` is not `rows x cols`.

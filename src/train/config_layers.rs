@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::config::TrainConfig;
+use super::learned_scales::WeightScale;
 use crate::nn::GradPrecision;
 use crate::optim::{NewtonSchulzPrecision, TrustNorm};
 use crate::{Error, Result};
@@ -24,13 +25,16 @@ impl TrainConfig {
             base_learning_rate,
             ..base.clone()
         };
-        // Spectral steps without the auxiliary network: what won (bench/experiments). The schedule gives a step's length, and
-        // at this root mean square a rate suits AdamW as well.
+        // Spectral steps and learned scales without the auxiliary network: what won (bench/experiments). The schedule gives a
+        // step's length, and at this root mean square a rate suits AdamW as well.
         let spectral = |config: TrainConfig| TrainConfig {
             trust_norm: TrustNorm::Spectral,
             initial_trust_radius: 1.0,
-            newton_schulz_iterations: 2,
+            newton_schulz_iterations: 3,
             steepest_rms: 0.8,
+            steepest_momentum: 0.9,
+            adam_beta2: 0.99,
+            weight_scale: WeightScale::Learned,
             use_auxiliary_nn: false,
             ..config
         };

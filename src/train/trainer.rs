@@ -292,11 +292,12 @@ impl<O: Objective> Trainer<O> {
             log_reach: 0.0,
         };
         let (context, optimizer, store) = (&self.context, &mut self.optimizer, self.objective.store_mut());
-        if config.weight_scale == WeightScale::Learned {
-            self.learned_scales.update(context, store, lr, step);
-        }
-        // Both work tensor by tensor: one hand-over to the threads instead of several for each.
+        let learned = (config.weight_scale == WeightScale::Learned).then_some(&mut self.learned_scales);
+        // All work tensor by tensor: one hand-over to the threads instead of several for each.
         let (report, quantized) = context.install(|| -> Result<_> {
+            if let Some(scales) = learned {
+                scales.update(context, store, lr / config.base_learning_rate as f32, step);
+            }
             let report = optimizer.step(context, store, &state)?;
             Ok((report, store.quantize(context)?))
         })?;

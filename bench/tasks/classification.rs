@@ -89,13 +89,13 @@ fn adamw(rate: f64, end: f64, beta2: f64) -> TrainConfig {
     }
 }
 
-/// As the presets have it.
-fn spectral(rate: f64, end: f64) -> TrainConfig {
+/// As the presets have it, but for `rms`: of the matrices' steps for a rate of 1; what is no matrix goes by the rate alone.
+fn spectral(rate: f64, end: f64, rms: f64) -> TrainConfig {
     let preset = TrainConfig::for_model("tiny");
     TrainConfig {
         trust_norm: TrustNorm::Spectral,
         initial_trust_radius: preset.initial_trust_radius,
-        steepest_rms: preset.steepest_rms,
+        steepest_rms: rms,
         steepest_momentum: preset.steepest_momentum,
         newton_schulz_iterations: preset.newton_schulz_iterations,
         newton_schulz_precision: preset.newton_schulz_precision,
@@ -146,10 +146,15 @@ fn main() -> hybridq::Result<()> {
             (name, adamw(rate, end, beta2))
         })
     };
-    let of_spectral = |(rate, end)| (format!("rate {rate} down to {end}"), spectral(rate, end));
+    let of_spectral = |(rate, end)| {
+        [0.8, 0.2].map(|rms| {
+            let name = format!("rate {rate} down to {end}, root mean square {rms}");
+            (name, spectral(rate, end, rms))
+        })
+    };
     let arms: [(&str, Vec<Setting>); 2] = [
         ("AdamW", pairs([2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3]).flat_map(of_adamw).collect()),
-        ("spectral", pairs([2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3]).map(of_spectral).collect()),
+        ("spectral", pairs([2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3]).flat_map(of_spectral).collect()),
     ];
     let contest = Contest { steps: STEPS, interval: 20, seeds: 5 };
     contest.print(arms, |context, run| {

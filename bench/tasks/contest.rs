@@ -84,7 +84,9 @@ impl Contest {
                 let config = TrainConfig { seed, max_steps: self.steps, threads: Some(1), ..config.clone() };
                 let context = Context::new(ContextOptions { threads: Some(1), isa: None }).expect("one thread");
                 let run = self.run(trainer(context, config).expect("a valid configuration"));
-                found.lock().expect("no holder panics").push((index, run));
+                let mut found = found.lock().expect("no holder panics");
+                found.push((index, run));
+                eprintln!("{} of {} runs", found.len(), runs.len());
             }
         };
         std::thread::scope(|scope| {

@@ -84,7 +84,7 @@ impl Symmetric {
             next.extend(rows.map(|((row, diagonal), of)| kernels.dot(row, vector) as f32 + diagonal * of));
             length = kernels.sum_squares(next).sqrt();
             std::mem::swap(vector, next);
-            // Also for a length that is 0 or not finite: the vector is not used then.
+            // A length of 0 ends as not a number, which is above no bound.
             kernels.scale(vector, (1.0 / length) as f32);
         }
         length
@@ -194,7 +194,7 @@ pub(super) fn workspace_bytes(kernels: &KernelTable, rows: usize, cols: usize) -
     let left = of(shape.a_width, side, long);
     let right = of(shape.b_width, side, long).max(if rows > cols { 0 } else { of(shape.b_width, cols, side) });
     let block = if rows > cols { size_of::<f32>() * TALL_ROWS * side } else { 0 };
-    4 * side * (side + 2) * size_of::<f32>() + 4 * side * side + rows * cols + left + right + block
+    4 * side * (side + 3) * size_of::<f32>() + 4 * side * side + rows * cols + left + right + block
 }
 
 /// As [`super::NewtonSchulz::orthogonalize`] for `x` with elements of root mean square 1, whose largest singular value is scaled

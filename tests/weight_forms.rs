@@ -266,6 +266,15 @@ fn bits_go_where_the_loss_needs_them() {
     assert!(last["layers.1.weight"].bits() > last["layers.0.weight"].bits(), "{last:?}");
 }
 
+/// Of a vocabulary of 90 or more, on two sequences.
+fn loss_of(context: &Context, model: &mut Model) -> f64 {
+    let tokens: Vec<u32> = (0..40).map(|i| i * 37 % 90).collect();
+    let batch = Batch { tokens: &tokens, targets: &tokens, sequences: 2, length: 20, ..Batch::default() };
+    model.store.quantize(context).unwrap();
+    let mut executor = Executor::new(&model.plan, Mode::Evaluate, 40);
+    executor.step(&model.plan, context, &mut model.store, batch, StepRandomness::default(), 1.0).unwrap()
+}
+
 /// A model whose matrices have forms of their own computes the same once it was saved and read.
 #[test]
 fn forms_are_kept_in_model_folders() {
@@ -278,13 +287,7 @@ fn forms_are_kept_in_model_folders() {
         let factor = if index % FORMS.len() == 1 { 1.0 } else { 1.0 + 0.1 * index as f32 };
         model.store.set_output_scale(id, OutputScale { least_squares: index % 2 == 0, factor });
     }
-    let tokens: Vec<u32> = (0..40).map(|i| i * 37 % 90).collect();
-    let batch = Batch { tokens: &tokens, targets: &tokens, sequences: 2, length: 20, ..Batch::default() };
-    let loss = |model: &mut Model| {
-        model.store.quantize(&context).unwrap();
-        let mut executor = Executor::new(&model.plan, Mode::Evaluate, 40);
-        executor.step(&model.plan, &context, &mut model.store, batch, StepRandomness::default(), 1.0).unwrap()
-    };
+    let loss = |model: &mut Model| loss_of(&context, model);
     let before = loss(&mut model);
     let folder = tempfile::tempdir().unwrap();
     model.save(folder.path()).unwrap();
@@ -308,13 +311,7 @@ fn factors_alone_go_into_the_weights_of_files() {
     for (index, &id) in ids.iter().enumerate() {
         model.store.set_output_scale(id, OutputScale { least_squares: false, factor: 0.4 + 0.17 * index as f32 });
     }
-    let tokens: Vec<u32> = (0..40).map(|i| i * 37 % 90).collect();
-    let batch = Batch { tokens: &tokens, targets: &tokens, sequences: 2, length: 20, ..Batch::default() };
-    let loss = |model: &mut Model| {
-        model.store.quantize(&context).unwrap();
-        let mut executor = Executor::new(&model.plan, Mode::Evaluate, 40);
-        executor.step(&model.plan, &context, &mut model.store, batch, StepRandomness::default(), 1.0).unwrap()
-    };
+    let loss = |model: &mut Model| loss_of(&context, model);
     let without = loss(&mut Model::new(model.config.clone(), 5).unwrap());
     let expected = loss(&mut model);
     assert!((expected - without).abs() > 1e-3, "the factors matter: {expected} {without}");

@@ -61,7 +61,7 @@ impl Model {
         // without sharing.
         let roles = Model::declare(&self.config).roles;
         let specs = Model::declare(&config).parameters;
-        let factors = self.weight_factors();
+        let factors = self.weight_factors(&config);
         let mut tensors = Vec::with_capacity(specs.len());
         for (&(_, id), spec) in roles.iter().zip(&specs) {
             if kind == ExportType::Packed && spec.kind == ParamKind::Linear {

@@ -88,7 +88,8 @@ impl Model {
     /// [`ModelConfig::transformers_obstacle`] finds nothing against it. Error: a packed model, which has no such weights.
     pub fn save(&self, folder: &Path) -> Result<()> {
         self.store.check_weights()?;
-        let factors = self.weight_factors();
+        let config = self.present_config();
+        let factors = self.weight_factors(&config);
         let tensor = |id: ParamId| {
             let (spec, factor) = (self.store.spec(id), factors[id.index()]);
             let name = spec.name.as_str();
@@ -106,7 +107,7 @@ impl Model {
             }
         };
         let tensors: Vec<TensorData<'_>> = self.store.ids().map(tensor).collect();
-        write_folder(folder, &self.present_config().to_json(), &tensors)
+        write_folder(folder, &config.to_json(), &tensors)
     }
 }
 

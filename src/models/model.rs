@@ -93,12 +93,12 @@ impl Model {
 
     /// What each parameter's weights are multiplied with in a file, by its index: the factor on the output scale of a matrix
     /// that has no form of its own otherwise, else 1. Codes are the same for all multiples of the weights, and their scale is
-    /// multiplied with them, so that a reader who knows of no factors computes the same up to rounding.
-    pub(super) fn weight_factors(&self) -> Vec<f32> {
-        let forms = self.present_config().weight_forms;
+    /// multiplied with them, so that a reader who knows of no factors computes the same up to rounding. `present`:
+    /// [`Model::present_config`].
+    pub(super) fn weight_factors(&self, present: &ModelConfig) -> Vec<f32> {
         let factor = |id| {
             let spec = self.store.spec(id);
-            let plain = spec.precision == Precision::F32 || forms.contains_key(&spec.name);
+            let plain = spec.precision == Precision::F32 || present.weight_forms.contains_key(&spec.name);
             if plain { 1.0 } else { self.store.output_scale(id).factor }
         };
         self.store.ids().map(factor).collect()

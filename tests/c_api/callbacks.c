@@ -165,11 +165,12 @@ static void own_model(const hq_context *context) {
     summary.struct_size = sizeof summary;
     CHECK(hq_trainer_run(trainer, &summary) == HQ_OK && summary.loss < 0.05 && isnan(summary.validation_loss));
     float value = 0.0f; /* what the latent weight stands for: a learned scale is between them */
-    CHECK(hq_parameters_values(parameters, context, 0, &value, 1) == HQ_OK && value > 2.0f);
+    CHECK(hq_parameters_values(parameters, context, 0, &value, 1) == HQ_OK && fabsf(value - 3.0f) < 0.3f);
+    const float latent = *slope;
     printf("own model: slope %.2f, loss %.4f after %llu steps\n", value, summary.loss, (unsigned long long)summary.steps);
     CHECK(hq_trainer_generate(trainer, "", NULL, NULL, NULL) == HQ_UNSUPPORTED);
     hq_parameters_free(parameters); /* the trainer still has them */
-    CHECK(hq_trainer_step(trainer, NULL) == HQ_OK && *slope > 0.5f);
+    CHECK(hq_trainer_step(trainer, NULL) == HQ_OK && fabsf(*slope - latent) < 0.2f);
     /* Steps that are not finite leave the model alone; the tenth in a row is an error. */
     float before = *slope, first = inputs[0];
     hq_step_report report = {0};

@@ -9,13 +9,14 @@
 //! dropout (a run reads a quarter of the sentences); sentences are cut at 32 entries.
 
 mod contest;
+mod settings;
 
-use contest::{Contest, Setting};
+use contest::Contest;
 use hybridq::data::{Split, TokenBatch, Tokenizer};
 use hybridq::models::{Head, Model, ModelConfig, preset};
 use hybridq::nn::{GradPrecision, Precision};
-use hybridq::optim::{OptimizerKind, TrustNorm};
-use hybridq::train::{BatchObjective, BatchSource, TrainConfig, Trainer};
+use hybridq::train::{BatchObjective, BatchSource, Trainer};
+use settings::arms;
 
 const STEPS: u64 = 600;
 const LENGTH: usize = 32;
@@ -69,49 +70,6 @@ fn read(path: &str, tokenizer: &Tokenizer) -> hybridq::Result<Vec<Sentence>> {
     Ok(found?.into_iter().filter(|(tokens, _)| !tokens.is_empty()).collect())
 }
 
-fn base() -> TrainConfig {
-    TrainConfig {
-        batch_size: 32,
-        warmup_steps: 50,
-        use_auxiliary_nn: false,
-        use_clustering: false,
-        ..TrainConfig::default()
-    }
-}
-
-fn adamw(rate: f64, end: f64, beta2: f64) -> TrainConfig {
-    TrainConfig {
-        optimizer: OptimizerKind::AdamW,
-        base_learning_rate: rate,
-        min_lr_ratio: end,
-        adam_beta2: beta2,
-        ..base()
-    }
-}
-
-/// As the presets have it, but for `rms`: of the matrices' steps for a rate of 1; what is no matrix goes by the rate alone.
-fn spectral(rate: f64, end: f64, rms: f64) -> TrainConfig {
-    let preset = TrainConfig::for_model("tiny");
-    TrainConfig {
-        trust_norm: TrustNorm::Spectral,
-        initial_trust_radius: preset.initial_trust_radius,
-        steepest_rms: rms,
-        steepest_momentum: preset.steepest_momentum,
-        newton_schulz_iterations: preset.newton_schulz_iterations,
-        newton_schulz_precision: preset.newton_schulz_precision,
-        weight_scale: preset.weight_scale,
-        adam_beta2: preset.adam_beta2,
-        base_learning_rate: rate,
-        min_lr_ratio: end,
-        ..base()
-    }
-}
-
-/// Each rate, down to a tenth and to 0.
-fn pairs(rates: [f64; 6]) -> impl Iterator<Item = (f64, f64)> {
-    rates.into_iter().flat_map(|rate| [0.1, 0.0].map(|end| (rate, end)))
-}
-
 fn main() -> hybridq::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [path, training, held_out] = &arguments[..] else {
@@ -140,24 +98,8 @@ fn main() -> hybridq::Result<()> {
         source.training.len(),
         source.held_out.len()
     );
-    let of_adamw = |(rate, end)| {
-        [0.95, 0.99].map(|beta2| {
-            let name = format!("rate {rate} down to {end}, second beta {beta2}");
-            (name, adamw(rate, end, beta2))
-        })
-    };
-    let of_spectral = |(rate, end)| {
-        [0.8, 0.2].map(|rms| {
-            let name = format!("rate {rate} down to {end}, root mean square {rms}");
-            (name, spectral(rate, end, rms))
-        })
-    };
-    let arms: [(&str, Vec<Setting>); 2] = [
-        ("AdamW", pairs([2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3]).flat_map(of_adamw).collect()),
-        ("spectral", pairs([2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3]).flat_map(of_spectral).collect()),
-    ];
     let contest = Contest { steps: STEPS, interval: 20, seeds: 5 };
-    contest.print(arms, |context, run| {
+    contest.print(arms(32), |context, run| {
         let model = Model::new(config.clone(), run.seed)?;
         Trainer::new(context, run, BatchObjective::new(model, Tokenizer::load(path)?, source.clone(), LENGTH)?)
     });

@@ -28,6 +28,7 @@
     void hqk_abs_sum_##isa(const float *x, size_t n, double *out);                   \
     void hqk_sum_squares_##isa(const float *x, size_t n, double *out);               \
     void hqk_dot_##isa(const float *x, const float *y, size_t n, double *out);       \
+    void hqk_dot_i8_##isa(const int8_t *x, const float *y, size_t n, double *out);   \
     void hqk_abs_and_square_sums_##isa(const float *x, size_t n, double *out);       \
     void hqk_scale_##isa(float *x, size_t n, float factor);
 HQK_EVERY_ISA(HQK_NORM)

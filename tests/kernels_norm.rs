@@ -29,6 +29,9 @@ fn kernels_give_the_contract_bit_for_bit() {
                 assert_eq!(table.sum_squares(x), lanes(x.iter().map(|v| wide(v) * wide(v))));
                 assert_eq!(table.abs_and_square_sums(x), [table.abs_sum(x), table.sum_squares(x)]);
                 assert_eq!(table.dot(x, y), lanes(x.iter().zip(y).map(|(x, y)| wide(x) * wide(y))));
+                let codes: Vec<i8> = x.iter().map(|v| (60.0 * v) as i8).collect();
+                let products = codes.iter().zip(y).map(|(&code, y)| f64::from(code) * wide(y));
+                assert_eq!(table.dot_i8(&codes, y), lanes(products));
                 let mut scaled = x.to_vec();
                 table.scale(&mut scaled, 0.3);
                 assert!(scaled.iter().zip(x).all(|(s, x)| *s == x * 0.3));

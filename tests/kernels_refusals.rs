@@ -46,6 +46,9 @@ fn kernels_refuse_sizes_that_do_not_fit() {
             ("dot", &mut || {
                 table.dot(&x[..3], &x[..4]);
             }),
+            ("dot_i8", &mut || {
+                table.dot_i8(&trits[..3], &x[..4]);
+            }),
             ("ternary_pack", &mut || table.ternary_pack(&trits[..5], 2, 3, &mut bytes[..256])),
             ("ternary_pack", &mut || table.ternary_pack(&trits[..6], 2, 3, &mut other_bytes[..255])),
             ("ternary_unpack", &mut || table.ternary_unpack(&[0; 256], 2, 3, &mut values[..7])),

@@ -11,6 +11,9 @@ unsafe extern "C" {
     pub fn hqk_dot_portable(x: *const f32, y: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
+    pub fn hqk_dot_i8_portable(x: *const i8, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
     pub fn hqk_abs_and_square_sums_portable(x: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
@@ -24,6 +27,9 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_dot_avx2(x: *const f32, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_dot_i8_avx2(x: *const i8, y: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
     pub fn hqk_abs_and_square_sums_avx2(x: *const f32, n: usize, out: *mut f64);
@@ -41,6 +47,9 @@ unsafe extern "C" {
     pub fn hqk_dot_avxvnni(x: *const f32, y: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
+    pub fn hqk_dot_i8_avxvnni(x: *const i8, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
     pub fn hqk_abs_and_square_sums_avxvnni(x: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
@@ -54,6 +63,9 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_dot_avx512(x: *const f32, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_dot_i8_avx512(x: *const i8, y: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
     pub fn hqk_abs_and_square_sums_avx512(x: *const f32, n: usize, out: *mut f64);
@@ -71,6 +83,9 @@ unsafe extern "C" {
     pub fn hqk_dot_avx512vnni(x: *const f32, y: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
+    pub fn hqk_dot_i8_avx512vnni(x: *const i8, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
     pub fn hqk_abs_and_square_sums_avx512vnni(x: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
@@ -84,6 +99,9 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_dot_avx512bf16(x: *const f32, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_dot_i8_avx512bf16(x: *const i8, y: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
     pub fn hqk_abs_and_square_sums_avx512bf16(x: *const f32, n: usize, out: *mut f64);
@@ -101,6 +119,9 @@ unsafe extern "C" {
     pub fn hqk_dot_neon(x: *const f32, y: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
+    pub fn hqk_dot_i8_neon(x: *const i8, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
     pub fn hqk_abs_and_square_sums_neon(x: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
@@ -116,6 +137,9 @@ unsafe extern "C" {
     pub fn hqk_dot_neondotprod(x: *const f32, y: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
+    pub fn hqk_dot_i8_neondotprod(x: *const i8, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
     pub fn hqk_abs_and_square_sums_neondotprod(x: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
@@ -129,6 +153,9 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn hqk_dot_neoni8mm(x: *const f32, y: *const f32, n: usize, out: *mut f64);
+}
+unsafe extern "C" {
+    pub fn hqk_dot_i8_neoni8mm(x: *const i8, y: *const f32, n: usize, out: *mut f64);
 }
 unsafe extern "C" {
     pub fn hqk_abs_and_square_sums_neoni8mm(x: *const f32, n: usize, out: *mut f64);

@@ -11,6 +11,7 @@ pub(super) struct NormKernels {
     sum_squares: unsafe extern "C" fn(*const f32, usize, *mut f64),
     abs_and_square_sums: unsafe extern "C" fn(*const f32, usize, *mut f64),
     dot: unsafe extern "C" fn(*const f32, *const f32, usize, *mut f64),
+    dot_i8: unsafe extern "C" fn(*const i8, *const f32, usize, *mut f64),
     scale: unsafe extern "C" fn(*mut f32, usize, f32),
 }
 
@@ -21,6 +22,7 @@ impl NormKernels {
             sum_squares: c::hqk_sum_squares_portable,
             abs_and_square_sums: c::hqk_abs_and_square_sums_portable,
             dot: c::hqk_dot_portable,
+            dot_i8: c::hqk_dot_i8_portable,
             scale: c::hqk_scale_portable,
         };
         #[cfg(hqk_avx2)]
@@ -30,6 +32,7 @@ impl NormKernels {
                 sum_squares: c::hqk_sum_squares_avx2,
                 abs_and_square_sums: c::hqk_abs_and_square_sums_avx2,
                 dot: c::hqk_dot_avx2,
+                dot_i8: c::hqk_dot_i8_avx2,
                 scale: c::hqk_scale_avx2,
             };
         }
@@ -40,6 +43,7 @@ impl NormKernels {
                 sum_squares: c::hqk_sum_squares_avx512,
                 abs_and_square_sums: c::hqk_abs_and_square_sums_avx512,
                 dot: c::hqk_dot_avx512,
+                dot_i8: c::hqk_dot_i8_avx512,
                 scale: c::hqk_scale_avx512,
             };
         }
@@ -50,6 +54,7 @@ impl NormKernels {
                 sum_squares: c::hqk_sum_squares_neon,
                 abs_and_square_sums: c::hqk_abs_and_square_sums_neon,
                 dot: c::hqk_dot_neon,
+                dot_i8: c::hqk_dot_i8_neon,
                 scale: c::hqk_scale_neon,
             };
         }
@@ -93,6 +98,18 @@ impl KernelTable {
         let mut out = 0.0;
         // SAFETY: both slices hold `x.len()` floats; one double is written.
         unsafe { (self.norm.dot)(x.as_ptr(), y.as_ptr(), x.len(), &mut out) };
+        out
+    }
+
+    /// Sum of `x[i] * y[i]` in f64 (16 fixed lanes).
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn dot_i8(&self, x: &[i8], y: &[f32]) -> f64 {
+        assert_eq!(x.len(), y.len(), "dot_i8: lengths differ");
+        let mut out = 0.0;
+        // SAFETY: both slices hold `x.len()` elements; one double is written.
+        unsafe { (self.norm.dot_i8)(x.as_ptr(), y.as_ptr(), x.len(), &mut out) };
         out
     }
 

@@ -220,7 +220,7 @@ impl PackedTernary {
         let (cols, kernels) = (self.cols, ctx.kernels());
         let blocks = self.data.chunks(ternary_block_len(cols)).zip(other.chunks(TERNARY_BLOCK_ROWS * cols)).enumerate();
         ctx.sum(blocks, |(block, (packed, other))| {
-            let (mut trits, mut values) = ([0i8; TERNARY_BLOCK_ROWS * TILE_COLS], [0f32; TILE_COLS]);
+            let mut trits = [0i8; TERNARY_BLOCK_ROWS * TILE_COLS];
             let mut sum = 0.0;
             for (tile, packed) in packed.chunks(ternary_block_len(TILE_COLS)).enumerate() {
                 let first = tile * TILE_COLS;
@@ -228,10 +228,8 @@ impl PackedTernary {
                 let rows = other.len() / cols;
                 kernels.ternary_unpack(packed, rows, width, &mut trits[..rows * width]);
                 for (row, trits) in trits[..rows * width].chunks(width).enumerate() {
-                    values.iter_mut().zip(trits).for_each(|(value, &trit)| *value = f32::from(trit));
-                    let other = &other[row * cols + first..][..width];
-                    sum +=
-                        f64::from(self.scale(block * TERNARY_BLOCK_ROWS + row)) * kernels.dot(&values[..width], other);
+                    let scale = f64::from(self.scale(block * TERNARY_BLOCK_ROWS + row));
+                    sum += scale * kernels.dot_i8(trits, &other[row * cols + first..][..width]);
                 }
             }
             sum

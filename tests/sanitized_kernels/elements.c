@@ -7,6 +7,7 @@ static void norm(size_t n) {
     RUN(abs_sum, x, n, sums);
     RUN(sum_squares, x, n, sums);
     RUN(dot, x, y, n, sums);
+    RUN(dot_i8, trits(n), y, n, sums);
     RUN(abs_and_square_sums, x, n, sums);
     RUN(scale, x, n, 0.5f);
     free_all();

@@ -7,6 +7,8 @@
 //! Integer sums are exact and every float operation has its place: the same bits on every machine.
 #![forbid(unsafe_code)]
 
+use std::slice;
+
 use crate::kernels::{KernelTable, SymmetricFactor};
 use crate::tensor::AlignedBuffer;
 
@@ -305,10 +307,12 @@ fn apply_chain(
         alpha *= a;
     }
     // The input's codes stand for it but for its scales, which go to the factor.
-    for row in factor.off.chunks_mut(side) {
+    let found = factor.codes.chunks_mut(side).zip(&mut factor.scales).zip(&mut *sums);
+    for (row, ((codes, own), sum)) in factor.off.chunks_mut(side).zip(found) {
         row.iter_mut().zip(&*scales).for_each(|(element, scale)| *element *= scale);
+        // While it is in the nearest cache.
+        kernels.quantize_rows(row, side, codes, slice::from_mut(own), slice::from_mut(sum));
     }
-    factor.round(kernels, sums);
     let scale = length * input_scale;
     of_input.clear();
     of_input.extend(factor.diagonal.iter().map(|diagonal| (scale * (alpha + f64::from(*diagonal))) as f32));

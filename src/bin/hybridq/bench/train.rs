@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use hybridq::dispatch::Context;
@@ -102,6 +103,13 @@ pub fn run(report: &Report, context: &Context, arguments: &Arguments) -> Result<
         100.0 * cost / (total / arguments.steps as f64),
         "% of a step",
     )?;
+    let scales = learned_scales_time(context, &trainer);
+    line(
+        "gradients of learned scales",
+        Some(scales * 1e9),
+        100.0 * scales / (total / arguments.steps as f64),
+        "% of a step",
+    )?;
     let interval = trainer.config().reduction_probe_interval as f64;
     let probe = probe_time(context, &mut trainer)? / interval;
     line(
@@ -169,6 +177,23 @@ fn hybrid_cost(context: &Context, trainer: &mut LanguageModelTrainer) -> Result<
         });
     }
     Ok(median(&mut differences))
+}
+
+/// Seconds of what learned scales add to a step: the inner products of the matrices with their gradients. Median of several.
+fn learned_scales_time(context: &Context, trainer: &LanguageModelTrainer) -> f64 {
+    let store = trainer.objective().store();
+    let mut times = [0.0; COST_PAIRS].map(|_| {
+        let start = Instant::now();
+        context.install(|| {
+            for id in store.ids() {
+                if let Some(quantized) = store.quantized(id) {
+                    black_box(quantized.inner_product(context, &store.gradient_values(id)));
+                }
+            }
+        });
+        start.elapsed().as_secs_f64()
+    });
+    median(&mut times)
 }
 
 /// Seconds of one look at the loss of a step's batch: median of several.

@@ -58,7 +58,7 @@ static void elements(void) {
     COUNT(sum_squares, "4096", N, x, N, sums);
     COUNT(abs_and_square_sums, "4096", N, x, N, sums);
     COUNT(dot, "4096", N, x, y, N, sums);
-    COUNT(dot_i8, "4096", N, trits(N), y, N, sums);
+    COUNT(dot_i8, "4096", N, bytes(N), y, N, sums);
     COUNT(scale, "4096", N, z, N, 0.5f);
     const hqk_adamw_settings adamw = {0.1f, 0.99f, 0.01f, 1e-8f, 1.5f, 1.5f, 1.6f, 1.6f, 0.1f};
     COUNT(adamw_moments, "4096", N, x, y, N, &adamw, u, v, sums);

@@ -25,7 +25,7 @@ const BELOW_INTERVAL: f64 = 0.97;
 
 /// Steps of the power iteration that finds the largest singular value between chains. One far above the others, which alone can
 /// be beyond the interval, shows in a few.
-const POWER_STEPS: usize = 8;
+const POWER_STEPS: usize = 4;
 
 /// Buffers of one thread.
 #[derive(Debug, Default)]

@@ -115,16 +115,21 @@ pub(super) fn table(experiment: &Experiment, records: &[RunRecord]) -> String {
     text
 }
 
-/// Validation loss over the steps, means over the seeds: the best variant of each arm, or of one arm its best variants.
+/// Validation loss over the steps, means over the seeds: the best variant of each arm, or of one arm its best variants. Where
+/// there are more than colours, the best of all, and the baseline.
 pub(super) fn curves(experiment: &Experiment, records: &[RunRecord]) -> Option<String> {
     let variants = variants(records);
     let mut shown: Vec<&Variant> = Vec::new();
     for variant in &variants {
         let of_arm = shown.iter().any(|other| other.arm == variant.arm);
-        if shown.len() < COLOURS.len() && (experiment.arms.len() == 1 || !of_arm) {
+        if experiment.arms.len() == 1 || !of_arm {
             shown.push(variant);
         }
     }
+    let is_baseline = |variant: &&Variant| Some(variant.arm) == experiment.baseline.as_deref();
+    let baseline = shown.iter().skip(COLOURS.len()).copied().find(is_baseline);
+    shown.truncate(COLOURS.len() - usize::from(baseline.is_some()));
+    shown.extend(baseline);
     let curves: Vec<Curve<'_>> = shown
         .iter()
         .map(|variant| {
@@ -137,4 +142,37 @@ pub(super) fn curves(experiment: &Experiment, records: &[RunRecord]) -> Option<S
         })
         .collect();
     plot(&curves)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of twelve arms the seven best and the baseline, which is the worst.
+    #[test]
+    fn the_plot_always_has_the_baseline() {
+        let mut file = "question = \"q\"\nbaseline = \"arm 11\"\n".to_string();
+        let mut records = Vec::new();
+        for arm in 0..12 {
+            let _ = writeln!(file, "[[arms]]\nname = \"arm {arm}\"");
+            records.push(RunRecord {
+                arm: format!("arm {arm}"),
+                variant: String::new(),
+                seed: 0,
+                digest: String::new(),
+                steps: 2,
+                final_loss: Some(1.0 + f64::from(arm)),
+                error: None,
+                step_ms: 1.0,
+                mean_multiplier: 1.0,
+                constrained: 0.0,
+                flip_rate: 0.0,
+                alignment: 0.0,
+                curve: vec![(1, 2.0 + f64::from(arm)), (2, 1.0 + f64::from(arm))],
+            });
+        }
+        let svg = curves(&toml::from_str(&file).unwrap(), &records).unwrap();
+        let shown: Vec<usize> = (0..12).filter(|arm| svg.contains(&format!("\narm {arm}\n"))).collect();
+        assert_eq!(shown, [0, 1, 2, 3, 4, 5, 6, 11]);
+    }
 }

@@ -30,8 +30,9 @@ fn kernels_give_the_contract_bit_for_bit() {
                 assert_eq!(table.abs_and_square_sums(x), [table.abs_sum(x), table.sum_squares(x)]);
                 assert_eq!(table.dot(x, y), lanes(x.iter().zip(y).map(|(x, y)| wide(x) * wide(y))));
                 let codes: Vec<i8> = x.iter().map(|v| (60.0 * v) as i8).collect();
-                let products = codes.iter().zip(y).map(|(&code, y)| f64::from(code) * wide(y));
-                assert_eq!(table.dot_i8(&codes, y), lanes(products));
+                let parts = codes.chunks(256).zip(y.chunks(256));
+                let sum = parts.map(|(c, y)| lanes(c.iter().zip(y).map(|(c, y)| f64::from(*c) * wide(y)))).sum::<f64>();
+                assert_eq!(table.dot_i8(&codes, y), sum);
                 let mut scaled = x.to_vec();
                 table.scale(&mut scaled, 0.3);
                 assert!(scaled.iter().zip(x).all(|(s, x)| *s == x * 0.3));

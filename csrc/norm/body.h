@@ -33,20 +33,20 @@ void HQK_NAME(hqk_dot)(const float *x, const float *y, size_t n, double *out) {
     *out = hqk_sum_lanes(lane);
 }
 
-/* Floats converted at a time: in one loop with the products compilers would take the narrowest vectors for all of it. */
+/* Elements converted at a time: in one loop with the products compilers would take the narrowest vectors for all of it. */
 #define CONVERTED 256
 
 void HQK_NAME(hqk_dot_i8)(const int8_t *x, const float *y, size_t n, double *out) {
-    double lane[HQK_LANES] = {0};
+    double sum = 0.0;
     float wide[CONVERTED];
     for (size_t first = 0; first < n; first += CONVERTED) {
-        size_t count = n - first < CONVERTED ? n - first : CONVERTED, i = 0;
-        for (size_t j = 0; j < count; j++) wide[j] = (float)x[first + j];
-        for (; i + HQK_LANES <= count; i += HQK_LANES)
-            for (int l = 0; l < HQK_LANES; l++) lane[l] += (double)wide[i + l] * (double)y[first + i + l];
-        for (int l = 0; i < count; i++, l++) lane[l] += (double)wide[i] * (double)y[first + i];
+        size_t count = n - first < CONVERTED ? n - first : CONVERTED;
+        double part;
+        for (size_t i = 0; i < count; i++) wide[i] = (float)x[first + i];
+        HQK_NAME(hqk_dot)(wide, y + first, count, &part);
+        sum += part;
     }
-    *out = hqk_sum_lanes(lane);
+    *out = sum;
 }
 
 void HQK_NAME(hqk_abs_and_square_sums)(const float *x, size_t n, double *out) {

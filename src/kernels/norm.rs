@@ -101,7 +101,7 @@ impl KernelTable {
         out
     }
 
-    /// Sum of `x[i] * y[i]` in f64 (16 fixed lanes).
+    /// Sum of `x[i] * y[i]` in f64 (16 fixed lanes, parts of 256 elements added in order).
     ///
     /// # Panics
     /// If the lengths differ.
